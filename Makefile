@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up everything they need; a second run installs nothing again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Tests start Ray clusters of their own on this machine; no token is needed among them.
+TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
+
+.PHONY: demo test test-full check clean setup
+
+demo: $(INSTALLED)
+	$(BIN)/rgcluster demo --run runs/demo
+
+test: $(INSTALLED)
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+test-full: $(INSTALLED)
+	$(TEST_ENV) $(BIN)/python -m pytest -m long --timeout 1500
+
+check: $(INSTALLED)
+	$(BIN)/ruff check rgcluster jobs tests
+	$(BIN)/ruff format --check rgcluster jobs tests
+	$(BIN)/mypy
+
+setup: $(INSTALLED)
+
+# faiss-gpu where a GPU answers, faiss-cpu elsewhere.
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes, once"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable \
+		".[$$(nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu),dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

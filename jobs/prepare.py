@@ -1,0 +1,12 @@
+"""Write a CelebA folder as shards, as a Ray job:
+
+    ray job submit --working-dir . -- python jobs/prepare.py FOLDER SHARDS
+"""
+
+import sys
+
+from rgcluster.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["data", "shard"]
+    main()

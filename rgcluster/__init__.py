@@ -1,0 +1,3 @@
+"""Retrieval-guided image-to-image translation on Ray."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,307 @@
+"""The `rgcluster` command. Exit status: 0 done, 1 failed, 2 the user's mistake (one line says which)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from rgcluster import __version__
+from rgcluster.errors import RGClusterError, root_cause
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rgcluster",
+    help="Retrieval-guided image-to-image translation on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Draw faces, write shards, check them.", no_args_is_help=True)
+train_app = typer.Typer(help="Train one stage, with what it depends on, or all.", no_args_is_help=True)
+store_app = typer.Typer(help="The retrieval store.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+app.add_typer(store_app, name="store")
+
+out = Console(highlight=False)
+
+RunOption = Annotated[
+    Path, typer.Option("--run", help="run directory; the same one goes on where it stopped")
+]
+DataOption = Annotated[Path, typer.Option("--data", help="directory of shards")]
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, smoke, celeba128 or paper")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, e.g. guidance.steps=500")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="print the resolved configuration, start nothing")
+]
+
+
+def main() -> None:
+    """Run the command; turn deliberate errors into one line and their exit status."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+    except Exception as error:
+        cause = root_cause(error)
+        if isinstance(cause, RGClusterError):
+            _fail(str(cause), cause.exit_status)
+        if os.environ.get("RGCLUSTER_TRACEBACK"):
+            raise
+        _fail(f"{type(cause).__name__}: {_first_line(cause)} (RGCLUSTER_TRACEBACK=1 shows where)", 1)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"rgcluster: {' '.join(message.split())}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Retrieval-guided image-to-image translation on Ray."""
+
+
+@app.command()
+def demo(
+    run: RunOption = Path("runs/demo"),
+    preset: PresetOption = "demo",
+    set_: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Draw faces, train the three stages, evaluate, and write the report."""
+    from rgcluster import commands
+
+    config = commands.resolve(preset, set_)
+    if dry_run:
+        commands.describe(config, out)
+        return
+    report = commands.demo(config, run)
+    out.print(f"report: {report}")
+
+
+@data_app.command("faces")
+def data_faces(
+    target: Annotated[Path, typer.Argument(help="folder to write, in CelebA's layout")],
+    count: Annotated[int, typer.Option(help="faces to draw", min=1)] = 4000,
+    seed: Annotated[int, typer.Option(help="another seed, other faces", min=0)] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here, too")] = None,
+) -> None:
+    """Draw faces with all 40 attributes."""
+    from rgcluster import commands
+
+    commands.draw_faces(target, count, seed)
+    if sheet:
+        commands.contact_sheets(count, seed, sheet)
+
+
+@data_app.command("shard")
+def data_shard(
+    source: Annotated[Path, typer.Argument(help="CelebA folder")],
+    target: Annotated[str, typer.Argument(help="directory of shards to write")],
+    rows: Annotated[int, typer.Option(help="images a shard", min=1)] = 2048,
+) -> None:
+    """Write a CelebA folder as Parquet shards."""
+    from rgcluster import commands
+
+    shards = commands.shard(source, target, rows)
+    out.print(f"{shards.rows} images in {len(shards.files)} shards, digest {shards.digest}")
+
+
+@data_app.command("check")
+def data_check(path: Annotated[str, typer.Argument(help="directory of shards")]) -> None:
+    """Check a directory of shards, and count what is in it."""
+    from rgcluster import commands
+
+    shards, index = commands.check_shards(path)
+    table = Table(title=f"{shards.dataset}: {shards.rows} images, digest {shards.digest}")
+    table.add_column("attribute")
+    table.add_column("share", justify="right")
+    for name, share in zip(shards.attributes, index.labels.mean(axis=0), strict=True):
+        table.add_row(name, f"{share:.1%}")
+    out.print(table)
+
+
+def _train(stage: str, data: Path, run: Path, preset: str, set_: list[str] | None, dry_run: bool) -> None:
+    from rgcluster import commands
+
+    config = commands.resolve(preset, set_)
+    if dry_run:
+        commands.describe(config, out)
+        return
+    commands.train(config, str(data), str(run), stage)
+
+
+@train_app.command("translation")
+def train_translation(
+    data: DataOption, run: RunOption, preset: PresetOption = "celeba128", set_: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:  # fmt: skip
+    """Stage 1: GMM-UNIT."""
+    _train("translation", data, run, preset, set_, dry_run)
+
+
+@train_app.command("retrieval")
+def train_retrieval(
+    data: DataOption, run: RunOption, preset: PresetOption = "celeba128", set_: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:  # fmt: skip
+    """Stage 2: the retrieval network."""
+    _train("retrieval", data, run, preset, set_, dry_run)
+
+
+@train_app.command("guidance")
+def train_guidance(
+    data: DataOption, run: RunOption, preset: PresetOption = "celeba128", set_: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:  # fmt: skip
+    """Stage 3: the translator guided by neighbours."""
+    _train("guidance", data, run, preset, set_, dry_run)
+
+
+@train_app.command("all")
+def train_all(
+    data: DataOption, run: RunOption, preset: PresetOption = "celeba128", set_: SetOption = None,
+    dry_run: DryRunOption = False,
+) -> None:  # fmt: skip
+    """All three stages."""
+    _train("guidance", data, run, preset, set_, dry_run)
+
+
+@app.command()
+def evaluate(run: RunOption) -> None:
+    """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
+    from rgcluster import commands
+
+    out.print(f"report: {commands.evaluate(str(run))}")
+
+
+@app.command()
+def report(run: RunOption) -> None:
+    """Write `report/index.html` again from what the run holds."""
+    from rgcluster import commands
+
+    out.print(f"report: {commands.report(str(run))}")
+
+
+@app.command()
+def translate(
+    images: Annotated[list[Path], typer.Argument(help="image files")],
+    run: RunOption,
+    to: Annotated[str, typer.Option("--to", help="target attributes, e.g. Blond_Hair,Male or -Young")],
+    target: Annotated[Path, typer.Option("--out", help="PNG to write, or a folder for several images")],
+    samples: Annotated[int, typer.Option(help="translations of each image", min=1, max=64)] = 1,
+    seed: Annotated[int, typer.Option(help="chooses the samples", min=0)] = 0,
+    model: Annotated[
+        str, typer.Option(help="gmm-unit, gmm-unit-continued, rg-unit-random or rg-unit")
+    ] = "rg-unit",
+) -> None:
+    """Translate images to a target domain with a finished run."""
+    from rgcluster import commands
+
+    for path in commands.translate(images, str(run), to, target, samples, seed, model):
+        out.print(str(path))
+
+
+@store_app.command("build")
+def store_build(
+    data: DataOption, run: RunOption, preset: PresetOption = "celeba128", set_: SetOption = None
+) -> None:
+    """Embed the retrieval set of a run, training what it needs first."""
+    _train("store", data, run, preset, set_, False)
+
+
+@store_app.command("info")
+def store_info(run: RunOption) -> None:
+    """Show the run's store: what embedded it, and each shard."""
+    from rgcluster import commands
+
+    manifest = commands.store_manifest(str(run))
+    table = Table(title=f"{manifest.count} images, {manifest.dimension} dimensions, digest {manifest.digest}")
+    for column in ("shard", "images", "bytes"):
+        table.add_column(column, justify="right")
+    for shard in manifest.shards:
+        table.add_row(
+            shard.directory, str(shard.count), f"{sum(file.bytes for file in shard.files.values()):,}"
+        )
+    out.print(table)
+    for name, digest in manifest.digests.items():
+        out.print(f"{name}: {digest}")
+
+
+@store_app.command("query")
+def store_query(
+    image: Annotated[Path, typer.Argument(help="image file")],
+    run: RunOption,
+    to: Annotated[str, typer.Option("--to", help="target attributes")],
+    count: Annotated[int, typer.Option("-k", help="neighbours", min=1, max=1000)] = 5,
+    target: Annotated[Path | None, typer.Option("--out", help="PNG of the neighbours")] = None,
+) -> None:
+    """Show the stored images that would guide a translation."""
+    from rgcluster import commands
+
+    table = Table("image", "distance")
+    for row, distance in commands.query(image, str(run), to, count, target):
+        table.add_row(str(row), f"{distance:.4f}")
+    out.print(table)
+
+
+@app.command()
+def status(run: RunOption) -> None:
+    """Show the stages of a run: finished, step, speed, time spent."""
+    from rgcluster import commands
+
+    table = Table("stage", "state", "step", "images/s", "seconds")
+    for row in commands.status(str(run)):
+        table.add_row(*row)
+    out.print(table)
+
+
+@app.command()
+def weights() -> None:
+    """Show which pretrained weights were found, and which metric uses what."""
+    from rgcluster.weights import survey
+
+    for row in survey():
+        found = (
+            f"{row.weights.path} (sha256 {row.weights.digest[:12]})"
+            if row.weights
+            else row.problem or "not found"
+        )
+        out.print(f"[bold]{row.name}[/bold]: {found}")
+        out.print(f"  for {row.used_by}; otherwise {row.otherwise}")
+        if not row.weights:
+            out.print(f"  looked in {', '.join(row.looked_in)}")
+
+
+@app.command("presets")
+def list_presets(name: Annotated[str | None, typer.Argument(help="print this one")] = None) -> None:
+    """List the presets, or print one, resolved."""
+    from rgcluster.config import load_config, presets
+
+    if name is None:
+        out.print("\n".join(presets()))
+    else:
+        out.print(yaml.safe_dump(load_config(name).model_dump(mode="json"), sort_keys=False))

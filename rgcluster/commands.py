@@ -1,0 +1,244 @@
+"""What the command line and `jobs/` do, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from rgcluster.config import Config, load_config
+from rgcluster.data.attributes import parse_target
+from rgcluster.data.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
+from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
+from rgcluster.data.shards import RowIndex, ShardSet, open_shards, write_shards
+from rgcluster.errors import ConfigError, DataError
+from rgcluster.evaluate.report import write_report
+from rgcluster.inference.device import Device, pick_device
+from rgcluster.inference.guided import GuidedTranslator, load_models
+from rgcluster.inference.tensors import to_images
+from rgcluster.model.handover import is_guided, load_discriminator
+from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalFusion
+from rgcluster.model.noise import Draw, keyed_normal
+from rgcluster.model.translator import Translator
+from rgcluster.pipeline import SECTIONS, SNAPSHOT, STAGE, Pipeline
+from rgcluster.progress import task
+from rgcluster.session import ray_session
+from rgcluster.storage import Location
+from rgcluster.store.local import LocalStore
+from rgcluster.store.snapshot import Manifest, read_manifest
+from rgcluster.train.metrics import read_metrics
+
+__all__ = [
+    "check_shards",
+    "contact_sheets",
+    "demo",
+    "describe",
+    "draw_faces",
+    "evaluate",
+    "query",
+    "report",
+    "resolve",
+    "shard",
+    "status",
+    "store_manifest",
+    "train",
+    "translate",
+]
+
+
+def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
+    """Return the preset with overrides on top."""
+    return load_config(preset, overrides or ())
+
+
+def describe(config: Config, console: Console) -> None:
+    """Print the resolved configuration, the networks' sizes and an estimate of memory; start nothing."""
+    console.print(config.to_yaml())
+    networks = {
+        "E_c, E_s, G": Translator(config),
+        "D": Discriminator(config),
+        "R": RetrievalEncoder(config),
+        "f": RetrievalFusion(config),
+    }
+    sizes = {name: sum(value.numel() for value in net.parameters()) for name, net in networks.items()}
+    for name, size in sizes.items():
+        console.print(f"{name}: {size / 1e6:.2f} M parameters")
+    # Weights, gradients, two moments and the average, 4 bytes each, for every variant trained side by side.
+    variants = len(config.guidance.variants)
+    states = 20 * (variants * (sizes["E_c, E_s, G"] + sizes["D"] + sizes["f"]) + sizes["R"])
+    # Activations of about 16 passes over feature maps of the first width at full size.
+    pixels = config.data.image_size**2 * config.translation.batch_size
+    activations = 16 * 12 * config.model.width * pixels * 4
+    console.print(f"memory of stage 3, roughly: {(states + activations) / 2**30:.1f} GiB a worker")
+
+
+def demo(config: Config, run: Path) -> Location:
+    """Draw faces into the run directory and do everything; return the report."""
+    folder = run / "faces"
+    draw_faces(folder, config.faces.count, config.faces.seed)
+    with ray_session():
+        shards = _write_shards(folder, Location(run / "shards"), config.data.rows_per_shard)
+        pipeline = Pipeline(Location(run), config, shards)
+        pipeline.prepare()
+        return pipeline.report()
+
+
+def draw_faces(target: Path, count: int, seed: int) -> None:
+    """Draw `count` faces into the folder; what is already there is kept."""
+    with task("faces") as update:
+        write_faces(target, count, seed, progress=lambda done, total: update(done, total, ""))
+
+
+def contact_sheets(count: int, seed: int, target: Path) -> None:
+    """Write a sheet of faces, and beside it one of counterfactuals."""
+    faces = FaceSet(seed, count)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(faces, 6, 10).save(target)
+    counterfactual_sheet(faces, 6).save(target.with_stem(f"{target.stem}-counterfactuals"))
+
+
+def shard(source: Path, target: str, rows: int) -> ShardSet:
+    """Write a CelebA folder as shards."""
+    with ray_session():
+        return _write_shards(source, Location(target), rows)
+
+
+def check_shards(path: str) -> tuple[ShardSet, RowIndex]:
+    """Open shards and read every row but the images; DataError names what is wrong."""
+    shards = open_shards(Location(path))
+    index = shards.index()
+    if len(index) != shards.rows:
+        raise DataError(f"{path}: {len(index)} rows instead of {shards.rows}; write the shards again")
+    return shards, index
+
+
+def train(config: Config, data: str, run: str, stage: str) -> None:
+    """Run `stage` and whatever before it is not finished."""
+    shards = open_shards(Location(data))
+    with ray_session():
+        pipeline = Pipeline(Location(run), config, shards)
+        pipeline.prepare()
+        getattr(pipeline, stage)()
+
+
+def evaluate(run: str) -> Location:
+    """Evaluate a run and write its report."""
+    config, location = _open_run(run)
+    shards = open_shards(Location((location / "data.json").read_json()["shards"]))
+    with ray_session():
+        return Pipeline(location, config, shards).report()
+
+
+def report(run: str) -> Location:
+    """Write the report again."""
+    config, location = _open_run(run)
+    return write_report(config, location)
+
+
+def translate(
+    images: Sequence[Path], run: str, to: str, target: Path, samples: int, seed: int, model: str
+) -> list[Path]:
+    """Translate image files; return the PNGs written: one an image, its samples side by side."""
+    if len({path.stem for path in images}) != len(images):
+        raise ConfigError("two of the images have the same name; translate them one by one")
+    config, location = _open_run(run)
+    device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu == "auto")
+    translator = _load_model(location, config, model, device)
+    folder = len(images) > 1 or target.is_dir() or not target.suffix
+    written = []
+    for number, path in enumerate(images):
+        pixels = _read_image(path, config)
+        domain = _target(pixels, to, location, config, device)
+        noise = keyed_normal(seed, Draw.TARGET_STYLE, 0, np.arange(samples) + number * 64, config.style_size)
+        if samples == 1 and seed == 0:
+            noise[:] = 0  # the domain's mean: the most typical translation
+        made = translator.translate(
+            np.repeat(pixels[None], samples, axis=0), np.repeat(domain, samples, axis=0), noise, key=seed
+        )
+        file = target / f"{path.stem}.png" if folder else target
+        Location(file).write_bytes(encode_png(grid(made.image[None])))
+        written.append(file)
+    return written
+
+
+def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:
+    """Return the row ids and distances of the stored images nearest to the query, and draw them if asked."""
+    config, location = _open_run(run)
+    device = pick_device(config.cluster, gpu=False)
+    model = _load_model(location, config, "rg-unit", device)
+    assert model.retriever is not None
+    pixels = _read_image(image, config)
+    domain = _target(pixels, to, location, config, device)
+    found = model.neighbours(pixels[None], domain, count)
+    if target:
+        Location(target).write_bytes(
+            encode_png(grid(np.concatenate([pixels[None, None], found.images], axis=1)))
+        )
+    return list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
+
+
+def store_manifest(run: str) -> Manifest:
+    """Return what the run's store holds."""
+    return read_manifest(Location(run) / "store" / SNAPSHOT)
+
+
+def status(run: str) -> list[tuple[str, str, str, str, str]]:
+    """Return stage, state, step, images per second and seconds, a row a stage."""
+    _, location = _open_run(run)
+    rows = []
+    for name in SECTIONS:
+        file = location / name / STAGE
+        if not file.exists():
+            rows.append((name, "not begun", "", "", ""))
+            continue
+        record, lines = file.read_json(), read_metrics(location / name)
+        last = lines[-1] if lines else {}
+        step = f"{last['step']}/{last['steps']}" if last else ""
+        speed = f"{last['images_per_second']:.0f}" if last else ""
+        rows.append(
+            (name, "finished" if record["finished"] else "begun", step, speed, f"{record['seconds']:.0f}")
+        )
+    return rows
+
+
+def _write_shards(source: Path, target: Location, rows: int) -> ShardSet:
+    with task("shards") as update:
+        return write_shards(source, target, rows, progress=lambda done, total: update(done, total, ""))
+
+
+def _open_run(run: str) -> tuple[Config, Location]:
+    location = Location(run)
+    file = location / "config.yaml"
+    if not file.exists():
+        raise DataError(f"{location}: not a run directory (no config.yaml); train with --run {run} first")
+    return Config.from_yaml(file.read_text(), str(file)), location
+
+
+def _load_model(location: Location, config: Config, name: str, device: Device) -> GuidedTranslator:
+    known = ("gmm-unit", *config.guidance.variants)
+    if name not in known:
+        raise ConfigError(f"--model {name}: this run has {', '.join(known)}")
+    store = LocalStore(location / "store" / SNAPSHOT) if is_guided(name) else None
+    return load_models(location, config, store, device, (name,))[name]
+
+
+def _read_image(path: Path, config: Config) -> UInt8Array:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return decode_image(path.read_bytes(), config.data.crop, config.data.image_size, str(path))
+
+
+@torch.inference_mode()
+def _target(pixels: UInt8Array, to: str, location: Location, config: Config, device: Device) -> np.ndarray:
+    """Return the target domain [1, n]: what D sees in the image, changed as `to` asks."""
+    judge = load_discriminator(location / "translation" / "model", config).eval().to(device.torch)
+    _, logits = judge(to_images(pixels[None], device))
+    if config.data.domains == "one-hot":
+        own = np.eye(config.num_attributes, dtype=np.int8)[int(logits.argmax())]
+    else:
+        own = (logits[0] > 0).cpu().numpy().astype(np.int8)
+    groups = (config.data.attributes,) if config.data.domains == "one-hot" else config.data.exclusive
+    return np.array([parse_target(to, own.tolist(), config.data.attributes, groups)], np.int8)

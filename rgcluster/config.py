@@ -1,0 +1,355 @@
+"""Typed, strict configuration: presets in YAML, `--set section.key=value` on top.
+
+A key that is not declared here is refused, with the key that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rgcluster.errors import ConfigError
+from rgcluster.storage import digest_json
+
+__all__ = [
+    "ClusterConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "FacesConfig",
+    "GuidanceConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RetrievalConfig",
+    "StageConfig",
+    "StoreConfig",
+    "TranslationConfig",
+    "load_config",
+    "presets",
+]
+
+Negative = Literal["easy", "medium", "hard", "all"]
+Variant = Literal["gmm-unit-continued", "rg-unit-random", "rg-unit"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, no infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FacesConfig(Section):
+    """The drawn faces that stand in for photographs where no data is given."""
+
+    count: int = Field(4000, ge=8, description="faces to draw")
+    seed: int = 0
+
+
+class DataConfig(Section):
+    """What is read from the shards, and how an image becomes a training image."""
+
+    attributes: tuple[str, ...] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+    """The attributes that span the domains, in this order."""
+    exclusive: tuple[tuple[str, ...], ...] = (("Black_Hair", "Blond_Hair", "Brown_Hair"),)
+    """Groups of which an image has at most one."""
+    domains: Literal["independent", "one-hot"] = "independent"
+    crop: int = Field(178, ge=0, description="side of the centre crop in source pixels, 0: none")
+    image_size: int = Field(128, ge=32, description="side of a training image; a multiple of 32")
+    mirror: bool = True
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the training rows, by hashed row id")
+    rows_per_shard: int = Field(2048, ge=1)
+    cache_mib: int = Field(
+        1024, ge=0, description="decoded images are kept in Ray's object store up to this size"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if self.image_size % 32:
+            raise ValueError(f"image_size {self.image_size} is no multiple of 32")
+        if not self.attributes or len(set(self.attributes)) != len(self.attributes):
+            raise ValueError("attributes must name at least one attribute, each once")
+        for group in self.exclusive:
+            for name in group:
+                if name not in self.attributes:
+                    raise ValueError(f"exclusive names {name!r}, which is not among attributes")
+        return self
+
+
+class ModelConfig(Section):
+    """The networks of Tables 5 and 8; `width` is the first layer's 64."""
+
+    width: int = Field(64, ge=4, multiple_of=2)
+    num_residual_blocks: int = Field(4, ge=1)
+    style_dim: int = Field(8, ge=1, description="style dimensions per attribute")
+    style_mlp_width: int = Field(256, ge=8)
+    attention: bool = True
+    upsampling: Literal["bilinear", "nearest"] = "bilinear"
+    adain_scale: Literal["residual", "plain"] = "residual"
+    """`residual`: 1 + the MLP's output; `plain`: the output itself."""
+    retrieval_dim: int = Field(100, ge=2)
+    retrieval_hidden: int = Field(512, ge=8)
+    retrieval_dropout: float = Field(0.1, ge=0, lt=1)
+    fusion: Literal["residual", "literal"] = "residual"
+    """`literal`: eq. 9 as printed; `residual`: c + outer(...), zero at the start."""
+    prior_std: float = Field(0.5, gt=0)
+
+
+class LossConfig(Section):
+    """Weights of eq. 2-7 and the readings of the paper that can be chosen."""
+
+    content: float = Field(1.0, ge=0)
+    style: float = Field(10.0, ge=0)
+    image: float = Field(1.0, ge=0)
+    cycle: float = Field(10.0, ge=0)
+    kl: float = Field(0.1, ge=0)
+    domain: float = Field(1.0, ge=0)
+    adversarial: float = Field(1.0, ge=0)
+    perceptual: float = Field(0.0, ge=0, description="needs VGG16 weights; the paper's 0.1")
+    style_target: Literal["sampled", "encoded"] = "sampled"
+    """What E_s(x_hat) is compared with: the style given to G, or E_s(x) as eq. 3 prints."""
+    real_label: Literal[0, 1] = 1
+    """D's target for real images; the paper's is 0."""
+    posterior: Literal["mean", "sample"] = "mean"
+    """The style that reconstruction and cycle get from E_s(x)."""
+    cycle_blend: Literal["translated", "original"] = "translated"
+    """The image that the cycle's mask lets through; `original` leaks the answer."""
+
+
+class OptimizerConfig(Section):
+    """Adam, its rate halved every `halve_every` steps (0: never)."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    halve_every: int = Field(200_000, ge=0)
+    gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm, 0: no clipping")
+
+
+class StageConfig(Section):
+    """What every stage has."""
+
+    steps: int = Field(..., ge=1)
+    batch_size: int = Field(..., ge=1, description="over all workers")
+    report_every: int = Field(25, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int = Field(500, ge=1)
+    sample_every: int = Field(500, ge=1)
+
+
+class TranslationConfig(StageConfig):
+    """Stage 1: GMM-UNIT.
+
+    Until step `attention_from` the mask is 1: with it from the start, G may settle on M = 0, the input
+    unchanged, which reconstruction and cycle reward.
+    """
+
+    steps: int = Field(400_000, ge=1)
+    batch_size: int = Field(1, ge=1)
+    attention_from: int = Field(0, ge=0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    ema: float = Field(0.999, ge=0, lt=1)
+
+
+class RetrievalConfig(StageConfig):
+    """Stage 2: the retrieval network R on generated triplets (eq. 8)."""
+
+    steps: int = Field(40_000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.01, betas=(0.9, 0.999), halve_every=10_000)
+    kind: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    margin: float = Field(0.2, gt=0)
+    negatives: tuple[Negative, ...] = ("all",)
+    """One network is trained for each; stage 3 uses the last."""
+    generators: int = Field(1, ge=1, description="actors that generate triplets")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> RetrievalConfig:
+        if not self.negatives or len(set(self.negatives)) != len(self.negatives):
+            raise ValueError("negatives must name at least one kind, each once")
+        return self
+
+
+class StoreConfig(Section):
+    """The retrieval store."""
+
+    shards: int = Field(2, ge=1)
+    timeout_s: float = Field(60.0, gt=0)
+
+
+class GuidanceConfig(StageConfig):
+    """Stage 3: the translator guided by neighbours from the store."""
+
+    steps: int = Field(100_000, ge=1)
+    batch_size: int = Field(1, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    ema: float = Field(0.999, ge=0, lt=1)
+    retrieval_count: int = Field(3, ge=1, description="M, the neighbours of a query")
+    exclude_self: bool = True
+    fuse_cycle: bool = True
+    """Fuse retrieved content into the cycle's outer pass too (2021 code), or not (eq. 5)."""
+    variants: tuple[Variant, ...] = ("rg-unit",)
+    """Trained side by side on the same batches; `rg-unit` must be among them."""
+
+    @model_validator(mode="after")
+    def _guided(self) -> GuidanceConfig:
+        if "rg-unit" not in self.variants:
+            raise ValueError("variants must contain 'rg-unit'")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Counts and seeds of section 4.1."""
+
+    images: int = Field(10_000, ge=2, description="translations for FID, KID, IS and ACC")
+    counterfactuals: int = Field(1000, ge=0, description="translations held against drawn counterfactuals")
+    diversity_inputs: int = Field(100, ge=1)
+    diversity_samples: int = Field(10, ge=2)
+    queries: int = Field(2000, ge=1, description="for P@10")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    classifier_steps: int = Field(2000, ge=1)
+    extractor: Literal["auto", "inception-v3-compat", "efficientnet-lite0"] = "auto"
+    figure_rows: int = Field(8, ge=1)
+
+
+class ClusterConfig(Section):
+    """How the work is laid over the machines."""
+
+    workers: int = Field(0, ge=0, description="Ray Train workers, 0: one per GPU, or one on CPUs")
+    threads: int = Field(0, ge=0, description="torch threads per worker, 0: the cores divided by the workers")
+    gpu: Literal["auto", "never"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    max_failures: int = Field(3, ge=0, description="worker failures a stage survives")
+
+
+class Config(Section):
+    """Everything that a run depends on."""
+
+    preset: str = "paper"
+    seed: int = 0
+    faces: FacesConfig = FacesConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    translation: TranslationConfig = TranslationConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    store: StoreConfig = StoreConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def num_attributes(self) -> int:
+        return len(self.data.attributes)
+
+    @property
+    def style_size(self) -> int:
+        """Length of a style vector: n x 8, 40 for five attributes."""
+        return self.num_attributes * self.model.style_dim
+
+    def digest(self, *sections: str) -> str:
+        """Return the digest of the named sections."""
+        dump = self.model_dump(mode="json")
+        return digest_json({name: dump[name] for name in ("seed", *sections)})
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str) -> Config:
+        return _validated(_parse(text, source), source)
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    folder = resources.files("rgcluster") / "presets"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
+    """Return preset `preset` with `section.key=value` overrides on top; ConfigError names the fault."""
+    names = presets()
+    if preset not in names:
+        raise ConfigError(f"no preset {preset!r}{_meant(preset, names)}; there are {', '.join(names)}")
+    text = (resources.files("rgcluster") / "presets" / f"{preset}.yaml").read_text()
+    tree = _parse(text, f"preset {preset}")
+    tree["preset"] = preset
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override}: expected section.key=value")
+        _assign(tree, key.strip(), _scalar(value))
+    return _validated(tree, "--set" if overrides else f"preset {preset}")
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    # YAML 1.1 reads 1e-4 as a string: people who type it mean a number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: expected sections of keys and values")
+    return tree
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    node = tree
+    for name in path:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {dotted}: {name} is a value, not a section")
+    node[last] = value
+
+
+def _validated(tree: Mapping[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {'; '.join(map(_explain, error.errors()))}") from None
+
+
+def _explain(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"]) or "configuration"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{_meant(path, _all_keys(Config))}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{path} = {fault['input']!r}: {message[0].lower()}{message[1:]}" if fault["loc"] else message
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _all_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:  # perhaps the right key in the wrong section
+        last = word.rsplit(".", 1)[-1]
+        matches = difflib.get_close_matches(last, [key.rsplit(".", 1)[-1] for key in known], n=1, cutoff=0.75)
+        close = [key for key in known if matches and key.rsplit(".", 1)[-1] == matches[0]][:1]
+    return f": did you mean {close[0]!r}?" if close else ""

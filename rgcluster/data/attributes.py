@@ -1,0 +1,96 @@
+"""Attribute names of CelebA, and which of them span the domains."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.config import DataConfig
+from rgcluster.errors import ConfigError, DataError
+
+__all__ = [
+    "CELEBA_ATTRIBUTES",
+    "change_domain",
+    "domain_columns",
+    "nearest",
+    "one_change_each",
+    "parse_target",
+]
+
+CELEBA_ATTRIBUTES: tuple[str, ...] = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald",
+    "Bangs", "Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair",
+    "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair",
+    "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache",
+    "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose",
+    "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
+    "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick",
+    "Wearing_Necklace", "Wearing_Necktie", "Young",
+)  # fmt: skip
+"""The 40 names, in the order of `list_attr_celeba.txt`."""
+
+
+def domain_columns(names: Sequence[str], attributes: Sequence[str], source: str) -> list[int]:
+    """Return the columns of `attributes` in `names`; DataError names the missing one and what is meant."""
+    for name in attributes:
+        if name not in names:
+            raise DataError(
+                f"{source}: no attribute {name!r}{nearest(name, names)}; it has {', '.join(names)}"
+            )
+    return [list(names).index(name) for name in attributes]
+
+
+def parse_target(
+    text: str, current: Sequence[int], attributes: Sequence[str], exclusive: Sequence[Sequence[str]]
+) -> list[int]:
+    """Return the domain [n] in {0, 1} that `text` asks for, starting at the domain `current` [n].
+
+    `Blond_Hair,Male` sets attributes, `-Young` clears one; setting one of an exclusive group clears the
+    rest of it. ConfigError names an unknown or contradictory attribute.
+    """
+    target = dict(zip(attributes, (int(value) for value in current), strict=True))
+    wanted: dict[str, int] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        name, value = word.lstrip("+-"), 0 if word.startswith("-") else 1
+        if name not in target:
+            raise ConfigError(f"--to {text}: no attribute {name!r}{nearest(name, attributes)}")
+        if wanted.get(name, value) != value:
+            raise ConfigError(f"--to {text}: {name} is both set and cleared")
+        wanted[name] = value
+    for group in exclusive:
+        chosen = [name for name in group if wanted.get(name) == 1]
+        if len(chosen) > 1:
+            raise ConfigError(f"--to {text}: {' and '.join(chosen)} exclude each other")
+        if chosen:
+            target.update(dict.fromkeys(group, 0))
+    target.update(wanted)
+    return list(target.values())
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return ': did you mean X?' where something near is known, else nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def change_domain(domains: npt.NDArray[np.int8], name: str, config: DataConfig) -> npt.NDArray[np.int8]:
+    """Return domains [B, n] with attribute `name` flipped; one of an exclusive group is set and the rest cleared."""
+    changed = domains.copy()
+    column = config.attributes.index(name)
+    group = next((group for group in config.exclusive if name in group), None)
+    if config.domains == "one-hot":
+        group = config.attributes
+    if group is None:
+        changed[:, column] = 1 - changed[:, column]
+        return changed
+    changed[:, [config.attributes.index(other) for other in group]] = 0
+    changed[:, column] = 1
+    return changed
+
+
+def one_change_each(domains: npt.NDArray[np.int8], config: DataConfig) -> list[npt.NDArray[np.int8]]:
+    """Return for each attribute the domains [B, n] with it changed."""
+    return [change_domain(domains, name, config) for name in config.attributes]

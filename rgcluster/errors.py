@@ -1,0 +1,103 @@
+"""Every error that rgcluster raises on purpose.
+
+    RGClusterError            exit status 1: the work failed
+    ├── TrainingDiverged      a loss is NaN or infinite
+    ├── StoreUnavailable      a shard did not answer in time, or not at all
+    └── UserError             exit status 2: the input must change
+        ├── ConfigError       a key or a value of the configuration
+        ├── DataError         a folder, an attribute file, an image, a shard
+        ├── RunConflict       a run directory made by another configuration
+        └── CheckpointError   missing, corrupt, or made for other networks
+            └── StoreMismatch a store embedded by other networks
+        └── TooFewNeighbours  more neighbours asked for than the store can give
+
+A message is one line: what is wrong (file, row or key), then the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "RGClusterError",
+    "RunConflict",
+    "StoreMismatch",
+    "StoreUnavailable",
+    "TooFewNeighbours",
+    "TrainingDiverged",
+    "UserError",
+    "root_cause",
+]
+
+
+class RGClusterError(Exception):
+    """Base of every deliberate error."""
+
+    exit_status = 1
+
+
+class TrainingDiverged(RGClusterError):
+    """A loss became NaN or infinite."""
+
+
+class StoreUnavailable(RGClusterError):
+    """A shard of the store did not answer within the time-out."""
+
+
+class UserError(RGClusterError):
+    """The input is at fault; the message names the remedy."""
+
+    exit_status = 2
+
+
+class ConfigError(UserError):
+    """An unknown key or a value out of range."""
+
+
+class DataError(UserError):
+    """Missing, corrupt or unfitting data."""
+
+
+class RunConflict(UserError):
+    """The run directory belongs to another configuration."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, corrupt or made for other networks."""
+
+
+class StoreMismatch(CheckpointError):
+    """The store was embedded by other networks than those at hand."""
+
+
+class TooFewNeighbours(UserError):
+    """More neighbours were asked for than the store can give."""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the deliberate error inside `error`, or `error` itself.
+
+    Ray wraps what a task, an actor or a Train worker raised, several layers
+    deep; this walks causes, contexts and per-worker failures.
+    """
+    for inner in _walk(error, set()):
+        # Ray makes a class that is both its own and ours, whose text is a traceback: take the one inside.
+        if isinstance(inner, RGClusterError) and type(inner).__module__ == __name__:
+            return inner
+    return error
+
+
+def _walk(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    failures = getattr(error, "worker_failures", None)
+    wrapped = list(failures.values()) if isinstance(failures, dict) else []
+    wrapped += [getattr(error, name, None) for name in ("cause", "base_exc")]
+    for inner in [*wrapped, error.__cause__, error.__context__]:
+        if isinstance(inner, BaseException):
+            yield from _walk(inner, seen)

@@ -1,0 +1,39 @@
+"""What is translated in an evaluation: inputs, targets and noise, functions of the seed alone (section 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.config import Config
+from rgcluster.model.noise import Draw, keyed_normal
+
+__all__ = ["EvaluationInputs", "evaluation_inputs"]
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """rows [N] of the test split, target domains [N, n] and style noise [N, n * style_dim]."""
+
+    seed: int
+    rows: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int8]
+    noise: npt.NDArray[np.float32]
+
+
+def evaluation_inputs(
+    config: Config, seed: int, num_test: int, train_domains: npt.NDArray[np.int8]
+) -> EvaluationInputs:
+    """Return `evaluation.images` inputs: every test image about equally often, each time with another target.
+
+    Targets are the domains of random training images, as in training; an input's own domain may be drawn.
+    """
+    count = config.evaluation.images
+    generator = np.random.Generator(np.random.Philox(key=[config.seed % 2**64, 1000 + seed]))
+    rounds = -(-count // num_test)
+    rows = np.concatenate([generator.permutation(num_test) for _ in range(rounds)])[:count]
+    targets = train_domains[generator.integers(len(train_domains), size=count)]
+    noise = keyed_normal(config.seed, Draw.TARGET_STYLE, 10**9 + seed, np.arange(count), config.style_size)
+    return EvaluationInputs(seed, rows, targets, noise)

@@ -1,0 +1,180 @@
+"""Translates and measures chunks of the evaluation's inputs with every model: the work of one Ray Data actor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+
+from rgcluster.config import Config
+from rgcluster.data.attributes import change_domain, domain_columns
+from rgcluster.data.faces import FaceSet
+from rgcluster.data.images import UInt8Array, prepare_image
+from rgcluster.data.stream import ImageSource
+from rgcluster.evaluate.classifier import AttributeClassifier
+from rgcluster.evaluate.counterfactual import content_kept, mean_absolute_difference
+from rgcluster.evaluate.features import best_extractor, best_perceptual
+from rgcluster.evaluate.inputs import EvaluationInputs, evaluation_inputs
+from rgcluster.evaluate.metrics import pairwise_diversity
+from rgcluster.inference.device import pick_device
+from rgcluster.inference.guided import GuidedTranslator, load_models
+from rgcluster.model.noise import Draw, keyed_normal
+from rgcluster.storage import Location
+from rgcluster.store.store import RayStore
+
+__all__ = ["Measure", "Task", "draw_counterfactual"]
+
+Block = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an evaluation actor needs to know; sources are object references."""
+
+    config: Config
+    run: str
+    store: str
+    train: Any
+    test: Any
+    classifier: bytes
+    faces: FaceSet | None
+    gpu: bool
+
+
+class Measure:
+    """Chunks in (`seed`, `start`, `stop`; seed -1: real training images), one row an image and model out."""
+
+    def __init__(self, task: Task) -> None:
+        torch.set_num_threads(1)
+        self.task, self.config = task, task.config
+        self.train: ImageSource = ray.get(task.train)
+        self.test: ImageSource = ray.get(task.test)
+        self.columns = domain_columns(
+            self.train.shards.attributes, self.config.data.attributes, self.train.shards.location
+        )
+        self.content = [
+            column for column in range(len(self.train.shards.attributes)) if column not in self.columns
+        ]
+        device = pick_device(self.config.cluster, gpu=task.gpu)
+        self.models = load_models(Location(task.run), self.config, RayStore.connect(task.store), device)
+        self.classifier = AttributeClassifier.from_bytes(task.classifier).to(device.torch)
+        prefer = self.config.evaluation.extractor
+        size = self.config.data.image_size
+        self.extractor = best_extractor(
+            None if prefer == "auto" else prefer, image_size=size, device=device.torch
+        )
+        self.perceptual = best_perceptual(image_size=size, device=device.torch)
+        self._inputs: dict[int, EvaluationInputs] = {}
+
+    def __call__(self, chunk: Block) -> Block:
+        seed, start, stop = (int(chunk[name][0]) for name in ("seed", "start", "stop"))
+        if seed < 0:
+            images = self.train.images(np.arange(start, stop))
+            return self._rows("real", seed, start, images, self.classifier.predict(images))
+        inputs = self._of_seed(seed)
+        span = slice(start, stop)
+        rows, targets, noise = inputs.rows[span], inputs.targets[span], inputs.noise[span]
+        images = self.test.images(rows)
+        before = self.classifier.predict(images)
+        truth = self._counterfactuals(rows, targets, start)
+        blocks = [self._rows("input", seed, start, images, before, before, truth)]
+        for name, model in self.models.items():
+            made = model.translate(images, targets, noise, self.test.index.row_ids[rows], key=seed).image
+            block = self._rows(name, seed, start, made, before, self.classifier.predict(made), truth)
+            block["diversity"] = self._diversity(model, images, rows, seed, start)
+            blocks.append(block)
+        return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+
+    def _of_seed(self, seed: int) -> EvaluationInputs:
+        if seed not in self._inputs:
+            domains = self.train.index.labels[:, self.columns]
+            self._inputs[seed] = evaluation_inputs(self.config, seed, len(self.test.index), domains)
+        return self._inputs[seed]
+
+    def _rows(
+        self,
+        model: str,
+        seed: int,
+        start: int,
+        images: UInt8Array,
+        before: npt.NDArray[np.bool_],
+        after: npt.NDArray[np.bool_] | None = None,
+        truth: UInt8Array | None = None,
+    ) -> Block:
+        count = len(images)
+        after = before if after is None else after
+        features, logits = self.extractor.features_and_logits(images)
+        kept = content_kept(before, after, self.content)
+        distance = np.full(count, np.nan)
+        if truth is not None and len(truth):
+            distance[: len(truth)] = mean_absolute_difference(images[: len(truth)], truth)
+        return {
+            "model": np.array([model] * count),
+            "seed": np.full(count, seed),
+            "index": np.arange(start, start + count),
+            "features": features,
+            "logits": logits,
+            "predicted": after.astype(np.int8),
+            "kept": np.full(count, np.nan) if kept is None else kept,
+            "counterfactual": distance,
+            "diversity": np.full(count, np.nan),
+        }
+
+    def _counterfactuals(
+        self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int8], start: int
+    ) -> UInt8Array | None:
+        """Draw the truth for the first `evaluation.counterfactuals` inputs, where the data are drawn faces."""
+        count = min(len(rows), max(0, self.config.evaluation.counterfactuals - start))
+        if self.task.faces is None or not count:
+            return None
+        return np.stack(
+            [
+                draw_counterfactual(self.task.faces, self.test.index.file_names[row], target, self.config)
+                for row, target in zip(rows[:count], targets, strict=False)
+            ]
+        )
+
+    def _diversity(
+        self, model: GuidedTranslator, images: UInt8Array, rows: npt.NDArray[np.int64], seed: int, start: int
+    ) -> npt.NDArray[np.float64]:
+        """Return for each input the mean distance of its samples within a domain, meaned over domains."""
+        settings = self.config.evaluation
+        values = np.full(len(images), np.nan)
+        for place in range(min(len(images), max(0, settings.diversity_inputs - start))):
+            own = self.test.index.labels[rows[place : place + 1]][:, self.columns]
+            image = np.repeat(images[place : place + 1], settings.diversity_samples, axis=0)
+            row_ids = np.repeat(self.test.index.row_ids[rows[place]], settings.diversity_samples)
+            groups = []
+            for number, name in enumerate(self.config.data.attributes):
+                target = np.repeat(
+                    change_domain(own, name, self.config.data), settings.diversity_samples, axis=0
+                )
+                noise = keyed_normal(
+                    self.config.seed,
+                    Draw.POSTERIOR,
+                    10**9 + seed,
+                    np.arange(settings.diversity_samples) + 10**6 * (start + place) + 10**3 * number,
+                    self.config.style_size,
+                )
+                made = model.translate(image, target, noise, row_ids, key=seed).image
+                groups.append(self.perceptual.perceptual(made))
+            values[place] = pairwise_diversity(groups)
+        return values
+
+
+def draw_counterfactual(
+    faces: FaceSet, file_name: str, target: npt.NDArray[np.int8], config: Config
+) -> UInt8Array:
+    """Return the drawn face of `file_name` with the target domain [n], prepared like a training image."""
+    from PIL import Image
+
+    wanted = dict(zip(config.data.attributes, (int(value) for value in target), strict=True))
+    # Attributes that are set come last: they clear what contradicts them.
+    changes = dict(sorted(wanted.items(), key=lambda item: item[1]))
+    drawn = faces.counterfactual(int(Path(file_name).stem) - 1, changes)
+    return prepare_image(Image.fromarray(drawn), config.data.crop, config.data.image_size)

@@ -1,0 +1,181 @@
+"""Distances and scores on features, logits and paired values, in numpy; what made them is unknown here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from rgcluster.errors import DataError
+
+__all__ = [
+    "FID_MINIMUM",
+    "FID_UNBIASED",
+    "Difference",
+    "Fid",
+    "bootstrap_difference",
+    "fid_or_reason",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "pairwise_diversity",
+]
+
+FID_MINIMUM = 2_048
+"""Below this many images on either side no FID is given."""
+
+FID_UNBIASED = 10_000
+"""Below this many images on either side FID comes with a warning: its bias grows as the sets shrink."""
+
+
+class Fid(NamedTuple):
+    """A Frechet distance, or None, with the reason for None or a warning, if any."""
+
+    value: float | None
+    note: str | None
+
+
+class Difference(NamedTuple):
+    """The mean of a - b and the ends of its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the squared Frechet distance of Gaussians fitted to features [N, D], [M, D] (Heusel 2017)."""
+    a, b = (side.astype(np.float64) for side in _pair(a, b, at_least=2))
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    root_a, root_b = _covariance_root(a - mean_a), _covariance_root(b - mean_b)
+    # With S = R^T R on either side, trace sqrt(S_a S_b) is the sum of the singular values of R_a R_b^T:
+    # no square root of a matrix, and with N < D the roots are thin and the work is small.
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    distance = ((mean_a - mean_b) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * cross
+    return max(float(distance), 0.0)
+
+
+def fid_or_reason(a: np.ndarray, b: np.ndarray) -> Fid:
+    """Return `frechet_distance` of features [N, D] and [M, D]; None and the reason for too small N or M."""
+    smaller = min(len(a), len(b))
+    if smaller < FID_MINIMUM:
+        return Fid(None, f"{smaller:,} images: below {FID_MINIMUM:,} FID mostly measures their number")
+    note = f"{smaller:,} images: below {FID_UNBIASED:,} FID is biased upwards; read KID first"
+    return Fid(frechet_distance(a, b), note if smaller < FID_UNBIASED else None)
+
+
+def kernel_distance(
+    a: np.ndarray, b: np.ndarray, *, subsets: int = 100, subset_size: int | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """Return KID of features [N, D] and [M, D]: mean and deviation over subsets (Binkowski et al. 2018).
+
+    The kernel is (x.y / D + 1)^3 and the estimate of MMD^2 the unbiased one; a
+    `subset_size` of None is 1,000, or half of the smaller set where that is less.
+    Raises DataError where a subset is larger than a set.
+    """
+    a, b = (side.astype(np.float32) for side in _pair(a, b, at_least=4))
+    smaller = min(len(a), len(b))
+    size = min(1_000, smaller // 2) if subset_size is None else subset_size
+    if not 2 <= size <= smaller:
+        raise DataError(f"subsets of {size} from {smaller} features: choose 2 to {smaller}")
+    # The same generator in the same order as torch-fidelity's, so that equal seeds give equal subsets.
+    rng = np.random.RandomState(seed)
+    values = np.empty(subsets)
+    for i in range(subsets):
+        x = a[rng.choice(len(a), size, replace=False)]
+        y = b[rng.choice(len(b), size, replace=False)]
+        values[i] = _unbiased_mmd2(x, y)
+    return float(values.mean()), float(values.std())
+
+
+def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+    """Return IS of logits [N, C]: mean and deviation over shuffled splits (Salimans et al. 2016)."""
+    if logits.ndim != 2 or len(logits) < splits:
+        raise DataError(f"logits have shape {list(logits.shape)}: [N, C] with N at least {splits} is wanted")
+    order = np.random.RandomState(seed).permutation(len(logits))
+    shifted = logits[order].astype(np.float64)
+    shifted -= shifted.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    scores = []
+    for i in range(splits):
+        part = log_p[i * len(logits) // splits : (i + 1) * len(logits) // splits]
+        p = np.exp(part)
+        with np.errstate(divide="ignore"):
+            log_marginal = np.log(p.mean(0))
+        # A class that no image has any probability of adds nothing, rather than 0 * infinity.
+        terms = np.where(p > 0, p * (part - np.where(np.isfinite(log_marginal), log_marginal, 0)), 0)
+        scores.append(np.exp(terms.sum(1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
+    """Return the mean squared distance of two rows of a group, each [S, P], meaned over the groups.
+
+    On the rows of a perceptual extractor this is the paper's LPIPS diversity
+    (section 4.1); S must be at least 2, else DataError.
+    """
+    values = []
+    for rows in groups:
+        if rows.ndim != 2 or len(rows) < 2:
+            raise DataError(f"a group has shape {list(rows.shape)}: [S, P] with S at least 2 is wanted")
+        # The mean over all pairs is twice the unbiased variance; no difference of large numbers.
+        centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
+        values.append(2 * (centred**2).sum() / (len(rows) - 1))
+    if not values:
+        raise DataError("no group of samples: diversity needs at least one")
+    return float(np.mean(values))
+
+
+def bootstrap_difference(
+    a: np.ndarray, b: np.ndarray, *, seed: int = 0, n: int = 10_000, level: float = 0.95
+) -> Difference:
+    """Return the mean of the paired differences a - b, each [N], and its percentile bootstrap interval."""
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise DataError(f"shapes {list(a.shape)} and {list(b.shape)} are no pairs: both must be [N]")
+    difference = a.astype(np.float64) - b.astype(np.float64)
+    rng = np.random.default_rng(seed)
+    block = max(1, 4_000_000 // len(difference))
+    means = np.concatenate(
+        [
+            difference[rng.integers(len(difference), size=(min(block, n - done), len(difference)))].mean(1)
+            for done in range(0, n, block)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(float(difference.mean()), float(low), float(high))
+
+
+def _pair(a: np.ndarray, b: np.ndarray, at_least: int) -> tuple[np.ndarray, np.ndarray]:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < at_least:
+        raise DataError(
+            f"features have shapes {list(a.shape)} and {list(b.shape)}: [N, D] and [M, D] with at least "
+            f"{at_least} rows are wanted"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise DataError("features hold NaN or infinity: look at the images they were taken from")
+    return a, b
+
+
+def _covariance_root(centred: np.ndarray) -> np.ndarray:
+    """Return R with R^T R the covariance of `centred` [N, D]; R is [min(N, D), D]."""
+    count, width = centred.shape
+    if count <= width:
+        return centred / np.sqrt(count - 1)
+    values, vectors = np.linalg.eigh(centred.T @ centred / (count - 1))
+    return np.sqrt(values.clip(min=0))[:, None] * vectors.T
+
+
+def _unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    size = len(x)
+    off_diagonal = 0.0
+    for side in (x, y):
+        kernel = _polynomial_kernel(side, side)
+        off_diagonal += kernel.sum() - np.trace(kernel)
+    return off_diagonal / (size * (size - 1)) - 2 * _polynomial_kernel(x, y).mean()
+
+
+def _polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    # Products in single precision, for speed; sums of the million entries in double.
+    base = (x @ y.T).astype(np.float64) / x.shape[1] + 1
+    return base * base * base

@@ -1,0 +1,318 @@
+"""The paper's published numbers, and display rows that put a run's own beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "MODEL_NAMES",
+    "PAPER_ACC_PER_ATTRIBUTE",
+    "PAPER_COUNTS",
+    "PAPER_FRACTIONS",
+    "PAPER_P10_PER_ATTRIBUTE",
+    "PAPER_RETRIEVAL",
+    "PAPER_TRANSLATION",
+    "Column",
+    "Row",
+    "Table",
+    "Value",
+    "accuracy_table",
+    "counts_table",
+    "fractions_table",
+    "p10_table",
+    "retrieval_table",
+    "translation_table",
+]
+
+Results = Mapping[str, Any]
+Numbers = dict[str, dict[str, float]]
+
+MODEL_NAMES = {
+    "gmm-unit": "GMM-UNIT",
+    "gmm-unit-continued": "GMM-UNIT continued",
+    "rg-unit-random": "RG-UNIT, random neighbours",
+    "rg-unit": "RG-UNIT",
+    "real": "real images",
+}
+
+_ATTRIBUTES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+
+
+def _by_attribute(**rows: Sequence[float]) -> Numbers:
+    return {
+        name.replace("_", "-"): dict(zip(_ATTRIBUTES, values, strict=True)) for name, values in rows.items()
+    }
+
+
+PAPER_TRANSLATION: Numbers = {
+    "gmm-unit": {"fid": 30.04, "is": 3.051, "diversity": 0.048, "acc": 0.970},
+    "rg-unit-random": {"fid": 31.08, "is": 2.967, "diversity": 0.036, "acc": 0.982},
+    "rg-unit": {"fid": 27.61, "is": 3.160, "diversity": 0.042, "acc": 0.9472},
+    "real": {"is": 3.470, "acc": 0.931},
+}
+"""Table 2."""
+
+PAPER_ACC_PER_ATTRIBUTE: Numbers = _by_attribute(
+    gmm_unit=(0.977, 0.985, 0.932, 0.973, 0.983),
+    rg_unit_random=(0.983, 0.961, 0.995, 0.989, 0.984),
+    rg_unit=(0.950, 0.961, 0.894, 0.981, 0.950),
+    real=(0.940, 0.983, 0.870, 0.944, 0.918),
+)
+"""Table 7."""
+
+PAPER_RETRIEVAL: Numbers = {
+    "random": {"p10_attributes": 0.648, "p10_content": 0.754, "p10_average": 0.701},
+    "easy": {"p10_attributes": 0.656, "p10_content": 0.792, "p10_average": 0.724},
+    "medium": {"p10_attributes": 0.656, "p10_content": 0.790, "p10_average": 0.723},
+    "hard": {"p10_attributes": 0.797, "p10_content": 0.786, "p10_average": 0.791},
+    "all": {"p10_attributes": 0.830, "p10_content": 0.775, "p10_average": 0.802},
+}
+"""Table 1."""
+
+PAPER_P10_PER_ATTRIBUTE: Numbers = _by_attribute(
+    random=(0.640, 0.768, 0.676, 0.509, 0.647),
+    easy=(0.636, 0.778, 0.666, 0.530, 0.671),
+    medium=(0.640, 0.779, 0.674, 0.521, 0.665),
+    hard=(0.759, 0.902, 0.756, 0.796, 0.770),
+    all=(0.810, 0.919, 0.737, 0.841, 0.841),
+)
+"""Table 6."""
+
+PAPER_FRACTIONS: dict[tuple[str, float], dict[str, float]] = {
+    ("gmm-unit", 0.25): {"fid": 38.83, "is": 2.648},
+    ("gmm-unit", 0.5): {"fid": 35.62, "is": 2.726},
+    ("gmm-unit", 1.0): {"fid": 30.04, "is": 3.051},
+    ("rg-unit", 0.25): {"fid": 33.91, "is": 3.079},
+    ("rg-unit", 0.5): {"fid": 32.72, "is": 3.250},
+    ("rg-unit", 1.0): {"fid": 27.61, "is": 3.160},
+}
+"""Table 3: model and share of labelled data; RG-UNIT retrieves from the full set."""
+
+PAPER_COUNTS: dict[int, dict[str, float]] = {
+    1: {"fid": 28.45, "is": 3.053, "acc": 0.9728},
+    3: {"fid": 27.61, "is": 3.160, "acc": 0.9472},
+    10: {"fid": 28.61, "is": 3.018, "acc": 0.9662},
+}
+"""Table 4: number of retrieved images M."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One cell: our value and its spread over evaluation seeds, and the paper's; empty where there is none."""
+
+    text: str
+    spread: str = ""
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric: its key in results.json, its name, which direction is better, and how it is printed."""
+
+    key: str
+    name: str
+    better: str = ""
+    scale: float = 1.0
+    digits: int = 3
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name} {self.better}".strip()
+
+    def value(self, row: Mapping[str, Any], paper: Mapping[str, float]) -> Value:
+        """Return the cell of a results row."""
+        return Value(
+            self._text(row.get(self.key)) or "–",
+            self._text(row.get(f"{self.key}_spread")),
+            self._text(paper.get(self.key)),
+        )
+
+    def _text(self, number: float | None) -> str:
+        return "" if number is None else f"{number * self.scale:.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named row of cells."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show; `notes` say why cells are empty and what the units are."""
+
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+def translation_table(results: Results) -> Table:
+    """Table 2, with the equal-budget baseline, KID and the distance to counterfactuals beside it."""
+    rows = _rows(results, "translation")
+    notes = [_KID_NOTE, *_empty_notes(results)]
+    return Table(
+        "Translation (the paper's Table 2)",
+        "model",
+        tuple(column.heading for column in translation_columns(results)),
+        _table_rows(rows, translation_columns(results), _model_name, lambda row: _paper_model(row["model"])),
+        tuple(notes),
+    )
+
+
+def accuracy_table(results: Results) -> Table:
+    """Table 7: ACC per attribute."""
+    return _per_attribute(
+        _rows(results, "translation"), "acc_per_attribute", "Accuracy (ACC) per attribute (the paper's Table 7)",
+        "model", _model_name, lambda row: PAPER_ACC_PER_ATTRIBUTE.get(row["model"], {}), 100, 1, "%",
+    )  # fmt: skip
+
+
+def retrieval_table(results: Results) -> Table:
+    """Table 1: P@10."""
+    columns = [
+        Column("p10_attributes", "attributes", "↑"),
+        Column("p10_content", "content", "↑"),
+        Column("p10_average", "average", "↑"),
+    ]
+    rows = _rows(results, "retrieval")
+    notes = sorted({row["p10_content_note"] for row in rows if row.get("p10_content_note")})
+    return Table(
+        "Retrieval, P@10 (the paper's Table 1)",
+        "negatives",
+        tuple(column.heading for column in columns),
+        _table_rows(rows, columns, _negatives, lambda row: PAPER_RETRIEVAL.get(row["negatives"], {})),
+        tuple(f"No P@10 of the content: {note}." for note in notes),
+    )
+
+
+def p10_table(results: Results) -> Table:
+    """Table 6: P@10 per attribute."""
+    return _per_attribute(
+        _rows(results, "retrieval"), "p10_per_attribute", "P@10 per attribute (the paper's Table 6)",
+        "negatives", _negatives, lambda row: PAPER_P10_PER_ATTRIBUTE.get(row["negatives"], {}), 1, 3, "",
+    )  # fmt: skip
+
+
+def fractions_table(results: Results) -> Table:
+    """Table 3, from the translation rows of runs with several `data_fraction`."""
+
+    def paper(row: Mapping[str, Any]) -> Mapping[str, float]:
+        return PAPER_FRACTIONS.get((row["model"], row["data_fraction"]), {})
+
+    rows = sorted(
+        (row for row in _rows(results, "translation") if row["model"] != "real"),
+        key=lambda row: (list(MODEL_NAMES).index(row["model"]), row["data_fraction"]),
+    )
+    columns = [column for column in translation_columns(results) if column.key != "diversity"]
+    return Table(
+        "Share of labelled data (the paper's Table 3)",
+        "model, share",
+        tuple(column.heading for column in columns),
+        _table_rows(rows, columns, lambda row: f"{_model_name(row)}, {row['data_fraction']:.0%}", paper),
+        (_KID_NOTE, *_empty_notes(results)),
+    )
+
+
+def counts_table(results: Results) -> Table:
+    """Table 4, from the `rg-unit` rows of runs with several `retrieval_count`."""
+    rows = sorted(
+        (row for row in _rows(results, "translation") if row["model"] == "rg-unit"),
+        key=lambda row: row["retrieval_count"],
+    )
+    columns = [column for column in translation_columns(results) if column.key != "diversity"]
+    return Table(
+        "Number of retrieved images (the paper's Table 4)",
+        "M",
+        tuple(column.heading for column in columns),
+        _table_rows(
+            rows,
+            columns,
+            lambda row: str(row["retrieval_count"]),
+            lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}),
+        ),
+        (_KID_NOTE, *_empty_notes(results)),
+    )
+
+
+def translation_columns(results: Results) -> list[Column]:
+    """Return the metrics of a translation, named as the protocol names them; KID stands first."""
+    names = results.get("protocol", {}).get("names", {})
+    columns = [
+        Column("kid", f"{names.get('kid', 'KID')} ×1000", "↓", 1000, 2),
+        Column("fid", names.get("fid", "FID"), "↓", 1, 2),
+        Column("is", names.get("is", "IS"), "↑", 1, 3),
+        Column("acc", "ACC, %", "↑", 100, 1),
+        Column("diversity", names.get("diversity", "diversity"), "↑", 1, 4),
+        Column("counterfactual", "counterfactual distance", "↓", 1, 4),
+        Column("content_kept", "content kept, %", "↑", 100, 1),
+    ]
+    if results.get("protocol", {}).get("drawn_faces"):
+        return columns
+    return [column for column in columns if column.key != "counterfactual"]
+
+
+_KID_NOTE = "KID is printed times 1,000; ± is the standard deviation over the evaluation seeds."
+
+
+def _empty_notes(results: Results) -> list[str]:
+    notes = sorted({row["fid_note"] for row in _rows(results, "translation") if row.get("fid_note")})
+    texts = [f"FID: {note}." for note in notes]
+    untouched = results.get("protocol", {}).get("untranslated_counterfactual")
+    if untouched is not None:
+        texts.append(f"The input left as it is has a counterfactual distance of {untouched:.4f}.")
+    return texts
+
+
+def _rows(results: Results, table: str) -> list[dict[str, Any]]:
+    return list(results.get("tables", {}).get(table, []))
+
+
+def _table_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[Column],
+    name: Callable[[Mapping[str, Any]], str],
+    paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
+) -> tuple[Row, ...]:
+    return tuple(Row(name(row), tuple(column.value(row, paper(row)) for column in columns)) for row in rows)
+
+
+def _per_attribute(
+    rows: list[dict[str, Any]],
+    key: str,
+    caption: str,
+    corner: str,
+    name: Callable[[Mapping[str, Any]], str],
+    paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
+    scale: float,
+    digits: int,
+    unit: str,
+) -> Table:
+    attributes = list(dict.fromkeys(attribute for row in rows for attribute in row.get(key) or {}))
+    columns = [Column(attribute, attribute.replace("_", " "), "", scale, digits) for attribute in attributes]
+    return Table(
+        f"{caption}{', in ' + unit if unit else ''}, higher is better",
+        corner,
+        tuple(column.heading for column in columns),
+        tuple(
+            Row(name(row), tuple(column.value(row.get(key) or {}, paper(row)) for column in columns))
+            for row in rows
+        ),
+    )
+
+
+def _model_name(row: Mapping[str, Any]) -> str:
+    return MODEL_NAMES.get(row["model"], str(row["model"]))
+
+
+def _paper_model(name: str) -> Mapping[str, float]:
+    return PAPER_TRANSLATION.get(name, {})
+
+
+def _negatives(row: Mapping[str, Any]) -> str:
+    return {"random": "random images"}.get(row["negatives"], row["negatives"])

@@ -1,0 +1,98 @@
+"""The losses of eq. 2-8; each returns a scalar, the composed ones `(total, parts)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rgcluster.config import LossConfig
+from rgcluster.model.layers import instance_norm
+
+__all__ = [
+    "Parts",
+    "PerceptualDistance",
+    "adversarial_loss",
+    "discriminator_loss",
+    "domain_loss",
+    "l1",
+    "triplet_loss",
+    "weighted_sum",
+]
+
+Parts = dict[str, Tensor]
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean absolute difference over all elements."""
+    return (a.float() - b.float()).abs().mean()
+
+
+def adversarial_loss(scores: Tensor, *, real: bool, config: LossConfig) -> Tensor:
+    """Return the least-squares loss of D's map [B, 1, h, w] against `real` (eq. 6, 7)."""
+    label = config.real_label if real else 1 - config.real_label
+    return (scores.float() - label).square().mean()
+
+
+def domain_loss(logits: Tensor, domain: Tensor, kind: str) -> Tensor:
+    """Return the classification loss of logits [B, n] against domains [B, n] in {0, 1}.
+
+    Independent attributes take binary cross-entropy, one-hot domains softmax cross-entropy.
+    """
+    if kind == "one-hot":
+        return F.cross_entropy(logits.float(), domain.argmax(dim=1))
+    return F.binary_cross_entropy_with_logits(logits.float(), domain.float())
+
+
+def discriminator_loss(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, domain: Tensor, config: LossConfig, kind: str
+) -> tuple[Tensor, Parts]:
+    """Return D's loss on real images with their domains and on fakes [B, 3, h, w], in one forward."""
+    scores, logits = discriminator(torch.cat([real, fake.detach()]))
+    real_scores, fake_scores = scores.chunk(2)
+    parts = {
+        "d_real": adversarial_loss(real_scores, real=True, config=config),
+        "d_fake": adversarial_loss(fake_scores, real=False, config=config),
+        "d_domain": domain_loss(logits[: len(real)], domain, kind),
+    }
+    total = config.adversarial * (parts["d_real"] + parts["d_fake"]) + config.domain * parts["d_domain"]
+    return total, parts
+
+
+def weighted_sum(parts: Parts, config: LossConfig) -> Tensor:
+    """Return the parts' sum under the weights of the same name."""
+    terms = [getattr(config, name) * value for name, value in parts.items()]
+    return torch.stack(terms).sum()
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Parts]:
+    """Return max(0, margin + d(a, p) - d(a, n)), Euclidean d, on embeddings [B, retrieval_dim] (eq. 8)."""
+    near = F.pairwise_distance(anchor, positive)
+    far = F.pairwise_distance(anchor, negative)
+    loss = F.relu(margin + near - far).mean()
+    return loss, {"near": near.mean(), "far": far.mean(), "ordered": (near < far).float().mean()}
+
+
+class PerceptualDistance(nn.Module):
+    """Domain-invariant perceptual loss: distance of instance-normalised VGG16 relu5_3 features."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchvision.models import vgg16
+
+        network = vgg16()
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.layers = network.features[:30].eval().requires_grad_(False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the mean squared distance between the features of a and b [B, 3, h, w] in [-1, 1]."""
+        return F.mse_loss(self._features(a), self._features(b))
+
+    def _features(self, image: Tensor) -> Tensor:
+        return instance_norm(self.layers(((image + 1) / 2 - self.mean) / self.std))

@@ -1,0 +1,204 @@
+"""The networks of Tables 5 and 8: E_c, E_s, G, D, R and the fusion f.
+
+At full width (`width` 64) and 128 px the layers are the tables'. Images are
+float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
+[B, n * style_dim].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rgcluster.config import Config
+from rgcluster.model.layers import (
+    AdaptiveResidualBlock,
+    ConvBlock,
+    LayerNorm2d,
+    ResidualBlock,
+    UpsampleConv,
+)
+
+__all__ = [
+    "ContentEncoder",
+    "Discriminator",
+    "Generated",
+    "Generator",
+    "Posterior",
+    "RetrievalEncoder",
+    "RetrievalFusion",
+    "StyleEncoder",
+]
+
+
+class Posterior(NamedTuple):
+    """E_s's Gaussian: mean and log-variance, each [B, n * style_dim]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+class Generated(NamedTuple):
+    """G's output: the image [B, 3, h, w], the mask M [B, 1, h, w] and the picture before blending."""
+
+    image: Tensor
+    mask: Tensor
+    raw: Tensor
+
+
+class ContentEncoder(nn.Module):
+    """E_c: image [B, 3, h, w] -> content [B, 4 * width, h/4, w/4] (Table 5)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.model.width
+        self.layers = nn.Sequential(
+            ConvBlock(3, width, 7, norm=True),
+            ConvBlock(width, 2 * width, 4, 2, norm=True),
+            ConvBlock(2 * width, 4 * width, 4, 2, norm=True),
+            *(ResidualBlock(4 * width) for _ in range(config.model.num_residual_blocks)),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image)
+
+
+class StyleEncoder(nn.Module):
+    """E_s (E_z in Table 8): image [B, 3, h, w] -> posterior over styles [B, n * style_dim]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.model.width
+        self.layers = nn.Sequential(
+            ConvBlock(3, width, 7),
+            ConvBlock(width, 2 * width, 4, 2),
+            ConvBlock(2 * width, 4 * width, 4, 2),
+            ConvBlock(4 * width, 4 * width, 4, 2),
+            ConvBlock(4 * width, 4 * width, 4, 2),
+        )
+        self.mean = nn.Linear(4 * width, config.style_size)
+        self.log_variance = nn.Linear(4 * width, config.style_size)
+
+    def forward(self, image: Tensor) -> Posterior:
+        pooled = self.layers(image).mean(dim=(2, 3))
+        return Posterior(self.mean(pooled), self.log_variance(pooled))
+
+
+class Generator(nn.Module):
+    """G: content, style and the pass's input image -> image (Table 5).
+
+    The output is raw * M + input * (1 - M), with M = 1 where `attention` or `masked` is off.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        model, width = config.model, config.model.width
+        self.attention = model.attention
+        self.scale_offset = 1.0 if model.adain_scale == "residual" else 0.0
+        self.blocks = nn.ModuleList(
+            AdaptiveResidualBlock(4 * width) for _ in range(model.num_residual_blocks)
+        )
+        self.style_mlp = nn.Sequential(
+            nn.Linear(config.style_size, model.style_mlp_width),
+            nn.ReLU(),
+            nn.Linear(model.style_mlp_width, model.style_mlp_width),
+            nn.ReLU(),
+            nn.Linear(model.style_mlp_width, model.num_residual_blocks * 4 * 4 * width),
+        )
+        self.decoder = nn.Sequential(
+            UpsampleConv(4 * width, 2 * width, model.upsampling),
+            LayerNorm2d(2 * width),
+            nn.ReLU(),
+            UpsampleConv(2 * width, width, model.upsampling),
+            LayerNorm2d(width),
+            nn.ReLU(),
+        )
+        # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
+        self.heads = nn.Conv2d(width, 4, 7, padding=3)
+
+    def forward(self, content: Tensor, style: Tensor, image: Tensor, masked: bool = True) -> Generated:
+        parameters = self.style_mlp(style).unflatten(1, (len(self.blocks), 2, 2, content.shape[1]))
+        offset = parameters.new_tensor([0.0, self.scale_offset])[:, None]
+        x = content
+        for index, block in enumerate(self.blocks):
+            x = block(x, parameters[:, index] + offset)
+        picture, gate = self.heads(self.decoder(x)).float().split((3, 1), dim=1)
+        raw = torch.tanh(picture)
+        if not (self.attention and masked):
+            return Generated(raw, torch.ones_like(gate), raw)
+        mask = torch.sigmoid(gate)
+        return Generated(raw * mask + image * (1 - mask), mask, raw)
+
+
+class Discriminator(nn.Module):
+    """D: image -> real/fake map [B, 1, h/16, w/16] and domain logits [B, n] (Table 5); 2.92 M parameters at 128 px."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.model.width
+        self.layers = nn.Sequential(
+            ConvBlock(3, width, 4, 2, activation="leaky"),
+            ConvBlock(width, 2 * width, 4, 2, activation="leaky"),
+            ConvBlock(2 * width, 4 * width, 4, 2, activation="leaky"),
+            ConvBlock(4 * width, 8 * width, 4, 2, activation="leaky"),
+        )
+        self.source = nn.Conv2d(8 * width, 1, 1)
+        self.domain = nn.Conv2d(8 * width, config.num_attributes, config.data.image_size // 16)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.layers(image)
+        return self.source(x).float(), self.domain(x).flatten(1).float()
+
+
+class RetrievalEncoder(nn.Module):
+    """R: content and style [B, n * style_dim] -> embedding [B, retrieval_dim] (Table 8)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        model, width = config.model, config.model.width
+        self.layers = nn.Sequential(
+            ConvBlock(4 * width, 2 * width, 3, norm=True),
+            ConvBlock(2 * width, 2 * width, 4, 2, norm=True),
+            ConvBlock(2 * width, width, 3, norm=True),
+            ConvBlock(width, width, 4, 2, norm=True),
+            ConvBlock(width, width // 2, 3, norm=True),
+            ConvBlock(width // 2, width // 2, 4, 2, norm=True),
+        )
+        side = config.data.image_size // 32
+        self.head = nn.Sequential(
+            nn.Linear(width // 2 * side * side + config.style_size, model.retrieval_hidden),
+            nn.ReLU(),
+            nn.Linear(model.retrieval_hidden, model.retrieval_hidden),
+            nn.ReLU(),
+            nn.Dropout(model.retrieval_dropout),
+            nn.Linear(model.retrieval_hidden, model.retrieval_dim),
+        )
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        return self.head(torch.cat([self.layers(content).flatten(1), style], dim=1)).float()
+
+
+class RetrievalFusion(nn.Module):
+    """f (eq. 9): content [B, C, h, w] and the contents of M neighbours [B, M, C, h, w] -> c_total.
+
+    Both convolutions are 3x3 with ReLU in the literal form. In the residual form the outer one has no
+    ReLU, starts at zero and is added to the content, so stage 3 begins as stage 1 ended.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels, count = 4 * config.model.width, config.guidance.retrieval_count
+        self.literal = config.model.fusion == "literal"
+        self.inner = nn.Conv2d(count * channels, channels, 3, padding=1, padding_mode="reflect")
+        self.outer = nn.Conv2d(2 * channels, channels, 3, padding=1, padding_mode="reflect")
+        if not self.literal:
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
+
+    def forward(self, content: Tensor, retrieved: Tensor) -> Tensor:
+        merged = F.relu(self.inner(retrieved.flatten(1, 2)))
+        update = self.outer(torch.cat([content, merged], dim=1))
+        return F.relu(update) if self.literal else content + update

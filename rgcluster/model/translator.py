@@ -1,0 +1,146 @@
+"""The translator E_c, E_s, G (and f in stage 3) and the losses of one generator step that need no D.
+
+All of a step's generator work is one `forward`, so DistributedDataParallel sees one forward a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rgcluster.config import Config, LossConfig
+from rgcluster.model.gmm import kl_divergence
+from rgcluster.model.losses import Parts, l1
+from rgcluster.model.networks import (
+    ContentEncoder,
+    Generated,
+    Generator,
+    Posterior,
+    RetrievalFusion,
+    StyleEncoder,
+)
+
+__all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "style_of", "update_ema"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One generator step's input, on the device.
+
+    image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
+    posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen.
+    """
+
+    image: Tensor
+    domain: Tensor
+    target: Tensor
+    target_style: Tensor
+    posterior_noise: Tensor
+    content: Tensor | None = None
+    posterior: Posterior | None = None
+
+
+class Guide(Protocol):
+    """Gives the contents [B, M, C, h, w] of the neighbours of each pass's query."""
+
+    def translation(self) -> Tensor: ...
+
+    def reconstruction(self) -> Tensor: ...
+
+    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+        """Issue the cycle's query; its answer is collected by `cycle`."""
+
+    def cycle(self) -> Tensor | None:
+        """Return the cycle's neighbours, or None where the cycle takes the plain content."""
+
+
+class Translator(nn.Module):
+    """E_c, E_s, G, and f where the translator is guided."""
+
+    def __init__(self, config: Config, *, guided: bool = False) -> None:
+        super().__init__()
+        self.content_encoder = ContentEncoder(config)
+        self.style_encoder = StyleEncoder(config)
+        self.generator = Generator(config)
+        self.fusion = RetrievalFusion(config) if guided else None
+
+    def total_content(self, content: Tensor, retrieved: Tensor | None) -> Tensor:
+        """Return c_total = f(c, neighbours), or c where there are none."""
+        if self.fusion is None or retrieved is None:
+            return content
+        return self.fusion(content, retrieved)
+
+    def forward(self, image: Tensor, style: Tensor, retrieved: Tensor | None = None) -> Generated:
+        """Translate images [B, 3, h, w] to styles [B, n * style_dim], guided by contents [B, M, C, h, w]."""
+        content = self.total_content(self.content_encoder(image), retrieved)
+        return self.generator(content, style, image)
+
+    def freeze_encoders(self) -> None:
+        self.content_encoder.requires_grad_(False)
+        self.style_encoder.requires_grad_(False)
+
+
+def style_of(posterior: Posterior, noise: Tensor, config: LossConfig) -> Tensor:
+    """Return the posterior's mean, or a sample of it where the configuration asks for one."""
+    if config.posterior == "mean":
+        return posterior.mean
+    return posterior.mean + noise * (0.5 * posterior.log_variance).exp()
+
+
+class TranslationObjective(nn.Module):
+    """The generator's forward: x_hat and every loss of eq. 2-5 and KL, unweighted."""
+
+    def __init__(
+        self, translator: Translator, config: Config, loss: LossConfig, perceptual: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.translator = translator
+        self.loss = loss
+        self.prior_std = config.model.prior_std
+        # In a tuple, so that VGG is no part of the state dict, of the optimiser or of DDP.
+        self._perceptual = (perceptual,)
+
+    def forward(self, batch: Batch, guide: Guide | None = None, masked: bool = True) -> tuple[Tensor, Parts]:
+        """Return x_hat [B, 3, h, w] and the parts."""
+        net, x = self.translator, batch.image
+        content = net.content_encoder(x) if batch.content is None else batch.content
+        posterior = net.style_encoder(x) if batch.posterior is None else batch.posterior
+        style = style_of(posterior, batch.posterior_noise, self.loss)
+
+        near_target = guide.translation() if guide else None
+        translated = net.generator(
+            net.total_content(content, near_target), batch.target_style, x, masked
+        ).image
+        content_again = net.content_encoder(translated)
+        if guide:  # the store searches while the next three passes run
+            guide.ask_cycle(content_again, style)
+        style_again = net.style_encoder(translated).mean
+
+        near_own = guide.reconstruction() if guide else None
+        reconstructed = net.generator(net.total_content(content, near_own), style, x, masked).image
+
+        near_cycle = guide.cycle() if guide else None
+        behind_mask = translated if self.loss.cycle_blend == "translated" else x
+        cycled = net.generator(net.total_content(content_again, near_cycle), style, behind_mask, masked).image
+
+        wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
+        parts = {
+            "content": l1(content_again, content),
+            "style": l1(style_again, wanted_style),
+            "image": l1(reconstructed, x),
+            "cycle": l1(cycled, x),
+        }
+        if batch.posterior is None:  # a frozen E_s has no use for its KL
+            parts["kl"] = kl_divergence(posterior, batch.domain, self.prior_std)
+        if self._perceptual[0] is not None:
+            parts["perceptual"] = self._perceptual[0](translated, x)
+        return translated, parts
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """Move every parameter of `average` towards `current`: a <- decay * a + (1 - decay) * c."""
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)

@@ -1,0 +1,83 @@
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["Update", "console", "follow", "task"]
+
+console = Console(stderr=True, highlight=False)
+
+Update = Callable[[int, int, str], None]
+"""Takes what is done, the total, and a word on how it goes."""
+
+LINE_SECONDS = 15.0
+
+
+@contextmanager
+def task(title: str) -> Iterator[Update]:
+    """Show one piece of work; a finished one leaves a line with its time."""
+    start = time.monotonic()
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description:<22}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console, transient=True) as bar:
+            number = bar.add_task(title, total=None, note="")
+
+            def update(done: int, total: int, note: str = "") -> None:
+                bar.update(number, completed=done, total=total, note=note)
+
+            yield update
+    else:
+        yield _Lines(title, start)
+    console.print(f"{title:<22} done in {time.monotonic() - start:.0f} s")
+
+
+class _Lines:
+    """One line every `LINE_SECONDS`, for logs."""
+
+    def __init__(self, title: str, start: float) -> None:
+        self._title, self._start, self._printed = title, start, start
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._printed < LINE_SECONDS or not done:
+            return
+        self._printed = now
+        left = (now - self._start) / done * (total - done)
+        console.print(
+            f"{self._title:<22} {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}"
+        )
+
+
+@contextmanager
+def follow(poll: Callable[[], None], seconds: float = 0.7) -> Iterator[None]:
+    """Call `poll` every so often from a thread while the body runs."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(seconds):
+            poll()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,73 @@
+"""Joins the Ray cluster that the environment names, or starts one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Read when ray is imported, so set before that.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+import ray  # noqa: E402
+
+from rgcluster.config import ClusterConfig  # noqa: E402
+
+__all__ = ["Resources", "ray_session", "resources"]
+
+CPUS_FOR_WORKERS = 0.5
+"""Share of the cluster's CPUs that Train workers reserve at most: reading and embedding need the rest."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stage's workers get."""
+
+    workers: int
+    cpus_per_worker: float
+    threads: int
+    gpu: bool
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Hold a connection to Ray for the body; a cluster started here ends with it."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,
+            object_store_memory=_object_store_bytes(),
+        )  # fmt: skip
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resources(config: ClusterConfig) -> Resources:
+    """Return the workers of a stage and their shares of the cluster."""
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0)) if config.gpu == "auto" else 0
+    cpus = float(total.get("CPU", 1))
+    workers = config.workers or gpus or 1
+    cores = max(1, int(cpus) // workers)
+    return Resources(
+        workers, min(float(cores), cpus * CPUS_FOR_WORKERS / workers), config.threads or cores, gpus > 0
+    )
+
+
+def _object_store_bytes() -> int:
+    """A fifth of the memory, at most 4 GiB: Ray's own third is more than a laptop can spare."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(4 << 30, memory // 5)

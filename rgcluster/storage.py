@@ -1,0 +1,142 @@
+"""Paths, local or remote (`s3://`, `gs://`), through pyarrow's file systems.
+
+Every file is committed by a rename, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pyarrow import NativeFile, fs
+
+from rgcluster.errors import DataError
+
+__all__ = ["Location", "digest_bytes", "digest_json"]
+
+
+def digest_bytes(*parts: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the parts' SHA-256."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()[:16]
+
+
+def digest_json(value: Any) -> str:
+    """Return the digest of a JSON value, whatever the order of its keys."""
+    return digest_bytes(json.dumps(value, sort_keys=True, default=str).encode())
+
+
+class Location:
+    """A file or directory in a file system; `location / "name"` goes down."""
+
+    def __init__(self, path: str | os.PathLike[str] | Location) -> None:
+        self._fs: fs.FileSystem
+        self.path: str
+        if isinstance(path, Location):
+            self._fs, self.path = path._fs, path.path
+            return
+        text = os.fspath(path)
+        if "://" in text:
+            self._fs, self.path = fs.FileSystem.from_uri(text)
+        else:
+            self._fs, self.path = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+
+    def __truediv__(self, name: str) -> Location:
+        below = Location(self)
+        below.path = f"{self.path.rstrip('/')}/{name}"
+        return below
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else f"{self._fs.type_name}://{self.path}"
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, fs.LocalFileSystem)
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    def local(self) -> Path:
+        """Return the local path; DataError for a remote location."""
+        if not self.is_local:
+            raise DataError(f"{self} is remote: this needs a local path")
+        return Path(self.path)
+
+    def exists(self) -> bool:
+        return self._fs.get_file_info(self.path).type != fs.FileType.NotFound
+
+    def is_file(self) -> bool:
+        return self._fs.get_file_info(self.path).type == fs.FileType.File
+
+    def size(self) -> int:
+        """Return the size in bytes; 0 where there is no file."""
+        return self._fs.get_file_info(self.path).size or 0
+
+    def open_file(self) -> NativeFile:
+        """Open for reading at any position."""
+        return self._fs.open_input_file(self.path)
+
+    def names(self) -> list[str]:
+        """Return the sorted names in this directory; none where it is missing."""
+        if not self.exists():
+            return []
+        return sorted(info.base_name for info in self._fs.get_file_info(fs.FileSelector(self.path)))
+
+    def make_directory(self) -> Location:
+        self._fs.create_dir(self.path, recursive=True)
+        return self
+
+    def remove(self) -> None:
+        """Remove this file, or this directory with all below; fine if missing."""
+        kind = self._fs.get_file_info(self.path).type
+        if kind == fs.FileType.Directory:
+            self._fs.delete_dir(self.path)
+        elif kind != fs.FileType.NotFound:
+            self._fs.delete_file(self.path)
+
+    def move_to(self, target: Location) -> None:
+        self._fs.move(self.path, target.path)
+
+    def read_bytes(self) -> bytes:
+        with self._fs.open_input_stream(self.path) as stream:
+            return stream.read()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the whole file or nothing."""
+        parent, _, name = self.path.rpartition("/")
+        self._fs.create_dir(parent, recursive=True)
+        # Not a leading dot: some file systems hide such names from listings.
+        temporary = f"{parent}/{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with self._fs.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self._fs.move(temporary, self.path)
+        except BaseException:
+            if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
+                self._fs.delete_file(temporary)
+            raise
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
+    def write_text(self, content: str) -> None:
+        self.write_bytes(content.encode())
+
+    def read_json(self) -> Any:
+        try:
+            return json.loads(self.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{self}: not valid JSON ({error}); remove it and run again") from None
+
+    def write_json(self, value: Any) -> None:
+        self.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")

@@ -1,0 +1,88 @@
+"""Embeds the retrieval set into a store snapshot: R(E_c(r), E_s(r)) for every image, no label read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from ray.data import ActorPoolStrategy
+
+from rgcluster.checkpoint import network_digest
+from rgcluster.config import Config
+from rgcluster.data.stream import ImageSource, rows_dataset
+from rgcluster.inference.device import pick_device
+from rgcluster.inference.tensors import to_images
+from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
+from rgcluster.storage import Location
+from rgcluster.store.writer import SnapshotWriter
+
+__all__ = ["Embedder", "build_store", "store_digests"]
+
+Block = dict[str, npt.NDArray[Any]]
+
+CPUS_PER_EMBEDDER = 0.3
+BATCH = 128
+
+
+class Embedder:
+    """Adds `vector` [B, retrieval_dim] to blocks of images."""
+
+    def __init__(self, config: Config, translator: str, retrieval: str, gpu: bool) -> None:
+        torch.set_num_threads(1)
+        self.device = pick_device(config.cluster, gpu=gpu)
+        self.translator = load_translator(Location(translator), config)
+        networks = load_retrieval(Location(retrieval), config, self.translator)
+        self.network = networks[config.retrieval.negatives[-1]].to(self.device.torch)
+        self.translator.to(self.device.torch)
+
+    @torch.inference_mode()
+    def __call__(self, block: Block) -> Block:
+        image = to_images(block["image"], self.device)
+        with self.device.autocast():
+            content = self.translator.content_encoder(image)
+            vector = self.network(content, self.translator.style_encoder(image).mean.float())
+        return {"row_id": block["row_id"], "vector": vector.float().cpu().numpy(), "image": block["image"]}
+
+
+def store_digests(config: Config, translator: str, retrieval: str) -> dict[str, str]:
+    """Return the digests of the networks that embed: E_c, E_s and R."""
+    networks = load_translator(Location(translator), config)
+    found = encoder_digests(networks)
+    chosen = load_retrieval(Location(retrieval), config, networks)[config.retrieval.negatives[-1]]
+    return {**found, "retrieval": network_digest(chosen)}
+
+
+def build_store(
+    config: Config,
+    source: ImageSource,
+    translator: str,
+    retrieval: str,
+    target: Location,
+    gpus: float = 0.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Embed every image of `source` with an actor pool and commit the snapshot at `target`."""
+    embedded = rows_dataset(source).map_batches(
+        Embedder,
+        fn_constructor_args=(config, translator, retrieval, gpus > 0),
+        batch_size=BATCH,
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=CPUS_PER_EMBEDDER,
+        num_gpus=gpus or None,
+    )
+    shape = (config.data.image_size, config.data.image_size, 3)
+    digests = store_digests(config, translator, retrieval)
+    with SnapshotWriter(
+        target, config.store.shards, config.model.retrieval_dim, shape, digests, name="store", replace=True
+    ) as writer:
+        done = 0
+        for block in embedded.iter_batches(batch_size=BATCH, batch_format="numpy"):
+            writer.append(block["row_id"], block["vector"], block["image"])
+            done += len(block["row_id"])
+            if progress:
+                progress(done, len(source.index))
+        if done != len(source.index):
+            raise RuntimeError(f"embedded {done} of {len(source.index)} images")
+        writer.commit()

@@ -1,0 +1,63 @@
+"""Optimisers whose rate is a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rgcluster.config import OptimizerConfig, RetrievalConfig
+
+__all__ = ["Optimizer", "learning_rate"]
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Return the rate at `step`: halved every `halve_every` steps."""
+    halvings = step // config.halve_every if config.halve_every else 0
+    return config.learning_rate * 0.5**halvings
+
+
+class Optimizer:
+    """Adam (or SGD with momentum for R), with the rate of each step and optional clipping."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], config: OptimizerConfig, sgd: RetrievalConfig | None = None
+    ) -> None:
+        self.config = config
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        if sgd is not None and sgd.kind == "sgd":
+            self.inner: torch.optim.Optimizer = torch.optim.SGD(
+                self.parameters, config.learning_rate, sgd.momentum
+            )
+        else:
+            self.inner = torch.optim.Adam(self.parameters, config.learning_rate, config.betas, fused=True)
+
+    def zero_grad(self) -> None:
+        self.inner.zero_grad(set_to_none=True)
+
+    def step(self, step: int) -> None:
+        """Update with the gradients at hand, at the rate of `step`."""
+        for group in self.inner.param_groups:
+            group["lr"] = learning_rate(self.config, step)
+        if self.config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        self.inner.step()
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {str(index): values for index, values in self.inner.state_dict()["state"].items()}
+
+    def load(self, state: dict[str, dict[str, Tensor]]) -> None:
+        whole = self.inner.state_dict()
+        whole["state"] = {
+            int(index): {
+                name: _laid_out_as(self.parameters[int(index)], value) for name, value in values.items()
+            }
+            for index, values in state.items()
+        }
+        self.inner.load_state_dict(whole)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return `value` with the parameter's strides: fused Adam pairs elements by their place in memory."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

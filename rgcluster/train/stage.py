@@ -1,0 +1,82 @@
+"""What the worker loop asks of a stage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.config import Config, StageConfig
+from rgcluster.data.stream import ImageSource
+from rgcluster.inference.device import Device
+from rgcluster.model.losses import Parts
+from rgcluster.storage import Location
+
+__all__ = ["Run", "Stage", "Worker"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the driver tells every worker of a stage; plain values, so it travels well."""
+
+    config: Config
+    location: str
+    stage: str
+    source: ImageSource
+    upstream: dict[str, str] = field(default_factory=dict)
+    """Where the networks of earlier stages lie, and the store's name."""
+
+    @property
+    def directory(self) -> Location:
+        return Location(self.location) / self.stage
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker's place in the group."""
+
+    rank: int
+    world: int
+    device: Device
+
+
+class Stage(ABC):
+    """One stage's networks and its step."""
+
+    settings: StageConfig
+
+    def __init__(self, run: Run, worker: Worker) -> None:
+        self.run, self.worker = run, worker
+        self.config = run.config
+
+    @abstractmethod
+    def inputs(self, start: int, stop: int) -> Iterator[Any]:
+        """Yield the input of each step in [start, stop)."""
+
+    @abstractmethod
+    def step(self, step: int, item: Any) -> Parts:
+        """Update the networks; return detached scalars."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+
+    @abstractmethod
+    def load(self, state: dict[str, Any], source: str) -> None:
+        """Continue from `state`."""
+
+    @abstractmethod
+    def hand_over(self, location: Location) -> None:
+        """Write what later stages need."""
+
+    def samples(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """Return pictures uint8 [h, w, 3] by name that show how training goes."""
+        return {}
+
+    def waits(self) -> dict[str, float]:
+        """Return seconds spent waiting since the last call, by what for; the stream's wait is the loop's to measure."""
+        return {}

@@ -1,0 +1,103 @@
+"""Stage 1: GMM-UNIT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rgcluster.config import TranslationConfig
+from rgcluster.data.attributes import domain_columns, one_change_each
+from rgcluster.data.images import grid
+from rgcluster.data.stream import StreamPlan, batches, image_stream
+from rgcluster.inference.tensors import to_images, to_pixels
+from rgcluster.model.gmm import prior_mean
+from rgcluster.model.handover import save_networks
+from rgcluster.model.losses import Parts, PerceptualDistance
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.translator import Batch, Translator
+from rgcluster.storage import Location
+from rgcluster.train.ingest import Ingest
+from rgcluster.train.stage import Run, Stage, Worker
+from rgcluster.train.translator import TranslatorTrainer
+
+__all__ = ["SAMPLE_ROWS", "TranslationStage", "make_ingest", "make_perceptual", "stream_blocks"]
+
+SAMPLE_ROWS = 6
+
+
+def make_ingest(run: Run, worker: Worker) -> Ingest:
+    """Return the ingest for the run's domain attributes."""
+    columns = domain_columns(
+        run.source.shards.attributes, run.config.data.attributes, run.source.shards.location
+    )
+    return Ingest(run.config, columns, run.source.index.labels[:, columns], worker.device)
+
+
+def make_perceptual(run: Run, weight: float, worker: Worker) -> PerceptualDistance | None:
+    """Return VGG16's distance where the loss has a weight; the driver has checked that the weights are there."""
+    if not weight:
+        return None
+    return PerceptualDistance(Location(run.upstream["vgg16"]).local()).to(worker.device.torch)
+
+
+def stream_blocks(
+    run: Run, worker: Worker, start: int, stop: int, batch: int
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield this worker's blocks of images, one a step."""
+    plan = StreamPlan(start, stop, batch, worker.rank, worker.world, run.config.seed)
+    return batches(image_stream(run.source, plan), batch // worker.world)
+
+
+class TranslationStage(Stage):
+    """Trains E_c, E_s, G and D from scratch."""
+
+    settings: TranslationConfig
+
+    def __init__(self, run: Run, worker: Worker) -> None:
+        super().__init__(run, worker)
+        self.settings = run.config.translation
+        self.ingest = make_ingest(run, worker)
+        torch.manual_seed(run.config.seed)
+        self.trainer = TranslatorTrainer(
+            Translator(run.config),
+            Discriminator(run.config),
+            run.config,
+            self.settings,
+            worker.device,
+            worker.world,
+            make_perceptual(run, self.settings.loss.perceptual, worker),
+        )
+
+    def inputs(self, start: int, stop: int) -> Iterator[Batch]:
+        for block in stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size):
+            yield self.ingest.batch(block, self.settings.loss)
+
+    def step(self, step: int, item: Batch) -> Parts:
+        return self.trainer.update(step, item)
+
+    def state(self) -> dict[str, Any]:
+        return self.trainer.state()
+
+    def load(self, state: dict[str, Any], source: str) -> None:
+        self.trainer.load(state, source)
+
+    def hand_over(self, location: Location) -> None:
+        networks = {"translator": self.trainer.average, "discriminator": self.trainer.discriminator}
+        save_networks(location, networks, {"kind": "translation", "steps": self.settings.steps})
+
+    @torch.inference_mode()
+    def samples(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """Show the first training images, each with every attribute changed once."""
+        rows = np.arange(min(SAMPLE_ROWS, len(self.run.source.index)))
+        pixels = self.run.source.images(rows)
+        image = to_images(pixels, self.worker.device)
+        columns = [pixels]
+        domains = self.run.source.index.labels[rows][:, self.ingest.columns]
+        for target in one_change_each(domains, self.config.data):
+            style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
+            columns.append(to_pixels(self.trainer.average(image, style).image))
+        return {"translations": grid(np.stack(columns, axis=1))}

@@ -1,0 +1,62 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+# Read by Ray when it is imported, so they stand before any test imports it.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+# The networks of the tests are small: more threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray cluster for every test that needs it."""
+    import ray
+
+    # Short: Ray puts sockets below it, whose paths may not exceed 107 characters.
+    directory = tempfile.mkdtemp(prefix="rg", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=512 << 20,
+        _temp_dir=directory,
+        log_to_driver=False,
+        namespace="rgcluster-tests",
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of `rgcluster demo --preset smoke`, made once by the real command."""
+    run = tmp_path_factory.mktemp("smoke") / "run"
+    start = time.monotonic()
+    result = command("demo", "--preset", "smoke", "--run", str(run))
+    assert result.returncode == 0, result.stderr[-3000:]
+    (run / "seconds").write_text(str(time.monotonic() - start))
+    return run
+
+
+def command(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run the `rgcluster` command as a user does."""
+    line = [sys.executable, "-c", "from rgcluster.cli import main; main()", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout)

@@ -1,0 +1,45 @@
+"""The command line without Ray: bad input is one line and exit status 2, `--dry-run` starts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--preset", "dmeo"], "did you mean 'demo'"),
+        (["demo", "--set", "guidance.retrieval_cuont=3"], "did you mean 'guidance.retrieval_count'"),
+        (["demo", "--set", "translation.steps"], "expected section.key=value"),
+        (["train", "all", "--data", "nowhere", "--run", "x"], "rgcluster data shard"),
+        (["evaluate", "--run", "nowhere"], "not a run directory"),
+        (["data", "shard", "nowhere", "shards"], "rgcluster data faces"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = command(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_prints_the_configuration_and_starts_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = command("demo", "--preset", "paper", "--run", str(run), "--dry-run", "--set", "translation.optimizer.learning_rate=2e-4")
+    assert result.returncode == 0, result.stderr
+    assert "learning_rate: 0.0002" in result.stdout
+    assert "D: 2.92 M parameters" in result.stdout
+    assert not run.exists()
+
+
+def test_weights_lists_what_each_metric_uses() -> None:
+    result = command("weights")
+    assert result.returncode == 0
+    assert "efficientnet-lite0" in result.stdout and "fid-inception" in result.stdout

@@ -1,0 +1,332 @@
+"""The losses against hand computations, and the objective's readings of the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import random_batch, random_domains, random_images, tiny_config, tiny_discriminator, tiny_translator
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+
+from rgcluster.config import Config, LossConfig
+from rgcluster.model import losses
+from rgcluster.model.gmm import kl_divergence
+from rgcluster.model.losses import Parts
+from rgcluster.model.networks import Posterior
+from rgcluster.model.translator import Batch, TranslationObjective, Translator, style_of, update_ema
+
+
+def test_l1_is_the_mean_over_all_elements() -> None:
+    assert losses.l1(torch.tensor([[1.0, -2.0], [0.0, 4.0]]), torch.zeros(2, 2)) == 7 / 4
+
+
+@pytest.mark.parametrize(("real", "expected"), [(True, (1 + 4 + 0.25) / 3), (False, (0 + 1 + 2.25) / 3)])
+def test_adversarial_loss_is_least_squares(real: bool, expected: float) -> None:
+    scores = torch.tensor([0.0, -1.0, 1.5])
+    torch.testing.assert_close(
+        losses.adversarial_loss(scores, real=real, config=LossConfig(real_label=1)), torch.tensor(expected)
+    )
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_real_label_is_a_mirror_of_the_scores(real: bool) -> None:
+    """Real 0 and fake 1 on 1 - D is real 1 and fake 0 on D: the same game."""
+    scores = torch.randn(2, 1, 3, 3)
+    ours = losses.adversarial_loss(scores, real=real, config=LossConfig(real_label=1))
+    papers = losses.adversarial_loss(1 - scores, real=real, config=LossConfig(real_label=0))
+    torch.testing.assert_close(ours, papers)
+
+
+def test_independent_domains_take_binary_cross_entropy() -> None:
+    logits, domain = torch.tensor([[0.0, 2.0]]), torch.tensor([[1, 0]])
+    expected = (math.log(2) + math.log(1 + math.exp(2))) / 2
+    torch.testing.assert_close(losses.domain_loss(logits, domain, "independent"), torch.tensor(expected))
+
+
+def test_one_hot_domains_take_softmax_cross_entropy() -> None:
+    logits, domain = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0, 1, 0]])
+    expected = -math.log(math.exp(2) / (math.exp(1) + math.exp(2) + math.exp(3)))
+    torch.testing.assert_close(losses.domain_loss(logits, domain, "one-hot"), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("kind", ["independent", "one-hot"])
+def test_domain_loss_prefers_the_truth(kind: str) -> None:
+    domain = torch.tensor([[0.0, 1.0, 0.0]])
+    right, wrong = 4 * (2 * domain - 1), 4 * (1 - 2 * domain)
+    assert losses.domain_loss(right, domain, kind) < losses.domain_loss(wrong, domain, kind)
+
+
+@pytest.mark.parametrize(("near", "far", "expected"), [(1.0, 3.0, 0.0), (3.0, 1.0, 2.2), (1.0, 1.1, 0.1)])
+def test_triplet_loss(near: float, far: float, expected: float) -> None:
+    anchor = torch.zeros(1, 4)
+    positive, negative = torch.tensor([[near, 0, 0, 0]]), torch.tensor([[0, 0, -far, 0]])
+    loss, parts = losses.triplet_loss(anchor, positive, negative, margin=0.2)
+    torch.testing.assert_close(loss, torch.tensor(expected), atol=1e-4, rtol=0)
+    torch.testing.assert_close(parts["near"], torch.tensor(near), atol=1e-4, rtol=0)
+    torch.testing.assert_close(parts["far"], torch.tensor(far), atol=1e-4, rtol=0)
+    assert parts["ordered"] == float(near < far)
+
+
+def test_triplet_loss_is_a_mean_over_the_batch() -> None:
+    anchor, positive, negative = torch.randn(3, 5, 7)
+    alone = [losses.triplet_loss(*(x[i : i + 1] for x in (anchor, positive, negative)), 0.2)[0] for i in range(5)]
+    torch.testing.assert_close(losses.triplet_loss(anchor, positive, negative, 0.2)[0], torch.stack(alone).mean())
+
+
+def test_triplet_loss_has_finite_gradients_where_points_coincide() -> None:
+    points = torch.zeros(3, 2, 4, requires_grad=True)
+    losses.triplet_loss(*points, margin=0.2)[0].backward()
+    assert points.grad is not None and points.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("margin", [5.0, 0.2])
+def test_triplet_gradients(margin: float) -> None:
+    torch.manual_seed(1)
+    points = tuple(torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    assert gradcheck(lambda a, p, n: losses.triplet_loss(a, p, n, margin)[0], points)
+
+
+def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    point = at.clone().requires_grad_()
+    return torch.autograd.grad(loss(point), point)[0]
+
+
+def test_gradients_by_hand() -> None:
+    torch.manual_seed(0)
+    x, y, domain = torch.randn(2, 5), torch.randn(2, 5), random_domains(2)
+    torch.testing.assert_close(gradient(lambda a: losses.l1(a, y), x), (x - y).sign() / 10)
+    least_squares = gradient(lambda a: losses.adversarial_loss(a, real=True, config=LossConfig()), x)
+    torch.testing.assert_close(least_squares, 2 * (x - 1) / 10)
+    cross_entropy = gradient(lambda a: losses.domain_loss(a, domain, "independent"), x)
+    torch.testing.assert_close(cross_entropy, (x.sigmoid() - domain) / 10)
+    one_hot = F.one_hot(torch.tensor([1, 4]), 5)
+    softmax = gradient(lambda a: losses.domain_loss(a, one_hot, "one-hot"), x)
+    torch.testing.assert_close(softmax, (x.softmax(dim=1) - one_hot) / 2)
+    pull = gradient(lambda a: kl_divergence(Posterior(a, y), domain, 0.5), x)
+    torch.testing.assert_close(pull, (x - (2 * domain - 1)) / 0.25 / 2)
+
+
+def test_weighted_sum_uses_the_weights_of_the_same_name() -> None:
+    parts = {"content": torch.tensor(1.0), "style": torch.tensor(2.0), "kl": torch.tensor(3.0)}
+    config = LossConfig(content=10.0, style=100.0, kl=1000.0)
+    assert losses.weighted_sum(parts, config) == 10 + 200 + 3000
+
+
+# --- D's loss ---
+
+
+@pytest.mark.parametrize("kind", ["independent", "one-hot"])
+@pytest.mark.parametrize("real_label", [0, 1])
+def test_discriminator_loss_equals_two_separate_forwards(kind: str, real_label: int) -> None:
+    config = LossConfig(real_label=real_label, adversarial=2.0, domain=3.0)
+    discriminator = tiny_discriminator(tiny_config())
+    real, fake, domain = random_images(3), random_images(3, seed=1).requires_grad_(), random_domains(3)
+    total, parts = losses.discriminator_loss(discriminator, real, fake, domain, config, kind)
+
+    scores, logits = discriminator(real)
+    fake_scores, _ = discriminator(fake.detach())
+    d_real = (scores - real_label).square().mean()
+    d_fake = (fake_scores - (1 - real_label)).square().mean()
+    d_domain = losses.domain_loss(logits, domain, kind)
+    expected = 2 * (d_real + d_fake) + 3 * d_domain
+    torch.testing.assert_close(parts, {"d_real": d_real, "d_fake": d_fake, "d_domain": d_domain})
+    torch.testing.assert_close(total, expected)
+
+    weights = list(discriminator.parameters())
+    torch.testing.assert_close(torch.autograd.grad(total, weights), torch.autograd.grad(expected, weights))
+    assert fake.grad is None
+
+
+# --- the generator's objective ---
+
+
+class Recorder(nn.Module):
+    """Wraps a generator and keeps what each pass was given."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.passes: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, content: Tensor, style: Tensor, image: Tensor) -> object:
+        self.passes.append((content.detach(), style.detach(), image.detach()))
+        return self.inner(content, style, image)
+
+
+def run(
+    config: Config, loss: LossConfig, batch: Batch | None = None, perceptual: nn.Module | None = None
+) -> tuple[Tensor, Parts, Translator, Batch]:
+    translator = tiny_translator(config)
+    objective = TranslationObjective(translator, config, loss, perceptual)
+    batch = random_batch(config) if batch is None else batch
+    translated, parts = objective(batch)
+    return translated, parts, translator, batch
+
+
+@torch.no_grad()
+def test_objective_is_equations_2_to_5() -> None:
+    config = tiny_config()
+    translated, parts, net, batch = run(config, LossConfig())
+    x, s_t = batch.image, batch.target_style
+    c, posterior = net.content_encoder(x), net.style_encoder(x)
+    x_hat = net.generator(c, s_t, x).image
+    cycled = net.generator(net.content_encoder(x_hat), posterior.mean, x_hat).image
+    expected = {
+        "content": (net.content_encoder(x_hat) - c).abs().mean(),
+        "style": (net.style_encoder(x_hat).mean - s_t).abs().mean(),
+        "image": (net.generator(c, posterior.mean, x).image - x).abs().mean(),
+        "cycle": (cycled - x).abs().mean(),
+        "kl": kl_divergence(posterior, batch.domain, 0.5),
+    }
+    torch.testing.assert_close(translated, x_hat)
+    assert parts.keys() == expected.keys()
+    torch.testing.assert_close(parts, expected)
+
+
+@torch.no_grad()
+def test_style_target_as_the_paper_prints_it() -> None:
+    config = tiny_config()
+    _, sampled, _, _ = run(config, LossConfig(style_target="sampled"))
+    translated, encoded, net, batch = run(config, LossConfig(style_target="encoded"))
+    printed = (net.style_encoder(translated).mean - net.style_encoder(batch.image).mean).abs().mean()
+    torch.testing.assert_close(encoded["style"], printed)
+    assert encoded["style"] < sampled["style"]
+    assert encoded["cycle"] == sampled["cycle"]
+
+
+@torch.no_grad()
+def test_original_cycle_blend_leaks_the_answer() -> None:
+    config = tiny_config()
+    batch = random_batch(config)
+    parts = {}
+    for blend in ("translated", "original"):
+        translator = tiny_translator(config)
+        translator.generator.heads.weight[3] = 0  # the mask lets nine tenths of the input through
+        translator.generator.heads.bias[3] = math.log(1 / 9)
+        loss = LossConfig(cycle_blend=blend)  # type: ignore[arg-type]
+        _, parts[blend] = TranslationObjective(translator, config, loss, None)(batch)
+    assert parts["original"]["cycle"] < 0.6 * parts["translated"]["cycle"]
+    for name in ("content", "style", "image", "kl"):
+        assert parts["original"][name] == parts["translated"][name]
+
+
+@torch.no_grad()
+def test_each_pass_gets_its_style_and_the_image_behind_its_mask() -> None:
+    config = tiny_config()
+    translator, batch = tiny_translator(config), random_batch(config)
+    recorder = Recorder(translator.generator)
+    translator.generator = recorder  # type: ignore[assignment]
+    translated, _ = TranslationObjective(translator, config, LossConfig(), None)(batch)
+    own = translator.style_encoder(batch.image).mean
+    (_, first, behind_first), (_, second, behind_second), (content, third, behind_third) = recorder.passes
+    assert torch.equal(first, batch.target_style) and torch.equal(behind_first, batch.image)
+    assert torch.equal(second, own) and torch.equal(behind_second, batch.image)
+    assert torch.equal(third, own) and torch.equal(behind_third, translated)
+    torch.testing.assert_close(content, translator.content_encoder(translated))
+
+
+@torch.no_grad()
+def test_posterior_mean_or_sample() -> None:
+    posterior = Posterior(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, math.log(4)]]))
+    noise = torch.tensor([[0.5, -1.0]])
+    assert style_of(posterior, noise, LossConfig(posterior="mean")) is posterior.mean
+    torch.testing.assert_close(style_of(posterior, noise, LossConfig(posterior="sample")), torch.tensor([[1.5, 0.0]]))
+
+    config = tiny_config()
+    _, mean, _, _ = run(config, LossConfig(posterior="mean"))
+    _, sample, _, _ = run(config, LossConfig(posterior="sample"))
+    assert mean["image"] != sample["image"] and mean["cycle"] != sample["cycle"]
+    assert mean["style"] == sample["style"] and mean["kl"] == sample["kl"]
+
+
+@torch.no_grad()
+def test_frozen_encoders_outputs_are_taken_and_have_no_kl() -> None:
+    config = tiny_config()
+    _, expected, net, batch = run(config, LossConfig())
+    known = replace(batch, content=net.content_encoder(batch.image), posterior=net.style_encoder(batch.image))
+    _, parts, _, _ = run(config, LossConfig(), known)
+    assert parts.keys() == expected.keys() - {"kl"}
+    for name, value in parts.items():
+        torch.testing.assert_close(value, expected[name])
+
+
+@torch.no_grad()
+def test_perceptual_part_compares_translation_and_input() -> None:
+    class Distance(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a - 2 * b).mean()
+
+    translated, parts, _, batch = run(tiny_config(), LossConfig(perceptual=0.1), perceptual=Distance())
+    torch.testing.assert_close(parts["perceptual"], (translated - 2 * batch.image).mean())
+
+
+class FixedGuide:
+    """Neighbours that the test chose; keeps the order of the calls."""
+
+    def __init__(self, contents: tuple[Tensor, Tensor, Tensor | None]) -> None:
+        self.contents = contents
+        self.calls: list[str] = []
+        self.query: tuple[Tensor, Tensor] | None = None
+
+    def translation(self) -> Tensor:
+        self.calls.append("translation")
+        return self.contents[0]
+
+    def reconstruction(self) -> Tensor:
+        self.calls.append("reconstruction")
+        return self.contents[1]
+
+    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+        self.calls.append("ask_cycle")
+        self.query = content, style
+
+    def cycle(self) -> Tensor | None:
+        self.calls.append("cycle")
+        return self.contents[2]
+
+
+@pytest.mark.parametrize("fuse_cycle", [True, False])
+@torch.no_grad()
+def test_guided_passes_take_their_own_neighbours(fuse_cycle: bool) -> None:
+    config = tiny_config("model.fusion=literal")
+    net, batch = tiny_translator(config, guided=True), random_batch(config)
+    torch.manual_seed(5)
+    near = [torch.randn(4, 3, 32, 8, 8) for _ in range(3)]
+    guide = FixedGuide((near[0], near[1], near[2] if fuse_cycle else None))
+    translated, parts = TranslationObjective(net, config, LossConfig(), None)(batch, guide)
+
+    assert net.fusion is not None
+    x, c, s = batch.image, net.content_encoder(batch.image), net.style_encoder(batch.image).mean
+    x_hat = net.generator(net.fusion(c, near[0]), batch.target_style, x).image
+    c_hat = net.content_encoder(x_hat)
+    again = net.fusion(c_hat, near[2]) if fuse_cycle else c_hat
+    torch.testing.assert_close(translated, x_hat)
+    image = net.generator(net.fusion(c, near[1]), s, x).image
+    torch.testing.assert_close(parts["image"], losses.l1(image, x))
+    torch.testing.assert_close(parts["cycle"], losses.l1(net.generator(again, s, x_hat).image, x))
+    torch.testing.assert_close(guide.query, (c_hat, s))
+    # Asked as soon as x_hat is encoded, collected after the reconstruction: the search runs meanwhile.
+    assert guide.calls == ["translation", "ask_cycle", "reconstruction", "cycle"]
+
+
+def test_perceptual_network_is_no_part_of_the_objective() -> None:
+    config = tiny_config()
+    objective = TranslationObjective(tiny_translator(config), config, LossConfig(), nn.Linear(2, 2))
+    assert not any("perceptual" in name for name in objective.state_dict())
+    assert len(list(objective.parameters())) == len(list(objective.translator.parameters()))
+
+
+def test_ema_moves_by_one_minus_the_decay() -> None:
+    average, current = nn.Linear(2, 2), nn.Linear(2, 2)
+    expected = {
+        name: 0.9 * value + 0.1 * current.state_dict()[name] for name, value in average.state_dict().items()
+    }
+    update_ema(average, current, 0.9)
+    torch.testing.assert_close(dict(average.state_dict()), expected)
+    update_ema(average, current, 0.0)
+    torch.testing.assert_close(average.state_dict(), current.state_dict())

@@ -1,0 +1,228 @@
+"""The store as Ray actors: the same answers, through kills, silence and reconnection."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+
+from rgcluster.errors import CheckpointError, ConfigError, DataError, StoreUnavailable, TooFewNeighbours
+from rgcluster.store import LocalStore, Neighbours, RayStore, SnapshotWriter, list_stores, stop_store
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
+
+COUNT, DIMENSION, IMAGE = 600, 16, (8, 8, 3)
+
+
+def write(path: Path, num_shards: int) -> Path:
+    generator = np.random.default_rng(0)
+    with SnapshotWriter(path, num_shards, DIMENSION, IMAGE, {"retrieval": "f00d"}) as writer:
+        writer.append(
+            generator.choice(2**60, COUNT, replace=False),
+            generator.normal(size=(COUNT, DIMENSION)),
+            generator.integers(0, 256, (COUNT, *IMAGE), dtype=np.uint8),
+        )
+        writer.commit()
+    return path
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("store") / "faces", 3)
+
+
+@pytest.fixture(scope="module")
+def local(snapshot: Path) -> Iterator[LocalStore]:
+    with LocalStore(snapshot) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def store(snapshot: Path, ray_session: None) -> Iterator[RayStore]:
+    with RayStore.start(snapshot, "faces", timeout=30.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def queries() -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(size=(32, DIMENSION)).astype(np.float32)
+
+
+def assert_equal(answer: Neighbours, expected: Neighbours) -> None:
+    np.testing.assert_array_equal(answer.ids, expected.ids)
+    np.testing.assert_array_equal(answer.distances, expected.distances)
+    np.testing.assert_array_equal(answer.images, expected.images)
+
+
+def test_equals_the_local_store(store: RayStore, local: LocalStore, queries: NDArray[np.float32]) -> None:
+    ids = local.ids()
+    np.testing.assert_array_equal(store.ids(), ids)
+    assert store.count == COUNT and store.manifest == local.manifest and store.num_shards == 3
+    own = local.vectors(ids[:32])
+    assert_equal(store.neighbours(queries, 3), local.neighbours(queries, 3))
+    assert_equal(store.neighbours(own, 5, ids[:32]), local.neighbours(own, 5, ids[:32]))
+    pair = [each.random_async(ids[:9], 4, ids[:9], seed=3).result() for each in (store, local)]
+    assert_equal(*pair)
+    np.testing.assert_array_equal(store.fetch(ids[:6].reshape(2, 3)), local.fetch(ids[:6].reshape(2, 3)))
+    np.testing.assert_array_equal(store.vectors(ids[:6]), local.vectors(ids[:6]))
+
+
+def test_typed_errors_cross_the_process(store: RayStore, queries: NDArray[np.float32]) -> None:
+    with pytest.raises(TooFewNeighbours, match=f"holds {COUNT} images"):
+        store.search(queries, COUNT + 1)
+    with pytest.raises(DataError) as caught:
+        store.fetch([1])
+    assert str(caught.value) == "the image 1 is not in the store: take ids from a search"
+
+
+def test_the_caller_goes_on_while_the_store_works(store: RayStore, queries: NDArray[np.float32]) -> None:
+    handles = [store.neighbours_async(queries, 3) for _ in range(8)]
+    # Deaf shards would leave the caller waiting here, had the call not come back at once.
+    rows = store.info()
+    for row in rows:
+        os.kill(row["pid"], signal.SIGSTOP)
+    try:
+        start = time.perf_counter()
+        silent = store.neighbours_async(queries, 3)
+        assert time.perf_counter() - start < 0.5 and not silent.done()
+    finally:
+        for row in rows:
+            os.kill(row["pid"], signal.SIGCONT)
+    for handle in [*handles, silent]:
+        assert handle.result().images.shape == (32, 3, *IMAGE)
+    assert silent.wait_seconds > 0
+    time.sleep(0.2)
+    before = silent.wait_seconds
+    silent.result()
+    assert silent.wait_seconds - before < 0.05
+
+
+def test_killed_shards_lose_no_query(
+    store: RayStore, local: LocalStore, queries: NDArray[np.float32]
+) -> None:
+    before = {row["shard"]: row for row in store.info()}
+    batches = [np.roll(queries, turn, axis=0) + turn for turn in range(40)]
+    answers: list[Neighbours | None] = [None] * len(batches)
+    begun = threading.Event()
+
+    def ask(first: int) -> None:
+        for turn in range(first, len(batches), 2):
+            answers[turn] = store.neighbours(batches[turn], 3)
+            begun.set()
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, args=(first,)) for first in (0, 1)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(10)
+    os.kill(before[1]["pid"], signal.SIGKILL)
+    time.sleep(0.2)
+    os.kill(before[2]["pid"], signal.SIGKILL)
+    for thread in threads:
+        thread.join(60)
+    for batch, answer in zip(batches, answers, strict=True):
+        assert answer is not None
+        assert_equal(answer, local.neighbours(batch, 3))
+    after = {row["shard"]: row for row in store.info()}
+    assert [after[shard]["restarts"] - before[shard]["restarts"] for shard in range(3)] == [0, 1, 1]
+    assert after[1]["pid"] != before[1]["pid"] and after[1]["started"] > before[1]["started"]
+
+
+def test_a_shard_killed_during_a_call_answers_after_its_restart(
+    store: RayStore, local: LocalStore, queries: NDArray[np.float32]
+) -> None:
+    pid = store.info()[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    handle = store.neighbours_async(queries, 3)
+    time.sleep(0.3)
+    assert not handle.done()
+    os.kill(pid, signal.SIGKILL)
+    assert_equal(handle.result(), local.neighbours(queries, 3))
+    assert store.info()[0]["restarts"] == 1
+
+
+def test_a_silent_shard_is_named_within_the_time_out(
+    store: RayStore, local: LocalStore, queries: NDArray[np.float32]
+) -> None:
+    impatient = RayStore.connect("faces", timeout=1.0)
+    pid = impatient.info()[1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        start = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match="shard 1 of store faces did not answer within 1 s"):
+            impatient.search(queries, 3)
+        assert time.perf_counter() - start < 2.0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert_equal(store.neighbours(queries, 3), local.neighbours(queries, 3))
+    impatient.close()
+    assert list_stores() == {"faces": 3}
+
+
+def test_another_process_connects_by_name(
+    store: RayStore, local: LocalStore, queries: NDArray[np.float32]
+) -> None:
+    class Trainer:
+        def by_name(self, batch: NDArray[np.float32]) -> Neighbours:
+            with RayStore.connect("faces") as connected:
+                return connected.neighbours(batch, 3)
+
+        def sent(self, connected: RayStore, batch: NDArray[np.float32]) -> Neighbours:
+            with connected:
+                return connected.neighbours(batch, 3)
+
+    trainer: Any = ray.remote(num_cpus=0.1)(Trainer).remote()
+    expected = local.neighbours(queries, 3)
+    assert_equal(ray.get(trainer.by_name.remote(queries)), expected)
+    assert_equal(ray.get(trainer.sent.remote(store, queries)), expected)
+    ray.kill(trainer)
+    copy = pickle.loads(pickle.dumps(store))
+    assert (copy.name, copy.timeout, copy.num_shards) == (store.name, store.timeout, 3)
+    copy.close()
+    assert store.search(queries, 1)[1].shape == (32, 1)
+
+
+def test_a_detached_store_over_another_number_of_actors(
+    snapshot: Path, local: LocalStore, queries: NDArray[np.float32]
+) -> None:
+    with RayStore.start(snapshot, "five", num_actors=5, detached=True) as store:
+        assert store.num_shards == 5
+        assert_equal(store.neighbours(queries, 3), local.neighbours(queries, 3))
+        with pytest.raises(ConfigError, match="rgcluster store stop five"):
+            RayStore.start(snapshot, "five")
+    assert list_stores()["five"] == 5
+    assert stop_store("five") == 5
+    assert "five" not in list_stores()
+    with pytest.raises(StoreUnavailable, match="no shard 0 of a store five"):
+        RayStore.connect("five")
+
+
+def test_stop_frees_the_name_and_the_client_is_told(snapshot: Path, queries: NDArray[np.float32]) -> None:
+    store = RayStore.start(snapshot, "brief", num_actors=1)
+    assert stop_store("brief") == 1 and stop_store("brief") == 0
+    with pytest.raises(StoreUnavailable, match="shard 0 of store brief has ended"):
+        store.search(queries, 1)
+    with RayStore.start(snapshot, "brief", num_actors=1) as again:
+        assert again.search(queries, 1)[0].shape == (32, 1)
+    assert "brief" not in list_stores()
+
+
+def test_a_corrupt_snapshot_does_not_start(tmp_path: Path) -> None:
+    path = write(tmp_path / "broken", 2)
+    file = path / "shard-00001" / "images.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="shard-00001/images.npy: differs from its checksum"):
+        RayStore.start(path, "broken", num_actors=1)
+    assert "broken" not in list_stores()
