@@ -143,13 +143,15 @@ class StageConfig(Section):
 class TranslationConfig(StageConfig):
     """Stage 1: GMM-UNIT.
 
-    Until step `attention_from` the mask is 1: with it from the start, G may settle on M = 0, the input
-    unchanged, which reconstruction and cycle reward.
+    The mask M comes into force between the steps `attention_from` and `attention_full`: before, G paints
+    the whole image. From the start, G may settle on M = 0, the input unchanged, which reconstruction and
+    cycle reward.
     """
 
     steps: int = Field(400_000, ge=1)
     batch_size: int = Field(1, ge=1)
     attention_from: int = Field(0, ge=0)
+    attention_full: int = Field(0, ge=0)
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     ema: float = Field(0.999, ge=0, lt=1)

@@ -28,7 +28,7 @@ from rgcluster.evaluate.figures import draw_figures
 from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import evaluate_run
 from rgcluster.model.handover import networks_digest
-from rgcluster.progress import Update, follow, task
+from rgcluster.progress import Update, console, follow, task
 from rgcluster.session import resources
 from rgcluster.storage import Location
 from rgcluster.store.snapshot import read_manifest
@@ -37,6 +37,7 @@ from rgcluster.train.embed import build_store
 from rgcluster.train.loop import MODEL, raise_failure, train_worker
 from rgcluster.train.metrics import read_metrics
 from rgcluster.train.stage import Run
+from rgcluster.weights import find
 
 __all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline"]
 
@@ -73,11 +74,11 @@ class Pipeline:
                 }
                 self._compare(name, before, self._depends(*sections))
         (self.run / "config.yaml").write_text(self.config.to_yaml())
-        (self.run / "data.json").write_json({"shards": self.shards.location})
+        (self.run / "data.json").write_json({"shards": self.shards.location, "dataset": self.shards.dataset})
 
     def translation(self) -> None:
         """Stage 1."""
-        self._train("translation", self._depends(*SECTIONS["translation"]), {})
+        self._train("translation", self._depends(*SECTIONS["translation"]), self._perceptual("translation"))
 
     def retrieval(self) -> None:
         """Stage 2."""
@@ -114,13 +115,13 @@ class Pipeline:
         count = read_manifest(snapshot).count - int(self.config.guidance.exclude_self)
         if self.config.guidance.retrieval_count > count:
             raise DataError(
-                f"guidance.retrieval_count = {self.config.guidance.retrieval_count}, but the store holds only {count} "
-                "images besides the query's own; lower it or add images"
+                f"guidance.retrieval_count = {self.config.guidance.retrieval_count}, but the store holds only "
+                f"{count} images besides the query's own; lower it or add images"
             )
         name = f"{self.run.name}-{self.shards.digest}"
         with self._store(name):
             upstream = {stage: self._model(stage) for stage in ("translation", "retrieval")}
-            self._train("guidance", depends, upstream | {"store": name})
+            self._train("guidance", depends, {**upstream, "store": name, **self._perceptual("guidance")})
 
     def evaluation(self) -> None:
         """Measure every model; write `evaluation/results.json` and the figures."""
@@ -168,6 +169,19 @@ class Pipeline:
         files = {name: self.run / name / STAGE for name in SECTIONS}
         return {name: file.read_json()["seconds"] for name, file in files.items() if file.exists()}
 
+    def _perceptual(self, stage: str) -> dict[str, str]:
+        """Return where VGG16's weights are, if the stage's perceptual loss wants them; without them it is off."""
+        if not getattr(self.config, stage).loss.perceptual:
+            return {}
+        weights = find("vgg16")
+        if weights is None:
+            console.print(
+                f"{stage}: no VGG16 weights found (`rgcluster weights` says where they may lie), "
+                "so the perceptual loss is off"
+            )
+            return {}
+        return {"vgg16": str(weights.path)}
+
     def _store(self, name: str) -> RayStore:
         """Start the store's actors; they end with the `with` block."""
         return RayStore.start(self.run / "store" / SNAPSHOT, name, timeout=self.config.store.timeout_s)
@@ -204,7 +218,8 @@ class Pipeline:
             if old != new:
                 where = self.run if name == "run" else self.run / name
                 raise RunConflict(
-                    f"{where} was made with {key} = {old}, now {new}; use another --run, or remove {where} to make it anew"
+                    f"{where} was made with {key} = {old}, now {new}; "
+                    f"use another --run, or remove {where} to make it anew"
                 )
 
     def _finished(self, name: str, depends: dict[str, Any]) -> bool:
@@ -235,7 +250,8 @@ class Pipeline:
         settings = getattr(self.config, name)
         if settings.batch_size > len(run.source.index):
             raise DataError(
-                f"{name}.batch_size = {settings.batch_size} is larger than the {len(run.source.index)} training images; "
+                f"{name}.batch_size = {settings.batch_size} is larger than the "
+                f"{len(run.source.index)} training images; "
                 "lower it or add images"
             )
         trainer = TorchTrainer(

@@ -40,7 +40,12 @@ def test_paper_states_the_papers_values() -> None:
     assert data.attributes == ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
     assert (data.domains, data.crop, data.image_size, data.mirror) == ("independent", 178, 128, True)
     assert (model.width, model.num_residual_blocks, model.style_dim, config.style_size) == (64, 4, 8, 40)
-    assert (model.upsampling, model.attention, model.fusion, model.prior_std) == ("bilinear", True, "literal", 0.5)
+    assert (model.upsampling, model.attention, model.fusion, model.prior_std) == (
+        "bilinear",
+        True,
+        "literal",
+        0.5,
+    )
     assert (model.retrieval_dim, model.retrieval_hidden, model.retrieval_dropout) == (100, 512, 0.1)
     for stage in (config.translation, config.guidance):
         loss, optimizer = stage.loss, stage.optimizer
@@ -48,9 +53,15 @@ def test_paper_states_the_papers_values() -> None:
         assert (loss.domain, loss.adversarial, loss.perceptual) == (1, 1, 0.1)
         assert (loss.style_target, loss.posterior, loss.cycle_blend) == ("sampled", "mean", "translated")
         assert loss.real_label == 0
-        assert (optimizer.learning_rate, optimizer.betas, optimizer.halve_every) == (1e-4, (0.5, 0.999), 200_000)
+        assert loss.mask_in == "all"
+        assert (optimizer.learning_rate, optimizer.betas, optimizer.halve_every) == (
+            1e-4,
+            (0.5, 0.999),
+            200_000,
+        )
         assert optimizer.gradient_clip == 0
         assert (stage.batch_size, stage.ema) == (1, 0.999)
+    assert config.translation.attention_from == 0
     retrieval = config.retrieval
     assert (retrieval.batch_size, retrieval.margin) == (32, 0.2)
     assert (retrieval.kind, retrieval.momentum) == ("sgd", 0.9)

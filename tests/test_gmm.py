@@ -33,7 +33,9 @@ def test_prior_mean_is_plus_or_minus_one_repeated() -> None:
 
 def test_styles_have_the_components_mean_and_deviation() -> None:
     domain = torch.tensor([[1, 0, 1, 1, 0]]).expand(20_000, 5)
-    styles = gmm.sample_style(domain, torch.randn(20_000, 40, generator=torch.Generator().manual_seed(0)), std=0.5)
+    styles = gmm.sample_style(
+        domain, torch.randn(20_000, 40, generator=torch.Generator().manual_seed(0)), std=0.5
+    )
     torch.testing.assert_close(styles.mean(dim=0), gmm.prior_mean(domain[:1], 8)[0], atol=0.02, rtol=0)
     torch.testing.assert_close(styles.std(dim=0), torch.full((40,), 0.5), atol=0.02, rtol=0)
 
@@ -84,7 +86,11 @@ def test_kl_pulls_the_posterior_to_the_component() -> None:
 # --- keyed numbers ---
 
 ROWS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=12, unique=True)
-KEYS = {"seed": st.integers(-(2**63), 2**63 - 1), "step": st.integers(0, 2**40), "draw": st.sampled_from(Draw)}
+KEYS = {
+    "seed": st.integers(-(2**63), 2**63 - 1),
+    "step": st.integers(0, 2**40),
+    "draw": st.sampled_from(Draw),
+}
 
 
 @given(rows=ROWS, cut=st.integers(0, 12), data=st.data(), **KEYS)
@@ -100,7 +106,9 @@ def test_numbers_do_not_depend_on_the_order_of_the_rows_or_their_split(
 
 
 @given(rows=ROWS, **KEYS)
-def test_a_step_for_each_row_is_the_same_as_one_for_all(rows: list[int], seed: int, step: int, draw: Draw) -> None:
+def test_a_step_for_each_row_is_the_same_as_one_for_all(
+    rows: list[int], seed: int, step: int, draw: Draw
+) -> None:
     ids = np.array(rows, np.int64)
     steps = np.full(len(ids), step, np.int64)
     assert np.array_equal(keyed_integers(seed, draw, steps, ids, 2), keyed_integers(seed, draw, step, ids, 2))
@@ -109,7 +117,9 @@ def test_a_step_for_each_row_is_the_same_as_one_for_all(rows: list[int], seed: i
 @given(rows=ROWS, **KEYS)
 def test_more_numbers_begin_with_the_fewer(rows: list[int], seed: int, step: int, draw: Draw) -> None:
     ids = np.array(rows, np.int64)
-    assert np.array_equal(keyed_uniform(seed, draw, step, ids, 5)[:, :2], keyed_uniform(seed, draw, step, ids, 2))
+    assert np.array_equal(
+        keyed_uniform(seed, draw, step, ids, 5)[:, :2], keyed_uniform(seed, draw, step, ids, 2)
+    )
 
 
 def test_every_part_of_the_key_makes_another_stream() -> None:
@@ -130,7 +140,9 @@ def test_uniforms_are_uniform(seed: int) -> None:
     uniform = keyed_uniform(seed, Draw.CATEGORY, 3, np.arange(5000, dtype=np.int64), 4)
     assert 0 < uniform.min() and uniform.max() < 1
     assert stats.kstest(uniform.ravel(), "uniform").pvalue > 1e-4
-    across_steps = np.concatenate([keyed_uniform(seed, Draw.CATEGORY, t, np.zeros(1, np.int64), 1) for t in range(3000)])
+    across_steps = np.concatenate(
+        [keyed_uniform(seed, Draw.CATEGORY, t, np.zeros(1, np.int64), 1) for t in range(3000)]
+    )
     assert stats.kstest(across_steps.ravel(), "uniform").pvalue > 1e-4
 
 

@@ -74,8 +74,12 @@ def test_triplet_loss(near: float, far: float, expected: float) -> None:
 
 def test_triplet_loss_is_a_mean_over_the_batch() -> None:
     anchor, positive, negative = torch.randn(3, 5, 7)
-    alone = [losses.triplet_loss(*(x[i : i + 1] for x in (anchor, positive, negative)), 0.2)[0] for i in range(5)]
-    torch.testing.assert_close(losses.triplet_loss(anchor, positive, negative, 0.2)[0], torch.stack(alone).mean())
+    alone = [
+        losses.triplet_loss(*(x[i : i + 1] for x in (anchor, positive, negative)), 0.2)[0] for i in range(5)
+    ]
+    torch.testing.assert_close(
+        losses.triplet_loss(anchor, positive, negative, 0.2)[0], torch.stack(alone).mean()
+    )
 
 
 def test_triplet_loss_has_finite_gradients_where_points_coincide() -> None:
@@ -146,16 +150,16 @@ def test_discriminator_loss_equals_two_separate_forwards(kind: str, real_label: 
 
 
 class Recorder(nn.Module):
-    """Wraps a generator and keeps what each pass was given."""
+    """Wraps a generator and keeps what each pass was given: content, style, image, whether masked."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.passes: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.passes: list[tuple[Tensor, Tensor, Tensor, bool]] = []
 
-    def forward(self, content: Tensor, style: Tensor, image: Tensor) -> object:
-        self.passes.append((content.detach(), style.detach(), image.detach()))
-        return self.inner(content, style, image)
+    def forward(self, content: Tensor, style: Tensor, image: Tensor, masked: bool = True) -> object:
+        self.passes.append((content.detach(), style.detach(), image.detach(), masked))
+        return self.inner(content, style, image, masked)
 
 
 def run(
@@ -223,11 +227,26 @@ def test_each_pass_gets_its_style_and_the_image_behind_its_mask() -> None:
     translator.generator = recorder  # type: ignore[assignment]
     translated, _ = TranslationObjective(translator, config, LossConfig(), None)(batch)
     own = translator.style_encoder(batch.image).mean
-    (_, first, behind_first), (_, second, behind_second), (content, third, behind_third) = recorder.passes
-    assert torch.equal(first, batch.target_style) and torch.equal(behind_first, batch.image)
-    assert torch.equal(second, own) and torch.equal(behind_second, batch.image)
-    assert torch.equal(third, own) and torch.equal(behind_third, translated)
-    torch.testing.assert_close(content, translator.content_encoder(translated))
+    contents, (first, second, third), behind, _ = zip(*recorder.passes, strict=True)
+    assert torch.equal(first, batch.target_style) and torch.equal(behind[0], batch.image)
+    assert torch.equal(second, own) and torch.equal(behind[1], batch.image)
+    assert torch.equal(third, own) and torch.equal(behind[2], translated)
+    torch.testing.assert_close(contents[2], translator.content_encoder(translated))
+
+
+@pytest.mark.parametrize(
+    ("mask_in", "masked", "expected"),
+    [("all", True, [True] * 3), ("translation", True, [True, False, False]), ("all", False, [False] * 3)],
+)
+@torch.no_grad()
+def test_which_passes_blend_with_their_input(mask_in: str, masked: bool, expected: list[bool]) -> None:
+    config = tiny_config()
+    translator = tiny_translator(config)
+    recorder = Recorder(translator.generator)
+    translator.generator = recorder  # type: ignore[assignment]
+    loss = LossConfig(mask_in=mask_in)  # type: ignore[arg-type]
+    TranslationObjective(translator, config, loss, None)(random_batch(config), masked=masked)
+    assert [flag for *_, flag in recorder.passes] == expected
 
 
 @torch.no_grad()
@@ -235,7 +254,9 @@ def test_posterior_mean_or_sample() -> None:
     posterior = Posterior(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, math.log(4)]]))
     noise = torch.tensor([[0.5, -1.0]])
     assert style_of(posterior, noise, LossConfig(posterior="mean")) is posterior.mean
-    torch.testing.assert_close(style_of(posterior, noise, LossConfig(posterior="sample")), torch.tensor([[1.5, 0.0]]))
+    torch.testing.assert_close(
+        style_of(posterior, noise, LossConfig(posterior="sample")), torch.tensor([[1.5, 0.0]])
+    )
 
     config = tiny_config()
     _, mean, _, _ = run(config, LossConfig(posterior="mean"))

@@ -138,7 +138,9 @@ def test_discriminator_has_the_papers_2_92_million() -> None:
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("width", [8, 16, 64])
 def test_shapes(size: int, width: int) -> None:
-    config = load_config("paper", [f"data.image_size={size}", f"model.width={width}", "model.num_residual_blocks=2"])
+    config = load_config(
+        "paper", [f"data.image_size={size}", f"model.width={width}", "model.num_residual_blocks=2"]
+    )
     with torch.device("meta"):
         image = torch.empty(2, 3, size, size)
         content = ContentEncoder(config)(image)
@@ -238,7 +240,9 @@ def plain_retrieval(network: RetrievalEncoder, x: Tensor, style: Tensor) -> Tens
 @pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
 @torch.no_grad()
 def test_forwards_equal_the_plain_mathematics(size: int, upsampling: str) -> None:
-    config = tiny_config(f"data.image_size={size}", f"model.upsampling={upsampling}", "model.num_residual_blocks=2")
+    config = tiny_config(
+        f"data.image_size={size}", f"model.upsampling={upsampling}", "model.num_residual_blocks=2"
+    )
     torch.manual_seed(0)
     x = random_images(2, size)
     encoder, styles, generator = ContentEncoder(config), StyleEncoder(config), Generator(config)
@@ -280,7 +284,9 @@ def test_memory_layout_does_not_matter() -> None:
     torch.manual_seed(0)
     translator, x, style = Translator(tiny_config()), random_images(2), torch.randn(2, 40)
     plain = translator(x, style).image
-    last = translator.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last), style)
+    last = translator.to(memory_format=torch.channels_last)(
+        x.contiguous(memory_format=torch.channels_last), style
+    )
     torch.testing.assert_close(plain, last.image)
 
 
@@ -333,6 +339,8 @@ def test_without_attention_the_picture_is_raw() -> None:
     assert torch.equal(generated.image, generated.raw)
     assert torch.equal(generated.mask, torch.ones_like(generated.mask))
     assert not torch.equal(generated.image, x)
+    unmasked = generator_with_gate(-200.0)(content, style, x, masked=False)
+    assert torch.equal(unmasked.image, generated.image) and torch.equal(unmasked.mask, generated.mask)
 
 
 # --- fusion ---
@@ -433,7 +441,9 @@ def test_upsample_conv_equals_interpolation_and_convolution(mode: str, shape: tu
     torch.manual_seed(0)
     layer = UpsampleConv(3, 2, mode).double()
     x = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
-    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode=mode), layer.conv.weight, layer.conv.bias, padding=2)
+    plain = F.conv2d(
+        F.interpolate(x, scale_factor=2, mode=mode), layer.conv.weight, layer.conv.bias, padding=2
+    )
     found = layer(x)
     torch.testing.assert_close(found, plain)
     inputs = (x, layer.conv.weight, layer.conv.bias)

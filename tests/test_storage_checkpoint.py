@@ -1,4 +1,4 @@
-"""Files that are whole or absent, checkpoints that are exact or refused, networks handed from stage to stage."""
+"""Files whole or absent, checkpoints exact or refused, networks handed from stage to stage."""
 
 from __future__ import annotations
 
@@ -129,9 +129,13 @@ def test_digests_differ() -> None:
 # --- trees ---
 
 TENSORS = st.builds(
-    lambda shape, dtype, seed: (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 50).to(dtype),
+    lambda shape, dtype, seed: (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 50).to(
+        dtype
+    ),
     shape=st.lists(st.integers(0, 4), max_size=4),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8]),
+    dtype=st.sampled_from(
+        [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8]
+    ),
     seed=st.integers(0, 1000),
 )
 PLAIN = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8)
@@ -150,7 +154,9 @@ TREES = st.dictionaries(
 def equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         same = isinstance(b, torch.Tensor) and (a.dtype, a.shape) == (b.dtype, b.shape)
-        return same and torch.equal(a.contiguous().view(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+        return same and torch.equal(
+            a.contiguous().view(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)
+        )
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, list):
@@ -160,7 +166,9 @@ def equal(a: Any, b: Any) -> bool:
 
 @given(tree=TREES)
 @settings(deadline=None, max_examples=40)
-def test_any_tree_comes_back_bit_for_bit(tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_tree_comes_back_bit_for_bit(
+    tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     location = Location(tmp_path_factory.mktemp("tree"))
     save_tree(location, tree, {"step": 3})
     found, manifest = load_tree(location)
@@ -171,7 +179,9 @@ def test_any_tree_comes_back_bit_for_bit(tree: dict[str, Any], tmp_path_factory:
 def test_channels_last_and_shared_tensors(here: Location) -> None:
     image = torch.randn(2, 3, 5, 7).contiguous(memory_format=torch.channels_last)
     view = torch.arange(6.0).view(2, 3).t()
-    save_tree(here, {"image": image, "view": view, "again": {"image": image}, "nan": torch.tensor(float("nan"))}, {})
+    save_tree(
+        here, {"image": image, "view": view, "again": {"image": image}, "nan": torch.tensor(float("nan"))}, {}
+    )
     tree, _ = load_tree(here)
     assert torch.equal(tree["image"], image) and torch.equal(tree["again"]["image"], image)
     assert torch.equal(tree["view"], view) and tree["nan"].isnan()
@@ -275,7 +285,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Location:
     """What the three stages of a tiny run leave."""
     run, config = Location(tmp_path_factory.mktemp("run")), tiny_config()
     translator, discriminator = tiny_translator(config), tiny_discriminator(config)
-    save_networks(run / "1", {"translator": translator, "discriminator": discriminator}, {"kind": "translation"})
+    save_networks(
+        run / "1", {"translator": translator, "discriminator": discriminator}, {"kind": "translation"}
+    )
     networks = {"easy": RetrievalEncoder(config), "all": RetrievalEncoder(config)}
     save_networks(run / "2", networks, {"trained_against": encoder_digests(translator)})
     variants = {"gmm-unit-continued": translator, "rg-unit": tiny_translator(config, guided=True)}
@@ -302,7 +314,9 @@ def test_retrieval_trained_against_another_translator_is_refused(stages: Locatio
     translator = load_translator(stages / "1", config)
     with torch.no_grad():
         translator.style_encoder.mean.bias[0] += 1e-3
-    with pytest.raises(CheckpointError, match=r"trained against another style_encoder .*train this stage again$"):
+    with pytest.raises(
+        CheckpointError, match=r"trained against another style_encoder .*train this stage again$"
+    ):
         load_retrieval(stages / "2", config, translator)
 
 

@@ -61,16 +61,19 @@ def made() -> tuple[Translator, Tensor, Tensor, dict[str, Tensor]]:
     """A frozen translator, images x, references x_r and the three styles, six of each."""
     config = tiny_config()
     translator = tiny_translator(config).eval().requires_grad_(False)
-    styles = {name: random_batch(config, 6, seed).target_style for seed, name in enumerate(("target", "hard", "own"))}
+    styles = {
+        name: random_batch(config, 6, seed).target_style
+        for seed, name in enumerate(("target", "hard", "own"))
+    }
     return translator, random_images(6), random_images(6, seed=9), styles
 
 
-EVERY_KIND = np.array([[EASY, EASY], [MEDIUM, HARD], [HARD, OWN], [OWN, MEDIUM], [EASY, OWN], [MEDIUM, MEDIUM]])
+EVERY_KIND = np.array(
+    [[EASY, EASY], [MEDIUM, HARD], [HARD, OWN], [OWN, MEDIUM], [EASY, OWN], [MEDIUM, MEDIUM]]
+)
 
 
-def direct(
-    made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]], row: int, kind: int
-) -> Tensor:
+def direct(made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]], row: int, kind: int) -> Tensor:
     """The negative's picture as the specification says it, one image at a time."""
     net, image, reference, styles = made
     x, r = image[row : row + 1], reference[row : row + 1]
@@ -89,7 +92,9 @@ def test_negatives_are_what_the_specification_says(
     net, image, reference, styles = made
     positive, negatives = generate_negatives(net, image, reference, styles, EVERY_KIND)
     assert negatives.shape == (6, 2, 3, 32, 32)
-    torch.testing.assert_close(positive, net.generator(net.content_encoder(image), styles["target"], image).image)
+    torch.testing.assert_close(
+        positive, net.generator(net.content_encoder(image), styles["target"], image).image
+    )
     for row in range(6):
         for column in range(2):
             expected = direct(made, row, EVERY_KIND[row, column])
@@ -107,7 +112,11 @@ def test_only_the_kinds_asked_for_are_generated(
         assert batches == [6]  # the positives alone
         batches.clear()
         _, negatives = generate_negatives(net, image, reference, styles, EVERY_KIND)
-        assert sorted(batches[1:]) == [2, 3, 3]  # hard; medium and own: each row once, though a row may name two
+        assert sorted(batches[1:]) == [
+            2,
+            3,
+            3,
+        ]  # hard; medium and own: each row once, though a row may name two
     finally:
         hook.remove()
     assert torch.equal(negatives[5, 0], negatives[5, 1])

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rgcluster.config import Config, load_config
+from rgcluster.inference.device import Device
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator
-from rgcluster.inference.device import Device
 
 CPU = Device(torch.device("cpu"), bf16=False)
 
@@ -70,7 +70,12 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 
 
 def write_celeba(
-    folder: Path, count: int = 6, *, attributes: Sequence[str] = ATTRIBUTES, partition: bool = True, seed: int = 0
+    folder: Path,
+    count: int = 6,
+    *,
+    attributes: Sequence[str] = ATTRIBUTES,
+    partition: bool = True,
+    seed: int = 0,
 ) -> Path:
     """Write `count` random JPEGs of 40x48 in CelebA's layout; every fifth is a test image."""
     generator = np.random.default_rng(seed)

@@ -65,33 +65,35 @@ def _read_lines(path: Path) -> list[str]:
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], list[str], npt.NDArray[np.int8]]:
     lines = _read_lines(path)
-    if len(lines) < 3 or not lines[0].strip().isdigit():
+    if len(lines) < 3 or not lines[0].strip().isdecimal():
         raise DataError(f"{path}: line 1 must be the number of rows and line 2 the attribute names")
     attributes = tuple(lines[1].split())
     if len(set(attributes)) != len(attributes):
         raise DataError(f"{path}: line 2 names an attribute twice")
-    rows = [line for line in lines[2:] if line.strip()]
+    rows = [(number, line) for number, line in enumerate(lines[2:], start=3) if line.strip()]
     if len(rows) != int(lines[0]):
         raise DataError(
             f"{path}: line 1 says {lines[0].strip()} rows, the file holds {len(rows)}; fetch it again"
         )
-    names = []
+    line_of: dict[str, int] = {}
     labels = np.empty((len(rows), len(attributes)), np.int8)
-    for index, row in enumerate(rows):
+    for index, (number, row) in enumerate(rows):
         name, *values = row.split()
         if len(values) != len(attributes):
             raise DataError(
-                f"{path}: line {index + 3} ({name}) has {len(values)} values for {len(attributes)} names"
+                f"{path}: line {number} ({name}) has {len(values)} values for {len(attributes)} names; "
+                "repair the row or fetch the file again"
             )
         bad = next((value for value in values if value not in ("-1", "0", "1")), None)
         if bad is not None:
-            raise DataError(f"{path}: line {index + 3} ({name}) holds {bad!r}; expected -1, 0 or 1")
-        names.append(name)
+            raise DataError(f"{path}: line {number} ({name}) holds {bad!r}; expected -1, 0 or 1")
+        if name in line_of:
+            raise DataError(
+                f"{path}: line {number} lists {name} again, after line {line_of[name]}; remove one"
+            )
+        line_of[name] = number
         labels[index] = [value == "1" for value in values]
-    if len(set(names)) != len(names):
-        twice = next(name for index, name in enumerate(names) if name in set(names[:index]))
-        raise DataError(f"{path}: {twice} is listed twice; remove one row")
-    return attributes, names, labels
+    return attributes, list(line_of), labels
 
 
 def _read_partition(path: Path, names: list[str]) -> list[str]:
@@ -102,6 +104,8 @@ def _read_partition(path: Path, names: list[str]) -> list[str]:
         name, *values = line.split()
         if len(values) != 1 or values[0] not in ("0", "1", "2"):
             raise DataError(f"{path}: line {number} must be a file name and 0, 1 or 2")
+        if name in split_of:
+            raise DataError(f"{path}: line {number} lists {name} again; remove one row")
         split_of[name] = SPLITS[int(values[0])]
     missing = next((name for name in names if name not in split_of), None)
     if missing is not None:

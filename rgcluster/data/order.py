@@ -52,7 +52,7 @@ class Order:
 
 @lru_cache(maxsize=4)
 def _permutation(order: Order, epoch: int) -> npt.NDArray[np.int64]:
-    generator = np.random.Generator(np.random.Philox(key=[order.seed % 2**64, epoch]))
+    generator = np.random.Generator(np.random.Philox(key=np.array([order.seed % 2**64, epoch], np.uint64)))
     if not order.window_groups:
         return generator.permutation(order.num_rows)
     groups = np.array_split(

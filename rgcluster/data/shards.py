@@ -173,7 +173,7 @@ def _write_shard(
 
 @dataclass(frozen=True)
 class RowIndex:
-    """Rows in the shards' order: ids [N], labels int8 [N, A], file names [N], and where each row lies [N, 2] (file, row in file)."""
+    """Rows in the shards' order: ids [N], labels int8 [N, A], file names [N] and places [N, 2] (file, row in it)."""
 
     row_ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int8]
@@ -243,19 +243,21 @@ class ShardSet:
         for number in np.unique(places[:, 0]):
             mine = np.flatnonzero(places[:, 0] == number)
             groups, inverse = np.unique(places[mine, 1] // ROWS_PER_GROUP, return_inverse=True)
-            with self.path(int(number)).open_file() as file:
-                column = pq.ParquetFile(file).read_row_groups(groups.tolist(), columns=["image"])["image"]
+            column = self._read(int(number), ["image"], groups.tolist())["image"]
             for target, position in zip(
                 mine, inverse * ROWS_PER_GROUP + places[mine, 1] % ROWS_PER_GROUP, strict=True
             ):
                 images[target] = column[int(position)].as_py()
         return images
 
-    def _read(self, number: int, columns: list[str]) -> pa.Table:
+    def _read(self, number: int, columns: list[str], groups: list[int] | None = None) -> pa.Table:
         path = self.path(number)
         try:
             with path.open_file() as file:
-                return pq.ParquetFile(file).read(columns=columns)
+                parquet = pq.ParquetFile(file)
+                return parquet.read_row_groups(
+                    range(parquet.num_row_groups) if groups is None else groups, columns
+                )
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); write the shards again"
@@ -273,10 +275,9 @@ def open_shards(location: Location) -> ShardSet:
             f"{location}: no {MANIFEST}, so the shards are unfinished; run `rgcluster data shard` again"
         )
     manifest = (location / MANIFEST).read_json()
-    if manifest.get("schema") != SCHEMA_VERSION:
-        raise DataError(
-            f"{location}: shards of schema {manifest.get('schema')}, expected {SCHEMA_VERSION}; write them again"
-        )
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise DataError(f"{location}: shards of schema {schema}, expected {SCHEMA_VERSION}; write them again")
     expected = {entry["name"] for entry in manifest["files"]}
     found = {name for name in location.names() if name.endswith(".parquet")}
     if expected != found:

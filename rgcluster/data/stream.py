@@ -1,8 +1,8 @@
 """Ray Data streams of training images: Parquet shards in, uint8 batches out, in the order of `order.py`.
 
 The stream is one Ray Data run for the whole of training, not one an epoch: starting the executor costs
-seconds. Its input are chunks of steps; a task reads and decodes the rows of its chunk. Where all images fit in `data.cache_mib`, they are decoded once, by Ray Data too, and kept in the
-object store.
+seconds. Its input are chunks of steps; a task reads and decodes the rows of its chunk. Where all images fit
+in `data.cache_mib`, they are decoded once, by Ray Data too, and kept in the object store.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
     """Return a rank's batches as a dataset; each row holds `step` beside the image's columns."""
     if plan.batch > len(source.index):
         raise DataError(
-            f"batch of {plan.batch} is larger than the {len(source.index)} training images; lower batch_size or add images"
+            f"batch of {plan.batch} is larger than the {len(source.index)} training images; "
+            "lower batch_size or add images"
         )
     if plan.batch % plan.world:
         raise DataError(

@@ -21,6 +21,7 @@ LOG_FROM = 30
 
 _NO_LOSS = {"step", "steps", "seconds_per_step", "images_per_second"}
 _FIRST = ("total", "adversarial", "domain", "d_real", "d_fake", "d_domain")
+_ORDER = (*MODEL_NAMES, "easy", "medium", "hard", "all")
 _CLASSES = 4
 
 
@@ -32,7 +33,8 @@ def loss_panels(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
     curves = _curves(metrics)
     if not curves:
         return ""
-    variants = list(dict.fromkeys(variant for lines in curves.values() for variant in lines))
+    found = {variant for lines in curves.values() for variant in lines}
+    variants = sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     order = sorted(curves, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     panels = "\n".join(_panel(name, curves[name], variants, stage) for name in order)
     return f'{_legend(variants)}<div class="panels">\n{panels}\n</div>\n'
@@ -56,7 +58,8 @@ def _legend(variants: Sequence[str]) -> str:
     if variants == [""]:
         return ""
     items = "".join(
-        f'<li><svg viewBox="0 0 28 8" aria-hidden="true"><path class="curve s{number % _CLASSES}" d="M0 4H28"/></svg>'
+        '<li><svg viewBox="0 0 28 8" aria-hidden="true">'
+        f'<path class="curve s{number % _CLASSES}" d="M0 4H28"/></svg>'
         f"{escape(MODEL_NAMES.get(name, name))}</li>"
         for number, name in enumerate(variants)
     )
@@ -64,6 +67,7 @@ def _legend(variants: Sequence[str]) -> str:
 
 
 def _panel(name: str, lines: Mapping[str, Line], variants: Sequence[str], stage: str) -> str:
+    lines = {variant: lines[variant] for variant in variants if variant in lines}
     values = [value for line in lines.values() for _, value in line]
     last_step = max(step for line in lines.values() for step, _ in line)
     low, high = min(values), max(values)
@@ -75,10 +79,10 @@ def _panel(name: str, lines: Mapping[str, Line], variants: Sequence[str], stage:
         return LEFT + (WIDTH - LEFT - RIGHT) * step / last_step
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - bottom) / (top - bottom)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (scale(value) - bottom) / (top - bottom)
 
     paths = "".join(
-        f'<path class="curve s{variants.index(variant) % _CLASSES}" d="{_path(line, x, lambda v: y(scale(v)))}"/>'
+        f'<path class="curve s{variants.index(variant) % _CLASSES}" d="{_path(line, x, y)}"/>'
         for variant, line in lines.items()
     )
     ticks = [10**bottom, 10**top] if logarithmic else [bottom, top]
@@ -88,8 +92,9 @@ def _panel(name: str, lines: Mapping[str, Line], variants: Sequence[str], stage:
     )
     base = HEIGHT - BOTTOM
     title = f"{name} (log)" if logarithmic else name
+    label = escape(f"{stage}, loss {name}: {summary}")
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{stage}, loss {name}: {summary}")}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>'
         f'<path class="axis" d="M{LEFT} {TOP}V{base}H{WIDTH - RIGHT}"/>'
         f'<text x="{LEFT - 4}" y="{base + 3}" text-anchor="end">{_number(ticks[0])}</text>'
@@ -123,4 +128,7 @@ def _thinned(line: Line) -> Line:
 
 
 def _number(value: float) -> str:
+    if 0 < abs(value) < 0.01:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits}e{int(power)}"
     return f"{value:.3g}"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from rgcluster.config import Config
-from rgcluster.data.attributes import change_domain, domain_columns
+from rgcluster.data.attributes import change_domain
 from rgcluster.data.faces import FaceSet
 from rgcluster.data.images import UInt8Array
 from rgcluster.data.stream import ImageSource
 from rgcluster.evaluate.measure import draw_counterfactual
+from rgcluster.evaluate.scene import (
+    Domains,
+    Scene,
+    change_captions,
+    described,
+    interpolation_ends,
+    make_scene,
+    plain,
+    shown_changes,
+)
 from rgcluster.evaluate.sheet import Tile, draw_sheet
 from rgcluster.evaluate.tables import MODEL_NAMES
 from rgcluster.inference.device import pick_device
-from rgcluster.inference.guided import GuidedTranslator, load_models
+from rgcluster.inference.guided import load_models
 from rgcluster.inference.tensors import to_images, to_pixels
 from rgcluster.model.gmm import prior_mean, sample_style
 from rgcluster.model.noise import Draw, keyed_normal
@@ -30,40 +37,11 @@ __all__ = ["FIGURES", "draw_figures"]
 FIGURES = "figures"
 """Directory below `evaluation`."""
 
-Domains = npt.NDArray[np.int8]
-
 NEIGHBOURS = 5
 SAMPLES = 6
 STEPS = 7
 COMPARED_CHANGES = 2
 MASKED_CHANGES = 3
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The faces shown, the models that translate them, and what else a figure needs."""
-
-    config: Config
-    models: dict[str, GuidedTranslator]
-    images: UInt8Array
-    domains: Domains
-    row_ids: npt.NDArray[np.int64]
-    names: list[str]
-    references: UInt8Array
-    reference_domains: Domains
-    store: Store
-    faces: FaceSet | None
-
-    @property
-    def best(self) -> GuidedTranslator:
-        return self.models["rg-unit"]
-
-    def translate(
-        self, model: GuidedTranslator, target: Domains
-    ) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
-        """Return the translations at the domains' means, and their masks."""
-        made = model.translate(self.images, target, None, self.row_ids, key=self.config.seed)
-        return made.image, made.mask
 
 
 def draw_figures(
@@ -82,7 +60,7 @@ def draw_figures(
     that the models cannot have (masks without attention) is left out.
     """
     models = load_models(run, config, store, pick_device(config.cluster, gpu=gpu))
-    scene = _scene(config, models, store, test, train, faces)
+    scene = make_scene(config, models, store, test, train, faces)
     drawn = {
         "translations.png": translations(scene),
         "comparison.png": comparison(scene),
@@ -98,34 +76,6 @@ def draw_figures(
     return [name for name, picture in drawn.items() if picture is not None]
 
 
-def _scene(
-    config: Config,
-    models: dict[str, GuidedTranslator],
-    store: Store,
-    test: ImageSource,
-    train: ImageSource,
-    faces: FaceSet | None,
-) -> Scene:
-    columns = domain_columns(test.shards.attributes, config.data.attributes, test.shards.location)
-    generator = np.random.Generator(np.random.Philox(key=[config.seed % 2**64, 3000]))
-    rows = generator.permutation(len(test.index))[: config.evaluation.figure_rows]
-    domains = test.index.labels[rows][:, columns]
-    order = generator.permutation(len(train.index))
-    train_domains = train.index.labels[:, columns]
-    # The first training image in a random order that has another domain than the face beside it.
-    others = np.array([_first_other(order, train_domains, own, shift) for shift, own in enumerate(domains)])
-    return Scene(
-        config, models, test.images(rows), domains, test.index.row_ids[rows],
-        [test.index.file_names[row] for row in rows], train.images(others), train_domains[others], store, faces,
-    )  # fmt: skip
-
-
-def _first_other(order: npt.NDArray[np.int64], domains: Domains, own: Domains, shift: int) -> int:
-    turned = np.roll(order, -shift * 7)
-    different = (domains[turned] != own).any(axis=1)
-    return int(turned[different.argmax()])
-
-
 def translations(scene: Scene) -> bytes:
     """Figure 4: each face with every attribute changed, by RG-UNIT."""
     names = list(scene.config.data.attributes)
@@ -133,43 +83,38 @@ def translations(scene: Scene) -> bytes:
     for name in names:
         target = change_domain(scene.domains, name, scene.config.data)
         made, _ = scene.translate(scene.best, target)
-        _append(rows, made, _changes(scene, name, target))
-    return draw_sheet(rows, ["input", *map(_plain, names)])
+        _append(rows, made, change_captions(scene, name, target))
+    return draw_sheet(rows, ["input", *map(plain, names)])
 
 
 def comparison(scene: Scene) -> bytes:
     """Figure 9: the models side by side for the same changes; for drawn faces the true counterfactual."""
-    changes = _shown(scene.config, COMPARED_CHANGES)
+    changes = shown_changes(scene.config, COMPARED_CHANGES)
     rows = [[Tile(image)] for image in scene.images]
     heads, groups = ["input"], [("", 1)]
     for name in changes:
         target = change_domain(scene.domains, name, scene.config.data)
+        captions = change_captions(scene, name, target)
         for model in scene.models.values():
-            _append(rows, scene.translate(model, target)[0], [""] * len(rows))
+            _append(rows, scene.translate(model, target)[0], captions)
+            captions = [""] * len(rows)
             heads.append(MODEL_NAMES.get(model.name, model.name))
         if scene.faces is not None:
             truth = [
                 draw_counterfactual(scene.faces, face, wanted, scene.config)
                 for face, wanted in zip(scene.names, target, strict=True)
             ]
-            _append(rows, np.stack(truth), _changes(scene, name, target))
+            _append(rows, np.stack(truth), captions)
             heads.append("truth")
-        groups.append((_plain(name), len(scene.models) + (scene.faces is not None)))
+        groups.append((plain(name), len(scene.models) + (scene.faces is not None)))
     return draw_sheet(rows, heads, groups=groups)
 
 
 def retrievals(scene: Scene) -> bytes:
     """Figure 3: an image, the attributes asked for, and its nearest neighbours in the store."""
-    changes = _shown(scene.config, len(scene.config.data.attributes))
-    target = np.stack(
-        [
-            change_domain(own[None], changes[row % len(changes)], scene.config.data)[0]
-            for row, own in enumerate(scene.domains)
-        ]
-    )
     retriever, device = scene.best.retriever, scene.best.device
     assert retriever is not None, "rg-unit looks at neighbours"
-    style = prior_mean(torch.from_numpy(target).to(device.torch), scene.config.model.style_dim)
+    style = prior_mean(torch.from_numpy(scene.targets).to(device.torch), scene.config.model.style_dim)
     with torch.inference_mode(), device.autocast():
         query = retriever.network(retriever.encode(to_images(scene.images, device)), style)
     own_ids = scene.row_ids if scene.config.guidance.exclude_self else None
@@ -182,25 +127,22 @@ def retrievals(scene: Scene) -> bytes:
         ]
         for image, images, distances in zip(scene.images, near.images, near.distances, strict=True)
     ]
-    sides = [_described(scene.config, wanted) for wanted in target]
+    sides = [described(scene.config, target) for target in scene.targets]
     return draw_sheet(rows, ["query", *(f"nearest {k + 1}" for k in range(count))], sides=sides)
 
 
 def samples(scene: Scene) -> bytes:
     """Figure 5: samples of one translation, which differ in the noise alone."""
-    changes = _shown(scene.config, 3)
     rows = [[Tile(image)] for image in scene.images]
-    sides = []
-    for number, own in enumerate(scene.domains):
-        name = changes[number % len(changes)]
-        target = change_domain(own[None], name, scene.config.data).repeat(SAMPLES, axis=0)
+    for number, wanted in enumerate(scene.targets):
+        target = wanted[None].repeat(SAMPLES, axis=0)
         noise = keyed_normal(
             scene.config.seed, Draw.POSTERIOR, 2 * 10**9, np.arange(SAMPLES), scene.config.style_size
         )
         image = scene.images[number : number + 1].repeat(SAMPLES, axis=0)
         made = scene.best.translate(image, target, noise, scene.row_ids[[number]].repeat(SAMPLES)).image
         rows[number] += [Tile(sample) for sample in made]
-        sides.append(_change(scene.config, name, own, target[0]))
+    sides = [described(scene.config, target) for target in scene.targets]
     return draw_sheet(rows, ["input", *(f"sample {k + 1}" for k in range(SAMPLES))], sides=sides)
 
 
@@ -208,14 +150,14 @@ def masks(scene: Scene) -> bytes:
     """Figure 6: translations and the attention masks M that blend them with the input."""
     rows = [[Tile(image)] for image in scene.images]
     heads, groups = ["input"], [("", 1)]
-    for name in _shown(scene.config, MASKED_CHANGES):
+    for name in shown_changes(scene.config, MASKED_CHANGES):
         target = change_domain(scene.domains, name, scene.config.data)
         made, mask = scene.translate(scene.best, target)
-        _append(rows, made, _changes(scene, name, target))
+        _append(rows, made, change_captions(scene, name, target))
         for row, grey in zip(rows, mask, strict=True):
             row.append(Tile(grey, f"mean {grey.mean():.2f}"))
         heads += ["translation", "mask"]
-        groups.append((_plain(name), 2))
+        groups.append((plain(name), 2))
     return draw_sheet(rows, heads, groups=groups)
 
 
@@ -224,7 +166,7 @@ def interpolation(scene: Scene) -> bytes:
     shares = np.linspace(0, 1, STEPS)
     rows, sides = [], []
     for number, own in enumerate(scene.domains):
-        name, start, stop = _ends(scene.config, own, number)
+        name, start, stop = interpolation_ends(scene.config, own, number)
         ends = prior_mean(torch.from_numpy(np.stack([start, stop])), scene.config.model.style_dim)
         style = torch.lerp(ends[:1], ends[1:], torch.from_numpy(shares).float()[:, None])
         made = scene.best.with_style(
@@ -242,17 +184,10 @@ def triplets(scene: Scene) -> bytes:
     config, device = scene.config, scene.best.device
     base = scene.models["gmm-unit"].translator
     image, reference = (to_images(pixels, device) for pixels in (scene.images, scene.references))
-    changes = _shown(config, len(config.data.attributes))
-    target = np.stack(
-        [
-            change_domain(own[None], changes[row % len(changes)], config.data)[0]
-            for row, own in enumerate(scene.domains)
-        ]
-    )
     styles = {
         name: _sampled(domain, draw, scene)
         for name, domain, draw in (
-            ("target", target, Draw.TARGET_STYLE),
+            ("target", scene.targets, Draw.TARGET_STYLE),
             ("hard", scene.reference_domains, Draw.HARD_STYLE),
             ("own", scene.domains, Draw.OWN_STYLE),
         )
@@ -263,7 +198,7 @@ def triplets(scene: Scene) -> bytes:
     made = np.concatenate([to_pixels(positive)[:, None], to_pixels(negatives)], axis=1)
     rows = [[Tile(x), *map(Tile, others)] for x, others in zip(scene.images, made, strict=True)]
     heads = ["image", "positive", "easy", "medium", "hard", "own domain"]
-    sides = [_described(config, wanted) for wanted in target]
+    sides = [described(config, target) for target in scene.targets]
     return draw_sheet(rows, heads, sides=sides, groups=[("", 1), ("", 1), ("negatives", len(CATEGORIES))])
 
 
@@ -274,64 +209,6 @@ def _sampled(domain: Domains, draw: Draw, scene: Scene) -> torch.Tensor:
     return style.to(scene.best.device.torch)
 
 
-def _ends(config: Config, own: Domains, number: int) -> tuple[str, Domains, Domains]:
-    """Return the ends of an interpolation: by turns two of an exclusive group, and a free attribute on and off."""
-    group = (
-        config.data.attributes if config.data.domains == "one-hot" else next(iter(config.data.exclusive), ())
-    )
-    free = _free(config)
-    if len(group) > 1 and (number % 2 == 0 or not free):
-        start, stop = (change_domain(own[None], name, config.data)[0] for name in group[:2])
-        return f"{_plain(group[0])} to {_plain(group[1])}", start, stop
-    name = free[-1]
-    start, stop = own.copy(), own.copy()
-    start[config.data.attributes.index(name)], stop[config.data.attributes.index(name)] = 1, 0
-    return f"{_plain(name)} to not {_plain(name)}", start, stop
-
-
-def _free(config: Config) -> list[str]:
-    """Return the attributes that exclude no other."""
-    if config.data.domains == "one-hot":
-        return []
-    bound = {name for group in config.data.exclusive for name in group}
-    return [name for name in config.data.attributes if name not in bound]
-
-
-def _shown(config: Config, count: int) -> list[str]:
-    """Return the changes that a figure shows: the second of a group is a change for most, then the free ones."""
-    free = _free(config)
-    bound = [name for name in config.data.attributes if name not in free]
-    return [*bound[1:2], *free, *bound[2:], *bound[:1]][:count]
-
-
 def _append(rows: list[list[Tile]], images: UInt8Array, captions: list[str]) -> None:
     for row, image, caption in zip(rows, images, captions, strict=True):
         row.append(Tile(image, caption))
-
-
-def _changes(scene: Scene, name: str, target: Domains) -> list[str]:
-    return [
-        _change(scene.config, name, own, wanted) for own, wanted in zip(scene.domains, target, strict=True)
-    ]
-
-
-def _change(config: Config, name: str, own: Domains, target: Domains) -> str:
-    """Return `+ Male`, `- Male`, or that the face has the attribute already."""
-    if (own == target).all():
-        return "has it already"
-    return f"{'+' if target[config.data.attributes.index(name)] else '-'} {_plain(name)}"
-
-
-def _described(config: Config, domain: Domains) -> str:
-    """Return a domain as text; of free attributes that are not there, as `not Male`."""
-    free = _free(config)
-    words = [
-        _plain(name) if value else f"not {_plain(name)}"
-        for name, value in zip(config.data.attributes, domain, strict=True)
-        if value or name in free
-    ]
-    return "\n".join(words) or "none"
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")

@@ -82,11 +82,13 @@ class Measure:
         images = self.test.images(rows)
         before = self.classifier.predict(images)
         truth = self._counterfactuals(rows, targets, start)
-        blocks = [self._rows("input", seed, start, images, before, before, truth)]
+        untouched = self._distances(images, truth)
+        blocks = []
         for name, model in self.models.items():
             made = model.translate(images, targets, noise, self.test.index.row_ids[rows], key=seed).image
             block = self._rows(name, seed, start, made, before, self.classifier.predict(made), truth)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
+            block["untranslated"] = untouched
             blocks.append(block)
         return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
 
@@ -110,9 +112,6 @@ class Measure:
         after = before if after is None else after
         features, logits = self.extractor.features_and_logits(images)
         kept = content_kept(before, after, self.content)
-        distance = np.full(count, np.nan)
-        if truth is not None and len(truth):
-            distance[: len(truth)] = mean_absolute_difference(images[: len(truth)], truth)
         return {
             "model": np.array([model] * count),
             "seed": np.full(count, seed),
@@ -121,9 +120,17 @@ class Measure:
             "logits": logits,
             "predicted": after.astype(np.int8),
             "kept": np.full(count, np.nan) if kept is None else kept,
-            "counterfactual": distance,
+            "counterfactual": self._distances(images, truth),
+            "untranslated": np.full(count, np.nan),
             "diversity": np.full(count, np.nan),
         }
+
+    def _distances(self, images: UInt8Array, truth: UInt8Array | None) -> npt.NDArray[np.float64]:
+        """Return each image's distance to the truth, NaN where none was drawn."""
+        distances = np.full(len(images), np.nan)
+        if truth is not None and len(truth):
+            distances[: len(truth)] = mean_absolute_difference(images[: len(truth)], truth)
+        return distances
 
     def _counterfactuals(
         self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int8], start: int

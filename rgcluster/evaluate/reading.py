@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Comparison", "compare", "reading"]
+from rgcluster.evaluate.tables import kid_scale
+
+__all__ = ["Comparison", "compare", "limits", "reading"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -32,7 +34,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of one model against another's: the verdict, and the sentence's part that gives the numbers."""
+    """One measure of one model against another's: the verdict, and the numbers as text."""
 
     measure: Measure
     verdict: Literal["better", "worse", "no difference", "not judged"]
@@ -56,24 +58,18 @@ def compare(ours: Row, other: Row, measure: Measure) -> Comparison | None:
 
 
 def reading(results: Results) -> list[str]:
-    """Return what the run shows: retrieval against none, nearest against random, the negatives; then what limits it."""
+    """Return what the run shows: retrieval against none, nearest against random neighbours, the negatives."""
     rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
     found = {row["negatives"]: row for row in results.get("tables", {}).get("retrieval", [])}
     measures = _measures(results)
-    sentences = [
-        *_against_baseline(rows, measures),
-        *_against_random(rows, measures),
-        *_negatives(found),
-        *_notes(results, rows),
-    ]
-    return sentences
+    return [*_against_baseline(rows, measures), *_against_random(rows, measures), *_negatives(found)]
 
 
 def _measures(results: Results) -> list[Measure]:
-    name = results.get("protocol", {}).get("names", {}).get("kid", "KID")
+    name, scale = kid_scale(results)
     return [
-        Measure("kid", f"{name} ×1000", True, 1000, 2),
-        Measure("acc", "ACC", False, 100, 1, " %"),
+        Measure("kid", name, True, scale, 2),
+        Measure("acc", "ACC", False, 100, 1, "\N{NO-BREAK SPACE}%"),
         Measure("counterfactual", "counterfactual distance", True, 1, 4),
     ]
 
@@ -83,8 +79,8 @@ def _against_baseline(rows: Mapping[str, Row], measures: Sequence[Measure]) -> l
         return ["RG-UNIT was not measured: nothing can be said about retrieval."]
     if "gmm-unit-continued" not in rows:
         return [
-            "GMM-UNIT was not continued without retrieval (add gmm-unit-continued to guidance.variants), so what "
-            "retrieval adds cannot be told from what the further training adds."
+            "Whether retrieval helps cannot be told: GMM-UNIT was not continued without retrieval (add "
+            "gmm-unit-continued to guidance.variants), so further training alone may explain a difference."
         ]
     judged = _judged(rows["rg-unit"], rows["gmm-unit-continued"], measures)
     lead = "RG-UNIT against GMM-UNIT continued for the same number of steps without retrieval"
@@ -96,11 +92,11 @@ def _baseline_verdict(judged: Sequence[Comparison]) -> str:
     if all(item.verdict == "not judged" for item in judged):
         return "Whether retrieval helps is not judged: one evaluation seed gives no spread."
     if better and worse:
-        return f"Retrieval is a trade in this run: it helps {better} and harms {worse}."
+        return f"Retrieval is a trade in this run: better on {better}, worse on {worse}."
     if better:
-        return f"Retrieval helps in this run, on {better}."
+        return f"Retrieval helps in this run: better on {better}."
     if worse:
-        return f"Retrieval does not help in this run; it harms {worse}."
+        return f"Retrieval does not help in this run: better on nothing, worse on {worse}."
     return "Retrieval does not help in this run: no measure differs beyond the spread."
 
 
@@ -158,39 +154,41 @@ def _precision(item: Comparison | None, subject: str, other: str) -> str:
     how = {
         "better": f"finds the attributes asked for more often than {other}",
         "worse": f"finds the attributes asked for less often than {other}",
-        "no difference": f"finds the attributes asked for no more often than {other}, beyond the spread",
+        "no difference": f"finds the attributes asked for as often as {other}, but for the spread",
         "not judged": f"is not judged against {other}, for one evaluation seed gives no spread",
     }[item.verdict]
-    if other == "random images":
-        how = how.replace("than random images", "than random images show them")
-    return f"{subject[0].upper()}{subject[1:]} {how}: P@10 {item.numbers}."
+    if other == "random images" and item.verdict != "not judged":
+        how = how.replace("random images", "random images show them")
+    return f"{subject[0].upper()}{subject[1:]} {how}. P@10 is {item.numbers}."
 
 
-def _notes(results: Results, rows: Mapping[str, Row]) -> list[str]:
+def limits(results: Results) -> list[str]:
+    """Return what the numbers cannot say: other data, one training seed, missing FID, other features."""
+    rows = results.get("tables", {}).get("translation", [])
     protocol = results.get("protocol", {})
-    names, extractor = (
-        protocol.get("names", {}),
-        protocol.get("extractor", {}).get("name", "an unknown extractor"),
-    )
+    names = protocol.get("names", {})
+    extractor = protocol.get("extractor", {}).get("name", "an unknown extractor")
     size = protocol.get("image_size")
-    data = "drawn faces" if protocol.get("drawn_faces") else "the data set of this run"
+    drawn = protocol.get("drawn_faces")
+    data = "drawn faces" if drawn else "the data set of this run"
+    apart = "do not compare" if drawn else "compare only as far as data and protocol are the same"
     seeds = len(protocol.get("seeds", []))
     notes = [
         f"The paper's numbers are for photographs (CelebA) at 128 pixels, ours for {data}"
-        f"{f' at {size} pixels' if size else ''}: they stand beside each other and do not compare.",
+        f"{f' at {size} pixels' if size else ''}: they stand beside each other and {apart}.",
         "Every model was trained once, from one seed; the spread covers "
         f"{_count(seeds, 'evaluation seed')} only, so another training could turn a small difference round.",
     ]
-    reasons = sorted(
-        {row["fid_note"] for row in rows.values() if row.get("fid") is None and row.get("fid_note")}
-    )
+    reasons = sorted({row["fid_note"] for row in rows if row.get("fid") is None and row.get("fid_note")})
     if reasons:
-        notes.append(f"FID is missing: {'; '.join(reasons)}. KID stands in its place.")
+        notes.append(
+            f"FID is missing: {'; '.join(reasons).replace(': ', ', and ')}. KID stands in its place."
+        )
     kid = names.get("kid", "KID")
     if extractor in kid:
         notes.append(
-            f"{kid} and {names.get('is', 'IS')} are computed on the features of {extractor}, not of the Inception "
-            "network that the paper's FID and IS use."
+            f"{kid} and {names.get('is', 'IS')} are computed on the features of {extractor}, not of the "
+            "Inception network that the paper's FID and IS use."
         )
     else:
         notes.append(f"KID, FID and IS are computed with {extractor}.")

@@ -75,7 +75,7 @@ def evaluate_run(
         ]
         rows.append({**_about(name, config), **_over_seeds(per_seed)})
     rows.append(_real_row(real, on_test, test.index.labels[:, columns], columns, config))
-    untouched = [measured[("input", seed)]["counterfactual"] for seed in config.evaluation.seeds]
+    untouched = [measured[("gmm-unit", seed)]["untranslated"] for seed in config.evaluation.seeds]
     results = {
         "protocol": _protocol(config, train, test, versions, faces is not None, untouched),
         "tables": {"translation": rows, "retrieval": retrieval_rows(config, run, train, test, gpu)},
@@ -123,7 +123,7 @@ def _measure(task: Task, num_real: int, workers: int, progress: Progress) -> dic
     )
     parts: dict[tuple[str, int], list[Columns]] = {}
     total = sum(
-        count if seed < 0 else count * (2 + len(task.config.guidance.variants)) for seed, count in spans
+        count if seed < 0 else count * (1 + len(task.config.guidance.variants)) for seed, count in spans
     )
     done = 0
     for block in measured.iter_batches(batch_size=None, batch_format="numpy"):

@@ -116,7 +116,7 @@ def _text(
     colour: tuple[int, int, int],
     anchor: str,
 ) -> None:
-    font = ImageFont.load_default(size=size)
+    font, text = ImageFont.load_default(size=size), _spaced(text)
     if "\n" in text or anchor == "lm":  # Pillow anchors several lines at a, m or d
         align = "left" if anchor.startswith("l") else "center"
         draw.multiline_text(place, text, fill=colour, font=font, anchor=anchor, spacing=3, align=align)
@@ -125,7 +125,12 @@ def _text(
 
 
 def _width(text: str, size: int) -> float:
-    return ImageFont.load_default(size=size).getlength(text)
+    return ImageFont.load_default(size=size).getlength(_spaced(text))
+
+
+def _spaced(text: str) -> str:
+    """The font's blank is too narrow to be seen at these sizes."""
+    return text.replace(" ", "  ")
 
 
 def _broken(text: str, width: int, size: int) -> str:

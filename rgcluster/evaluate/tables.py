@@ -1,4 +1,4 @@
-"""The paper's published numbers, and display rows that put a run's own beside them."""
+"""Display tables that put a run's numbers beside the paper's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rgcluster.evaluate.paper import (
+    PAPER_ACC_PER_ATTRIBUTE,
+    PAPER_COUNTS,
+    PAPER_FRACTIONS,
+    PAPER_P10_PER_ATTRIBUTE,
+    PAPER_RETRIEVAL,
+    PAPER_TRANSLATION,
+)
+
 __all__ = [
     "MODEL_NAMES",
-    "PAPER_ACC_PER_ATTRIBUTE",
-    "PAPER_COUNTS",
-    "PAPER_FRACTIONS",
-    "PAPER_P10_PER_ATTRIBUTE",
-    "PAPER_RETRIEVAL",
-    "PAPER_TRANSLATION",
     "Column",
     "Row",
     "Table",
@@ -21,13 +24,14 @@ __all__ = [
     "accuracy_table",
     "counts_table",
     "fractions_table",
+    "kid_scale",
     "p10_table",
     "retrieval_table",
+    "translation_columns",
     "translation_table",
 ]
 
 Results = Mapping[str, Any]
-Numbers = dict[str, dict[str, float]]
 
 MODEL_NAMES = {
     "gmm-unit": "GMM-UNIT",
@@ -37,70 +41,10 @@ MODEL_NAMES = {
     "real": "real images",
 }
 
-_ATTRIBUTES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
-
-
-def _by_attribute(**rows: Sequence[float]) -> Numbers:
-    return {
-        name.replace("_", "-"): dict(zip(_ATTRIBUTES, values, strict=True)) for name, values in rows.items()
-    }
-
-
-PAPER_TRANSLATION: Numbers = {
-    "gmm-unit": {"fid": 30.04, "is": 3.051, "diversity": 0.048, "acc": 0.970},
-    "rg-unit-random": {"fid": 31.08, "is": 2.967, "diversity": 0.036, "acc": 0.982},
-    "rg-unit": {"fid": 27.61, "is": 3.160, "diversity": 0.042, "acc": 0.9472},
-    "real": {"is": 3.470, "acc": 0.931},
-}
-"""Table 2."""
-
-PAPER_ACC_PER_ATTRIBUTE: Numbers = _by_attribute(
-    gmm_unit=(0.977, 0.985, 0.932, 0.973, 0.983),
-    rg_unit_random=(0.983, 0.961, 0.995, 0.989, 0.984),
-    rg_unit=(0.950, 0.961, 0.894, 0.981, 0.950),
-    real=(0.940, 0.983, 0.870, 0.944, 0.918),
-)
-"""Table 7."""
-
-PAPER_RETRIEVAL: Numbers = {
-    "random": {"p10_attributes": 0.648, "p10_content": 0.754, "p10_average": 0.701},
-    "easy": {"p10_attributes": 0.656, "p10_content": 0.792, "p10_average": 0.724},
-    "medium": {"p10_attributes": 0.656, "p10_content": 0.790, "p10_average": 0.723},
-    "hard": {"p10_attributes": 0.797, "p10_content": 0.786, "p10_average": 0.791},
-    "all": {"p10_attributes": 0.830, "p10_content": 0.775, "p10_average": 0.802},
-}
-"""Table 1."""
-
-PAPER_P10_PER_ATTRIBUTE: Numbers = _by_attribute(
-    random=(0.640, 0.768, 0.676, 0.509, 0.647),
-    easy=(0.636, 0.778, 0.666, 0.530, 0.671),
-    medium=(0.640, 0.779, 0.674, 0.521, 0.665),
-    hard=(0.759, 0.902, 0.756, 0.796, 0.770),
-    all=(0.810, 0.919, 0.737, 0.841, 0.841),
-)
-"""Table 6."""
-
-PAPER_FRACTIONS: dict[tuple[str, float], dict[str, float]] = {
-    ("gmm-unit", 0.25): {"fid": 38.83, "is": 2.648},
-    ("gmm-unit", 0.5): {"fid": 35.62, "is": 2.726},
-    ("gmm-unit", 1.0): {"fid": 30.04, "is": 3.051},
-    ("rg-unit", 0.25): {"fid": 33.91, "is": 3.079},
-    ("rg-unit", 0.5): {"fid": 32.72, "is": 3.250},
-    ("rg-unit", 1.0): {"fid": 27.61, "is": 3.160},
-}
-"""Table 3: model and share of labelled data; RG-UNIT retrieves from the full set."""
-
-PAPER_COUNTS: dict[int, dict[str, float]] = {
-    1: {"fid": 28.45, "is": 3.053, "acc": 0.9728},
-    3: {"fid": 27.61, "is": 3.160, "acc": 0.9472},
-    10: {"fid": 28.61, "is": 3.018, "acc": 0.9662},
-}
-"""Table 4: number of retrieved images M."""
-
 
 @dataclass(frozen=True)
 class Value:
-    """One cell: our value and its spread over evaluation seeds, and the paper's; empty where there is none."""
+    """One cell: our value, its spread over evaluation seeds, and the paper's; empty where there is none."""
 
     text: str
     spread: str = ""
@@ -119,7 +63,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        return f"{self.name} {self.better}".strip()
+        return f"{self.name}\N{NO-BREAK SPACE}{self.better}" if self.better else self.name
 
     def value(self, row: Mapping[str, Any], paper: Mapping[str, float]) -> Value:
         """Return the cell of a results row."""
@@ -155,7 +99,7 @@ class Table:
 def translation_table(results: Results) -> Table:
     """Table 2, with the equal-budget baseline, KID and the distance to counterfactuals beside it."""
     rows = _rows(results, "translation")
-    notes = [_KID_NOTE, *_empty_notes(results)]
+    notes = [_SPREAD_NOTE, *_empty_notes(results)]
     return Table(
         "Translation (the paper's Table 2)",
         "model",
@@ -168,7 +112,7 @@ def translation_table(results: Results) -> Table:
 def accuracy_table(results: Results) -> Table:
     """Table 7: ACC per attribute."""
     return _per_attribute(
-        _rows(results, "translation"), "acc_per_attribute", "Accuracy (ACC) per attribute (the paper's Table 7)",
+        _rows(results, "translation"), "acc_per_attribute", "ACC per attribute (the paper's Table 7)",
         "model", _model_name, lambda row: PAPER_ACC_PER_ATTRIBUTE.get(row["model"], {}), 100, 1, "%",
     )  # fmt: skip
 
@@ -215,7 +159,7 @@ def fractions_table(results: Results) -> Table:
         "model, share",
         tuple(column.heading for column in columns),
         _table_rows(rows, columns, lambda row: f"{_model_name(row)}, {row['data_fraction']:.0%}", paper),
-        (_KID_NOTE, *_empty_notes(results)),
+        (_SPREAD_NOTE, *_empty_notes(results)),
     )
 
 
@@ -236,15 +180,16 @@ def counts_table(results: Results) -> Table:
             lambda row: str(row["retrieval_count"]),
             lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}),
         ),
-        (_KID_NOTE, *_empty_notes(results)),
+        (_SPREAD_NOTE, *_empty_notes(results)),
     )
 
 
 def translation_columns(results: Results) -> list[Column]:
     """Return the metrics of a translation, named as the protocol names them; KID stands first."""
     names = results.get("protocol", {}).get("names", {})
+    kid, scale = kid_scale(results)
     columns = [
-        Column("kid", f"{names.get('kid', 'KID')} ×1000", "↓", 1000, 2),
+        Column("kid", kid, "↓", scale, 2),
         Column("fid", names.get("fid", "FID"), "↓", 1, 2),
         Column("is", names.get("is", "IS"), "↑", 1, 3),
         Column("acc", "ACC, %", "↑", 100, 1),
@@ -257,12 +202,21 @@ def translation_columns(results: Results) -> list[Column]:
     return [column for column in columns if column.key != "counterfactual"]
 
 
-_KID_NOTE = "KID is printed times 1,000; ± is the standard deviation over the evaluation seeds."
+def kid_scale(results: Results) -> tuple[str, float]:
+    """Return KID's name and the factor it is printed with: 1,000 unless KID is large."""
+    name = results.get("protocol", {}).get("names", {}).get("kid", "KID")
+    values = [row["kid"] for row in _rows(results, "translation") if row.get("kid") is not None]
+    if values and max(values) >= 1:  # untrained translators, or features of another scale
+        return name, 1.0
+    return f"{name} ×1000", 1000.0
+
+
+_SPREAD_NOTE = "± is the standard deviation over the evaluation seeds; ×1000 means printed times 1,000."
 
 
 def _empty_notes(results: Results) -> list[str]:
     notes = sorted({row["fid_note"] for row in _rows(results, "translation") if row.get("fid_note")})
-    texts = [f"FID: {note}." for note in notes]
+    texts = [f"FID: {note.replace(': ', ', and ', 1)}." for note in notes]
     untouched = results.get("protocol", {}).get("untranslated_counterfactual")
     if untouched is not None:
         texts.append(f"The input left as it is has a counterfactual distance of {untouched:.4f}.")

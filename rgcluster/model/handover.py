@@ -96,5 +96,6 @@ def _require_same(wanted: Mapping[str, str], found: Mapping[str, str], location:
     for name, digest in wanted.items():
         if found.get(name) != digest:
             raise CheckpointError(
-                f"{location}: trained against another {name} ({digest}, here {found.get(name)}); train this stage again"
+                f"{location}: trained against another {name} ({digest}, here {found.get(name)}); "
+                "train this stage again"
             )

@@ -12,6 +12,7 @@ __all__ = [
     "ConvBlock",
     "LayerNorm2d",
     "ResidualBlock",
+    "initialise",
     "UpsampleConv",
     "instance_norm",
 ]
@@ -82,6 +83,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the weights of all convolutions and linear layers from Kaiming's normal, biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class AdaptiveInstanceNorm(nn.Module):

@@ -20,6 +20,7 @@ from rgcluster.model.layers import (
     LayerNorm2d,
     ResidualBlock,
     UpsampleConv,
+    initialise,
 )
 
 __all__ = [
@@ -61,6 +62,7 @@ class ContentEncoder(nn.Module):
             ConvBlock(2 * width, 4 * width, 4, 2, norm=True),
             *(ResidualBlock(4 * width) for _ in range(config.model.num_residual_blocks)),
         )
+        initialise(self)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image)
@@ -81,6 +83,7 @@ class StyleEncoder(nn.Module):
         )
         self.mean = nn.Linear(4 * width, config.style_size)
         self.log_variance = nn.Linear(4 * width, config.style_size)
+        initialise(self)
 
     def forward(self, image: Tensor) -> Posterior:
         pooled = self.layers(image).mean(dim=(2, 3))
@@ -90,7 +93,8 @@ class StyleEncoder(nn.Module):
 class Generator(nn.Module):
     """G: content, style and the pass's input image -> image (Table 5).
 
-    The output is raw * M + input * (1 - M), with M = 1 where `attention` or `masked` is off.
+    The output is raw * M + input * (1 - M), with M = 1 where the configuration has no attention.
+    `attention` is how far the mask is in force: 1 - attention * (1 - M) takes its place.
     """
 
     def __init__(self, config: Config) -> None:
@@ -118,8 +122,9 @@ class Generator(nn.Module):
         )
         # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
         self.heads = nn.Conv2d(width, 4, 7, padding=3)
+        initialise(self)
 
-    def forward(self, content: Tensor, style: Tensor, image: Tensor, masked: bool = True) -> Generated:
+    def forward(self, content: Tensor, style: Tensor, image: Tensor, attention: float = 1.0) -> Generated:
         parameters = self.style_mlp(style).unflatten(1, (len(self.blocks), 2, 2, content.shape[1]))
         offset = parameters.new_tensor([0.0, self.scale_offset])[:, None]
         x = content
@@ -127,9 +132,9 @@ class Generator(nn.Module):
             x = block(x, parameters[:, index] + offset)
         picture, gate = self.heads(self.decoder(x)).float().split((3, 1), dim=1)
         raw = torch.tanh(picture)
-        if not (self.attention and masked):
+        if not self.attention or not attention:
             return Generated(raw, torch.ones_like(gate), raw)
-        mask = torch.sigmoid(gate)
+        mask = 1 - attention * (1 - torch.sigmoid(gate))
         return Generated(raw * mask + image * (1 - mask), mask, raw)
 
 
@@ -147,6 +152,10 @@ class Discriminator(nn.Module):
         )
         self.source = nn.Conv2d(8 * width, 1, 1)
         self.domain = nn.Conv2d(8 * width, config.num_attributes, config.data.image_size // 16)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.layers(image)

@@ -73,10 +73,12 @@ class Translator(nn.Module):
             return content
         return self.fusion(content, retrieved)
 
-    def forward(self, image: Tensor, style: Tensor, retrieved: Tensor | None = None) -> Generated:
+    def forward(
+        self, image: Tensor, style: Tensor, retrieved: Tensor | None = None, attention: float = 1.0
+    ) -> Generated:
         """Translate images [B, 3, h, w] to styles [B, n * style_dim], guided by contents [B, M, C, h, w]."""
         content = self.total_content(self.content_encoder(image), retrieved)
-        return self.generator(content, style, image)
+        return self.generator(content, style, image, attention)
 
     def freeze_encoders(self) -> None:
         self.content_encoder.requires_grad_(False)
@@ -103,7 +105,9 @@ class TranslationObjective(nn.Module):
         # In a tuple, so that VGG is no part of the state dict, of the optimiser or of DDP.
         self._perceptual = (perceptual,)
 
-    def forward(self, batch: Batch, guide: Guide | None = None, masked: bool = True) -> tuple[Tensor, Parts]:
+    def forward(
+        self, batch: Batch, guide: Guide | None = None, attention: float = 1.0
+    ) -> tuple[Tensor, Parts]:
         """Return x_hat [B, 3, h, w] and the parts."""
         net, x = self.translator, batch.image
         content = net.content_encoder(x) if batch.content is None else batch.content
@@ -112,7 +116,7 @@ class TranslationObjective(nn.Module):
 
         near_target = guide.translation() if guide else None
         translated = net.generator(
-            net.total_content(content, near_target), batch.target_style, x, masked
+            net.total_content(content, near_target), batch.target_style, x, attention
         ).image
         content_again = net.content_encoder(translated)
         if guide:  # the store searches while the next three passes run
@@ -120,11 +124,13 @@ class TranslationObjective(nn.Module):
         style_again = net.style_encoder(translated).mean
 
         near_own = guide.reconstruction() if guide else None
-        reconstructed = net.generator(net.total_content(content, near_own), style, x, masked).image
+        reconstructed = net.generator(net.total_content(content, near_own), style, x, attention).image
 
         near_cycle = guide.cycle() if guide else None
         behind_mask = translated if self.loss.cycle_blend == "translated" else x
-        cycled = net.generator(net.total_content(content_again, near_cycle), style, behind_mask, masked).image
+        cycled = net.generator(
+            net.total_content(content_again, near_cycle), style, behind_mask, attention
+        ).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {

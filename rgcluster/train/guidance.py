@@ -189,7 +189,7 @@ class GuidanceStage(Stage):
         return {"neighbours": waited}
 
     @torch.inference_mode()
-    def samples(self) -> dict[str, npt.NDArray[np.uint8]]:
+    def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Show the first training images, each with every attribute changed once, guided by its neighbours."""
         source, translator = self.run.source, self.trainers["rg-unit"].average
         rows = np.arange(min(SAMPLE_ROWS, len(source.index)))

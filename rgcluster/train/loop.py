@@ -83,7 +83,7 @@ def _train(stage: Stage) -> None:
             if log:
                 log.write(line)
         if log and (done % settings.sample_every == 0 or last):
-            _save_samples(directory, done, stage.samples())
+            _save_samples(directory, done, stage.samples(done))
         if done % settings.checkpoint_every == 0 and not last:
             _report(stage, done)
             meter.restart_clock()
@@ -153,10 +153,11 @@ class _Meter:
         means = mean_over_workers(sums, worker.world).tolist()
         for name, mean in zip(names, means, strict=True):
             if not math.isfinite(mean):
+                stage, first = self._stage.run.stage, step - self._steps + 1
+                rate = getattr(self._stage.config, stage).optimizer.learning_rate
                 raise TrainingDiverged(
-                    f"{self._stage.run.stage}: loss {name} is {mean} within steps {step - self._steps + 1} to {step}; "
-                    f"lower {self._stage.run.stage}.optimizer.learning_rate, now "
-                    f"{settings.optimizer.learning_rate:g}, and continue from the last checkpoint"  # type: ignore[attr-defined]
+                    f"{stage}: loss {name} is {mean} within steps {first} to {step}; remove the stage's directory "
+                    f"and train it with a lower {stage}.optimizer.learning_rate than {rate:g}"
                 )
         seconds = time.perf_counter() - self._clock
         line = {

@@ -116,7 +116,7 @@ class RetrievalStage(Stage):
         }
         save_networks(location, dict(self.networks.items()), about)
 
-    def samples(self) -> dict[str, npt.NDArray[np.uint8]]:
+    def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Show triplets in the manner of Figure 2: anchor, positive, and the strategies' negatives, easy to own."""
         if self._last is None:
             return {}

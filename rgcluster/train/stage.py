@@ -73,8 +73,8 @@ class Stage(ABC):
     def hand_over(self, location: Location) -> None:
         """Write what later stages need."""
 
-    def samples(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """Return pictures uint8 [h, w, 3] by name that show how training goes."""
+    def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
+        """Return pictures uint8 [h, w, 3] by name that show how training goes after `step` steps."""
         return {}
 
     def waits(self) -> dict[str, float]:

@@ -38,8 +38,8 @@ def make_ingest(run: Run, worker: Worker) -> Ingest:
 
 
 def make_perceptual(run: Run, weight: float, worker: Worker) -> PerceptualDistance | None:
-    """Return VGG16's distance where the loss has a weight; the driver has checked that the weights are there."""
-    if not weight:
+    """Return VGG16's distance where the loss has a weight and the driver found the weights."""
+    if not weight or "vgg16" not in run.upstream:
         return None
     return PerceptualDistance(Location(run.upstream["vgg16"]).local()).to(worker.device.torch)
 
@@ -90,8 +90,9 @@ class TranslationStage(Stage):
         save_networks(location, networks, {"kind": "translation", "steps": self.settings.steps})
 
     @torch.inference_mode()
-    def samples(self) -> dict[str, npt.NDArray[np.uint8]]:
+    def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Show the first training images, each with every attribute changed once."""
+        attention = self.trainer.attention(step)
         rows = np.arange(min(SAMPLE_ROWS, len(self.run.source.index)))
         pixels = self.run.source.images(rows)
         image = to_images(pixels, self.worker.device)
@@ -99,5 +100,5 @@ class TranslationStage(Stage):
         domains = self.run.source.index.labels[rows][:, self.ingest.columns]
         for target in one_change_each(domains, self.config.data):
             style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
-            columns.append(to_pixels(self.trainer.average(image, style).image))
+            columns.append(to_pixels(self.trainer.average(image, style, attention=attention).image))
         return {"translations": grid(np.stack(columns, axis=1))}

@@ -60,7 +60,7 @@ class TranslatorTrainer:
         """Update D, then the translator, on one fake; return the detached parts of both losses."""
         loss, kind = self.stage.loss, self.config.data.domains
         with self.device.autocast():
-            translated, parts = self._objective(batch, guide, self.masked(step))
+            translated, parts = self._objective(batch, guide, self.attention(step))
             judged, judge_parts = discriminator_loss(
                 self._judge, batch.image, translated, batch.domain, loss, kind
             )
@@ -79,9 +79,12 @@ class TranslatorTrainer:
         update_ema(self.average, self.translator, self.stage.ema)
         return {name: value.detach() for name, value in {"total": total, **parts, **judge_parts}.items()}
 
-    def masked(self, step: int) -> bool:
-        """Return whether G's attention mask is on at `step`."""
-        return step >= getattr(self.stage, "attention_from", 0)
+    def attention(self, step: int) -> float:
+        """Return how far the mask is in force at `step`: a ramp in stage 1, fully in stage 3."""
+        if not isinstance(self.stage, TranslationConfig):
+            return 1.0
+        first, full = self.stage.attention_from, max(self.stage.attention_full, self.stage.attention_from + 1)
+        return min(1.0, max(0.0, (step + 1 - first) / (full - first)))
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
