@@ -1,6 +1,6 @@
 """Evaluate a run and write its report, as a Ray job:
 
-    ray job submit --working-dir . -- python jobs/evaluate.py --run DIR
+ray job submit --working-dir . -- python jobs/evaluate.py --run DIR
 """
 
 import sys

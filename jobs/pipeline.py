@@ -1,6 +1,6 @@
 """Draw faces and do everything, as a Ray job:
 
-    ray job submit --working-dir . -- python jobs/pipeline.py --run DIR --preset demo
+ray job submit --working-dir . -- python jobs/pipeline.py --run DIR --preset demo
 """
 
 import sys

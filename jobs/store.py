@@ -1,6 +1,6 @@
 """Embed the retrieval set into the run's store, as a Ray job:
 
-    ray job submit --working-dir . -- python jobs/store.py --data SHARDS --run DIR --preset demo
+ray job submit --working-dir . -- python jobs/store.py --data SHARDS --run DIR --preset demo
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train the translation stage, with what it depends on, as a Ray job:
 
-    ray job submit --working-dir . -- python jobs/translation.py --data SHARDS --run DIR --preset demo
+ray job submit --working-dir . -- python jobs/translation.py --data SHARDS --run DIR --preset demo
 """
 
 import sys

@@ -117,6 +117,11 @@ class LossConfig(Section):
     """D's target for real images; the paper's is 0."""
     posterior: Literal["mean", "sample"] = "mean"
     """The style that reconstruction and cycle get from E_s(x)."""
+    mask_in: Literal["all", "translation"] = "all"
+    """The passes that blend with their input: all, as in the paper, or the translation alone.
+
+    Reconstruction and cycle reward M = 0, the input unchanged, on which a short training can settle.
+    """
     cycle_blend: Literal["translated", "original"] = "translated"
     """The image that the cycle's mask lets through; `original` leaks the answer."""
 

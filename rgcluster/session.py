@@ -40,7 +40,6 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
@@ -48,7 +47,8 @@ def ray_session() -> Iterator[None]:
             address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,
             object_store_memory=_object_store_bytes(),
         )  # fmt: skip
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Read by Ray when it is imported, so they stand before any test imports it.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -22,6 +23,11 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 # The networks of the tests are small: more threads only wait for each other.
 torch.set_num_threads(1)
+
+
+# Machines that run tests are busy: how long an example takes says nothing about the code.
+settings.register_profile("rgcluster", deadline=None)
+settings.load_profile("rgcluster")
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,16 @@ def test_bad_input_is_one_line_and_status_two(
 
 def test_dry_run_prints_the_configuration_and_starts_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = command("demo", "--preset", "paper", "--run", str(run), "--dry-run", "--set", "translation.optimizer.learning_rate=2e-4")
+    result = command(
+        "demo",
+        "--preset",
+        "paper",
+        "--run",
+        str(run),
+        "--dry-run",
+        "--set",
+        "translation.optimizer.learning_rate=2e-4",
+    )
     assert result.returncode == 0, result.stderr
     assert "learning_rate: 0.0002" in result.stdout
     assert "D: 2.92 M parameters" in result.stdout

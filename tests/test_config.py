@@ -52,8 +52,7 @@ def test_paper_states_the_papers_values() -> None:
         assert (loss.content, loss.style, loss.image, loss.cycle, loss.kl) == (1, 10, 1, 10, 0.1)
         assert (loss.domain, loss.adversarial, loss.perceptual) == (1, 1, 0.1)
         assert (loss.style_target, loss.posterior, loss.cycle_blend) == ("sampled", "mean", "translated")
-        assert loss.real_label == 0
-        assert loss.mask_in == "all"
+        assert (loss.real_label, loss.mask_in) == (0, "all")
         assert (optimizer.learning_rate, optimizer.betas, optimizer.halve_every) == (
             1e-4,
             (0.5, 0.999),
@@ -61,7 +60,7 @@ def test_paper_states_the_papers_values() -> None:
         )
         assert optimizer.gradient_clip == 0
         assert (stage.batch_size, stage.ema) == (1, 0.999)
-    assert config.translation.attention_from == 0
+    assert config.translation.attention_from == config.translation.attention_full == 0
     retrieval = config.retrieval
     assert (retrieval.batch_size, retrieval.margin) == (32, 0.2)
     assert (retrieval.kind, retrieval.momentum) == ("sgd", 0.9)

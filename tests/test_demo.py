@@ -61,7 +61,11 @@ def test_results_have_every_row_with_shares_as_fractions(smoke_run: Path) -> Non
             assert 0 < row["counterfactual"] < 1
             assert row["diversity"] >= 0
     by_model = {row["model"]: row for row in tables["translation"]}
-    assert by_model["gmm-unit-continued"]["steps"] == by_model["rg-unit"]["steps"] > by_model["gmm-unit"]["steps"]
+    assert (
+        by_model["gmm-unit-continued"]["steps"]
+        == by_model["rg-unit"]["steps"]
+        > by_model["gmm-unit"]["steps"]
+    )
     assert all(0 <= row["p10_average"] <= 1 for row in tables["retrieval"])
 
 
@@ -85,7 +89,11 @@ def test_the_report_opens_from_disk_alone(smoke_run: Path) -> None:
 
 
 def test_pictures_are_written_for_every_stage(smoke_run: Path) -> None:
-    for stage, name in (("translation", "translations"), ("retrieval", "triplets"), ("guidance", "translations")):
+    for stage, name in (
+        ("translation", "translations"),
+        ("retrieval", "triplets"),
+        ("guidance", "translations"),
+    ):
         pictures = list((smoke_run / stage / "samples").glob(f"{name}-*.png"))
         assert pictures
         assert np.asarray(Image.open(pictures[0])).std() > 1
@@ -124,7 +132,8 @@ def test_translate_writes_a_picture_of_its_samples(smoke_run: Path, tmp_path: Pa
     face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"
     target = tmp_path / "blond.png"
     result = command(
-        "translate", str(face), "--run", str(smoke_run), "--to", "Blond_Hair,-Young", "--samples", "3", "--out", str(target)
+        "translate", str(face), "--run", str(smoke_run), "--to", "Blond_Hair,-Young", "--samples", "3",
+        "--out", str(target),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert Image.open(target).size == (3 * 32 + 2 * 2, 32)
@@ -138,9 +147,13 @@ def test_translate_writes_a_picture_of_its_samples(smoke_run: Path, tmp_path: Pa
         (["--to", "Male", "--model", "stylegan"], "this run has gmm-unit"),
     ],
 )
-def test_translate_refuses_what_it_cannot_do(smoke_run: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_translate_refuses_what_it_cannot_do(
+    smoke_run: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
     face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"
-    result = command("translate", str(face), "--run", str(smoke_run), "--out", str(tmp_path / "x.png"), *arguments)
+    result = command(
+        "translate", str(face), "--run", str(smoke_run), "--out", str(tmp_path / "x.png"), *arguments
+    )
     assert result.returncode == 2
     assert words in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
@@ -149,7 +162,8 @@ def test_translate_refuses_what_it_cannot_do(smoke_run: Path, tmp_path: Path, ar
 def test_translate_names_an_unreadable_image(smoke_run: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     result = command(
-        "translate", str(tmp_path / "broken.jpg"), "--run", str(smoke_run), "--to", "Male", "--out", str(tmp_path / "x.png")
+        "translate", str(tmp_path / "broken.jpg"), "--run", str(smoke_run), "--to", "Male",
+        "--out", str(tmp_path / "x.png"),
     )  # fmt: skip
     assert result.returncode == 2
     assert "broken.jpg: not a readable image" in result.stderr
@@ -169,7 +183,9 @@ def test_a_store_of_other_networks_is_refused(smoke_run: Path) -> None:
     config = load_config("smoke")
     store = LocalStore(smoke_run / "store" / "snapshot")
     with pytest.raises(StoreMismatch, match="rgcluster store build"):
-        Retriever(store, RetrievalEncoder(config), Translator(config), config, Device(torch.device("cpu"), False))
+        Retriever(
+            store, RetrievalEncoder(config), Translator(config), config, Device(torch.device("cpu"), False)
+        )
 
 
 def test_status_store_info_and_query_answer(smoke_run: Path) -> None:
@@ -179,4 +195,7 @@ def test_status_store_info_and_query_answer(smoke_run: Path) -> None:
     assert info.returncode == 0 and "128 images" in info.stdout
     face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"
     query = command("store", "query", str(face), "--run", str(smoke_run), "--to", "Male", "-k", "4")
-    assert query.returncode == 0 and len([line for line in query.stdout.splitlines() if "0." in line or "1." in line]) >= 4
+    assert (
+        query.returncode == 0
+        and len([line for line in query.stdout.splitlines() if "0." in line or "1." in line]) >= 4
+    )

@@ -33,7 +33,9 @@ def copy_without(run: Path, target: Path, *stages: str) -> Path:
 def start(*arguments: str) -> subprocess.Popen[str]:
     """Start the command in a session of its own, so that a signal reaches it alone."""
     line = [sys.executable, "-c", "from rgcluster.cli import main; main()", *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -89,7 +91,9 @@ def test_a_killed_worker_and_a_killed_shard_cost_no_step(smoke_run: Path, tmp_pa
 
 
 @pytest.mark.parametrize("stage", ["translation", "guidance"])
-def test_an_interrupted_stage_goes_on_from_its_checkpoint(smoke_run: Path, tmp_path: Path, stage: str) -> None:
+def test_an_interrupted_stage_goes_on_from_its_checkpoint(
+    smoke_run: Path, tmp_path: Path, stage: str
+) -> None:
     gone = {"translation": ["translation", "retrieval", "store", "guidance"], "guidance": ["guidance"]}[stage]
     run = copy_without(smoke_run, tmp_path / "run", *gone, "evaluation", "report")
     arguments = [
@@ -116,7 +120,9 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(smoke_run: Path, tmp_p
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(smoke_run: Path, tmp_path: Path) -> None:
-    run = copy_without(smoke_run, tmp_path / "run", "translation", "retrieval", "store", "guidance", "evaluation")
+    run = copy_without(
+        smoke_run, tmp_path / "run", "translation", "retrieval", "store", "guidance", "evaluation"
+    )
     result = command(
         "train", "translation", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
         "--set", "translation.optimizer.learning_rate=1e30",
@@ -140,8 +146,8 @@ def test_more_neighbours_than_images_is_refused_before_training(smoke_run: Path,
 
 def test_a_batch_larger_than_the_data_is_refused(smoke_run: Path, tmp_path: Path) -> None:
     result = command(
-        "train", "translation", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(tmp_path / "run"),
-        "--set", "translation.batch_size=129",
+        "train", "translation", "--preset", "smoke", "--data", str(smoke_run / "shards"),
+        "--run", str(tmp_path / "run"), "--set", "translation.batch_size=129",
     )  # fmt: skip
     assert result.returncode == 2
     assert "translation.batch_size = 129 is larger than the 128 training images" in result.stderr
@@ -151,7 +157,9 @@ def test_a_corrupt_checkpoint_of_the_stage_before_is_named(smoke_run: Path, tmp_
     run = copy_without(smoke_run, tmp_path / "run", "guidance", "evaluation")
     file = run / "translation" / "model" / "tensors.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    result = command("train", "guidance", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run))
+    result = command(
+        "train", "guidance", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run)
+    )
     assert result.returncode == 2
     assert "tensors.safetensors: missing or corrupt" in result.stderr
 

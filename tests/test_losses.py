@@ -150,16 +150,16 @@ def test_discriminator_loss_equals_two_separate_forwards(kind: str, real_label: 
 
 
 class Recorder(nn.Module):
-    """Wraps a generator and keeps what each pass was given: content, style, image, whether masked."""
+    """Wraps a generator and keeps what each pass was given: content, style, image, how far masked."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.passes: list[tuple[Tensor, Tensor, Tensor, bool]] = []
+        self.passes: list[tuple[Tensor, Tensor, Tensor, float]] = []
 
-    def forward(self, content: Tensor, style: Tensor, image: Tensor, masked: bool = True) -> object:
-        self.passes.append((content.detach(), style.detach(), image.detach(), masked))
-        return self.inner(content, style, image, masked)
+    def forward(self, content: Tensor, style: Tensor, image: Tensor, attention: float = 1.0) -> object:
+        self.passes.append((content.detach(), style.detach(), image.detach(), attention))
+        return self.inner(content, style, image, attention)
 
 
 def run(
@@ -234,19 +234,16 @@ def test_each_pass_gets_its_style_and_the_image_behind_its_mask() -> None:
     torch.testing.assert_close(contents[2], translator.content_encoder(translated))
 
 
-@pytest.mark.parametrize(
-    ("mask_in", "masked", "expected"),
-    [("all", True, [True] * 3), ("translation", True, [True, False, False]), ("all", False, [False] * 3)],
-)
+@pytest.mark.parametrize(("mask_in", "expected"), [("all", [0.5] * 3), ("translation", [0.5, 0.0, 0.0])])
 @torch.no_grad()
-def test_which_passes_blend_with_their_input(mask_in: str, masked: bool, expected: list[bool]) -> None:
+def test_how_far_each_pass_blends_with_its_input(mask_in: str, expected: list[float]) -> None:
     config = tiny_config()
     translator = tiny_translator(config)
     recorder = Recorder(translator.generator)
     translator.generator = recorder  # type: ignore[assignment]
     loss = LossConfig(mask_in=mask_in)  # type: ignore[arg-type]
-    TranslationObjective(translator, config, loss, None)(random_batch(config), masked=masked)
-    assert [flag for *_, flag in recorder.passes] == expected
+    TranslationObjective(translator, config, loss, None)(random_batch(config), attention=0.5)
+    assert [attention for *_, attention in recorder.passes] == expected
 
 
 @torch.no_grad()

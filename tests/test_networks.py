@@ -339,8 +339,18 @@ def test_without_attention_the_picture_is_raw() -> None:
     assert torch.equal(generated.image, generated.raw)
     assert torch.equal(generated.mask, torch.ones_like(generated.mask))
     assert not torch.equal(generated.image, x)
-    unmasked = generator_with_gate(-200.0)(content, style, x, masked=False)
-    assert torch.equal(unmasked.image, generated.image) and torch.equal(unmasked.mask, generated.mask)
+    paused = generator_with_gate(-200.0)(content, style, x, attention=0.0)
+    assert torch.equal(paused.image, generated.image) and torch.equal(paused.mask, generated.mask)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", [0.25, 0.5, 1.0])
+def test_the_mask_may_be_in_force_in_part(attention: float) -> None:
+    content, style, x = torch.randn(2, 32, 8, 8), torch.randn(2, 40), random_images(2)
+    closed = generator_with_gate(-200.0)(content, style, x, attention)
+    torch.testing.assert_close(closed.image, attention * x + (1 - attention) * closed.raw)
+    opened = generator_with_gate(200.0)(content, style, x, attention)
+    torch.testing.assert_close(opened.image, opened.raw)
 
 
 # --- fusion ---

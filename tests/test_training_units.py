@@ -330,8 +330,18 @@ def test_the_discriminators_step_gives_the_generator_no_gradient(monkeypatch: py
     assert seen and all(gradient is None for gradient in seen)
 
 
-def test_the_mask_is_off_until_its_step() -> None:
-    """With a mask of zeros a masked x_hat is the input, so the image loss tells which step blends."""
+def test_the_mask_comes_into_force_between_its_steps() -> None:
+    ramp = trainer("translation.attention_from=2", "translation.attention_full=6")
+    assert [ramp.attention(step) for step in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert [trainer().attention(step) for step in range(2)] == [1, 1]
+    late = trainer("translation.attention_from=2")
+    assert [late.attention(step) for step in range(4)] == [0, 0, 1, 1]
+    guided = trainer("translation.attention_from=2", guided=True, frozen=True)
+    assert guided.attention(0) == 1
+
+
+def test_a_step_uses_its_attention() -> None:
+    """With a mask of zeros the reconstruction is the input, once the mask is in force."""
     subject = trainer("translation.attention_from=1", "translation.optimizer.learning_rate=1e-9")
     with torch.no_grad():
         subject.translator.generator.heads.weight[3] = 0

@@ -86,7 +86,7 @@ def open_source(shards: ShardSet, config: DataConfig, split: str, fraction: floa
 
 def in_order(source: ImageSource) -> Iterator[Block]:
     """Yield every row of the source once, through Ray Data, in blocks of `ROWS_PER_READ`."""
-    yield from rows_dataset(source).iter_batches(batch_size=ROWS_PER_READ, batch_format="numpy")
+    yield from batches(rows_dataset(source), ROWS_PER_READ)
 
 
 def rows_dataset(source: ImageSource) -> Dataset:
@@ -128,12 +128,13 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
     )
 
 
-def batches(dataset: Dataset, batch_size: int) -> Iterator[Block]:
-    """Yield numpy batches; the executor runs in an actor of its own, beside the trainer's process."""
+def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
+    """Yield numpy batches, whole blocks where the size is None, in order.
+
+    The executor runs in an actor of its own: beside the caller's process, not in it.
+    """
     (split,) = dataset.streaming_split(1)
-    return iter(
-        split.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2, drop_last=True)
-    )
+    return iter(split.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2))
 
 
 def _chunks(count: int) -> Dataset:

@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
-from rgcluster.data.stream import ImageSource, rows_dataset
+from rgcluster.data.stream import ImageSource, batches, rows_dataset
 from rgcluster.evaluate.retrieval import precision_at_k, random_baseline
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
@@ -98,7 +98,7 @@ def _embed(
         num_gpus=0.1 if gpu else None,
     )
     result: dict[str, npt.NDArray[np.float32]] = {}
-    for block in embedded.iter_batches(batch_size=1024, batch_format="numpy"):
+    for block in batches(embedded, 1024):
         for name in config.retrieval.negatives:
             vectors = result.setdefault(
                 name, np.empty((len(source.index), config.model.retrieval_dim), np.float32)

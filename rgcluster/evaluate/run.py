@@ -15,7 +15,7 @@ from ray.data import ActorPoolStrategy
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
 from rgcluster.data.faces import load_face_set
-from rgcluster.data.stream import ImageSource
+from rgcluster.data.stream import ImageSource, batches
 from rgcluster.evaluate.classifier import AttributeClassifier, train_classifier
 from rgcluster.evaluate.features import best_extractor, best_perceptual, metric_name
 from rgcluster.evaluate.inputs import evaluation_inputs
@@ -126,7 +126,7 @@ def _measure(task: Task, num_real: int, workers: int, progress: Progress) -> dic
         count if seed < 0 else count * (1 + len(task.config.guidance.variants)) for seed, count in spans
     )
     done = 0
-    for block in measured.iter_batches(batch_size=None, batch_format="numpy"):
+    for block in batches(measured, None):
         done += len(block["seed"])
         progress(done, total, "translating and measuring")
         for model in np.unique(block["model"]):

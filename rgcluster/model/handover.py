@@ -60,7 +60,9 @@ def load_discriminator(location: Location, config: Config) -> Discriminator:
 def load_retrieval(location: Location, config: Config, translator: Translator) -> dict[str, RetrievalEncoder]:
     """Load stage 2's networks by strategy; CheckpointError where they were trained against other encoders."""
     tree, manifest = load_tree(location)
-    _require_same(manifest["trained_against"], encoder_digests(translator), location)
+    _require_same(
+        manifest.get("trained_against", {"encoders": "unknown"}), encoder_digests(translator), location
+    )
     return {name: _frozen(_load(RetrievalEncoder(config), tree, name, location)) for name in tree}
 
 

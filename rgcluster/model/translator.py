@@ -123,13 +123,14 @@ class TranslationObjective(nn.Module):
             guide.ask_cycle(content_again, style)
         style_again = net.style_encoder(translated).mean
 
+        own_attention = attention if self.loss.mask_in == "all" else 0.0
         near_own = guide.reconstruction() if guide else None
-        reconstructed = net.generator(net.total_content(content, near_own), style, x, attention).image
+        reconstructed = net.generator(net.total_content(content, near_own), style, x, own_attention).image
 
         near_cycle = guide.cycle() if guide else None
         behind_mask = translated if self.loss.cycle_blend == "translated" else x
         cycled = net.generator(
-            net.total_content(content_again, near_cycle), style, behind_mask, attention
+            net.total_content(content_again, near_cycle), style, behind_mask, own_attention
         ).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean

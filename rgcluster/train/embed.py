@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from rgcluster.checkpoint import network_digest
 from rgcluster.config import Config
-from rgcluster.data.stream import ImageSource, rows_dataset
+from rgcluster.data.stream import ImageSource, batches, rows_dataset
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
@@ -78,7 +78,7 @@ def build_store(
         target, config.store.shards, config.model.retrieval_dim, shape, digests, name="store", replace=True
     ) as writer:
         done = 0
-        for block in embedded.iter_batches(batch_size=BATCH, batch_format="numpy"):
+        for block in batches(embedded, BATCH):
             writer.append(block["row_id"], block["vector"], block["image"])
             done += len(block["row_id"])
             if progress:
