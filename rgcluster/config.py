@@ -110,6 +110,7 @@ class LossConfig(Section):
     kl: float = Field(0.1, ge=0)
     domain: float = Field(1.0, ge=0)
     adversarial: float = Field(1.0, ge=0)
+    mask: float = Field(0.0, ge=0, description="mean of M in the translation; not in the paper")
     perceptual: float = Field(0.0, ge=0, description="needs VGG16 weights; the paper's 0.1")
     style_target: Literal["sampled", "encoded"] = "sampled"
     """What E_s(x_hat) is compared with: the style given to G, or E_s(x) as eq. 3 prints."""

@@ -134,7 +134,12 @@ def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
     The executor runs in an actor of its own: beside the caller's process, not in it.
     """
     (split,) = dataset.streaming_split(1)
-    return iter(split.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2))
+    stream = split.iter_batches(
+        batch_size=batch_size,  # type: ignore[arg-type]  # None is documented: whole blocks
+        batch_format="numpy",
+        prefetch_batches=2,
+    )
+    return iter(stream)
 
 
 def _chunks(count: int) -> Dataset:

@@ -115,9 +115,8 @@ class TranslationObjective(nn.Module):
         style = style_of(posterior, batch.posterior_noise, self.loss)
 
         near_target = guide.translation() if guide else None
-        translated = net.generator(
-            net.total_content(content, near_target), batch.target_style, x, attention
-        ).image
+        made = net.generator(net.total_content(content, near_target), batch.target_style, x, attention)
+        translated = made.image
         content_again = net.content_encoder(translated)
         if guide:  # the store searches while the next three passes run
             guide.ask_cycle(content_again, style)
@@ -140,6 +139,8 @@ class TranslationObjective(nn.Module):
             "image": l1(reconstructed, x),
             "cycle": l1(cycled, x),
         }
+        if self.loss.mask and attention:  # what need not change is better kept than painted
+            parts["mask"] = made.mask.mean()
         if batch.posterior is None:  # a frozen E_s has no use for its KL
             parts["kl"] = kl_divergence(posterior, batch.domain, self.prior_std)
         if self._perceptual[0] is not None:
