@@ -56,7 +56,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of `rgcluster demo --preset smoke`, made once by the real command."""
     run = tmp_path_factory.mktemp("smoke") / "run"
     start = time.monotonic()
-    result = command("demo", "--preset", "smoke", "--run", str(run))
+    result = command("demo", "--preset", "smoke", "--run", str(run), timeout=850)
     assert result.returncode == 0, result.stderr[-3000:]
     (run / "seconds").write_text(str(time.monotonic() - start))
     return run
