@@ -98,7 +98,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     run = copy_without(smoke_run, tmp_path / "run", *gone, "evaluation", "report")
     arguments = [
         "train", stage, "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
-        "--set", f"{stage}.steps=40", "--set", f"{stage}.checkpoint_every=10",
+        "--set", f"{stage}.steps=200", "--set", f"{stage}.checkpoint_every=10",
     ]  # fmt: skip
     process = start(*arguments)
     await_step(run / stage, 25, process)
@@ -112,7 +112,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     result = command(*arguments)
     assert result.returncode == 0, result.stderr
     lines = read_metrics(Location(run / stage))
-    assert lines[-1]["step"] == 40
+    assert lines[-1]["step"] == 200
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     # The second start trained from the checkpoint: nothing before it was written again.
     kept = run / stage / "checkpoints" / checkpoints[-1] / "manifest.json"
