@@ -13,7 +13,10 @@ from rgcluster.config import Config, load_config
 from rgcluster.data.attributes import parse_target
 from rgcluster.data.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
-from rgcluster.data.shards import RowIndex, ShardSet, open_shards, write_shards
+from rgcluster.data.shard_writer import ShardOptions, write_shards
+from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
+from rgcluster.data.sources import Columns, ImageTable, read_celeba, read_images, read_source
+from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.report import write_report
 from rgcluster.inference.device import Device, pick_device
@@ -32,7 +35,7 @@ from rgcluster.store.snapshot import Manifest, read_manifest
 from rgcluster.train.metrics import read_metrics
 
 __all__ = [
-    "check_shards",
+    "check",
     "contact_sheets",
     "demo",
     "describe",
@@ -80,7 +83,8 @@ def demo(config: Config, run: Path) -> Location:
     folder = run / "faces"
     draw_faces(folder, config.faces.count, config.faces.seed)
     with ray_session():
-        shards = _write_shards(folder, Location(run / "shards"), config.data.rows_per_shard)
+        options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
+        shards = _write_shards(read_celeba(folder), Location(run / "shards"), options)
         pipeline = Pipeline(Location(run), config, shards)
         pipeline.prepare()
         return pipeline.report()
@@ -100,19 +104,40 @@ def contact_sheets(count: int, seed: int, target: Path) -> None:
     counterfactual_sheet(faces, 6).save(target.with_stem(f"{target.stem}-counterfactuals"))
 
 
-def shard(source: Path, target: str, rows: int) -> ShardSet:
-    """Write a CelebA folder as shards."""
+def shard(
+    source: Path,
+    target: str,
+    options: ShardOptions,
+    *,
+    layout: str = "auto",
+    images: Path | None = None,
+    columns: Columns | None = None,
+    unlabelled: Path | None = None,
+) -> ShardSet:
+    """Write a source as shards, and a folder of images without labels with it."""
+    table = read_source(source, layout, images, columns)
+    more = read_images(unlabelled) if unlabelled else None
     with ray_session():
-        return _write_shards(source, Location(target), rows)
+        return _write_shards(table, Location(target), options, more)
 
 
-def check_shards(path: str) -> tuple[ShardSet, RowIndex]:
-    """Open shards and read every row but the images; DataError names what is wrong."""
-    shards = open_shards(Location(path))
-    index = shards.index()
-    if len(index) != shards.rows:
-        raise DataError(f"{path}: {len(index)} rows instead of {shards.rows}; write the shards again")
-    return shards, index
+def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
+    """Read everything in a source or a directory of shards; write a contact sheet if asked."""
+    location = Location(path)
+    inside = location.names() if location.exists() and not location.is_file() else []
+    is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
+    with task("check") as update, ray_session():
+
+        def progress(done: int, total: int) -> None:
+            update(done, total, "")
+
+        if is_shards and layout == "auto":
+            survey = survey_shards(open_shards(location), progress)
+        else:
+            survey = survey_table(read_source(Path(path), layout, images, columns), progress)
+    if sheet and survey.thumbnails:
+        Location(sheet).write_bytes(encode_png(_sheet(survey.thumbnails)))
+    return survey
 
 
 def train(config: Config, data: str, run: str, stage: str) -> None:
@@ -204,9 +229,18 @@ def status(run: str) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def _write_shards(source: Path, target: Location, rows: int) -> ShardSet:
+def _write_shards(
+    table: ImageTable, target: Location, options: ShardOptions, unlabelled: ImageTable | None = None
+) -> ShardSet:
     with task("shards") as update:
-        return write_shards(source, target, rows, progress=lambda done, total: update(done, total, ""))
+        return write_shards(table, target, options, unlabelled, lambda done, total: update(done, total, ""))
+
+
+def _sheet(pictures: Sequence[UInt8Array], columns: int = 8) -> UInt8Array:
+    blank = np.full_like(pictures[0], 255)
+    rows = -(-len(pictures) // columns)
+    padded = [*pictures, *[blank] * (rows * columns - len(pictures))]
+    return grid(np.stack(padded).reshape(rows, columns, *blank.shape))
 
 
 def _open_run(run: str) -> tuple[Config, Location]:

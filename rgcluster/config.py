@@ -63,6 +63,7 @@ class DataConfig(Section):
     image_size: int = Field(128, ge=32, description="side of a training image; a multiple of 32")
     mirror: bool = True
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training rows, by hashed row id")
+    balance: bool = Field(False, description="train on every domain that occurs equally often")
     rows_per_shard: int = Field(2048, ge=1)
     cache_mib: int = Field(
         1024, ge=0, description="decoded images are kept in Ray's object store up to this size"
@@ -78,6 +79,8 @@ class DataConfig(Section):
             for name in group:
                 if name not in self.attributes:
                     raise ValueError(f"exclusive names {name!r}, which is not among attributes")
+        if self.domains == "one-hot" and len(self.attributes) < 2:
+            raise ValueError("one-hot domains need two attributes or more")
         return self
 
 
@@ -162,6 +165,14 @@ class TranslationConfig(StageConfig):
     loss: LossConfig = LossConfig()
     ema: float = Field(0.999, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> TranslationConfig:
+        if 0 < self.attention_full < self.attention_from:
+            raise ValueError(
+                f"attention_full {self.attention_full} comes before attention_from {self.attention_from}"
+            )
+        return self
+
 
 class RetrievalConfig(StageConfig):
     """Stage 2: the retrieval network R on generated triplets (eq. 8)."""
@@ -187,6 +198,8 @@ class StoreConfig(Section):
     """The retrieval store."""
 
     shards: int = Field(2, ge=1)
+    images: Literal["all", "train"] = "all"
+    """What is retrieved: `all` the images but test and val, with labels or without, or those that train."""
     timeout_s: float = Field(60.0, gt=0)
 
 

@@ -3,6 +3,7 @@
     RGClusterError            exit status 1: the work failed
     ├── TrainingDiverged      a loss is NaN or infinite
     ├── StoreUnavailable      a shard did not answer in time, or not at all
+    ├── StorageError          no room, or no leave, to write a file
     └── UserError             exit status 2: the input must change
         ├── ConfigError       a key or a value of the configuration
         ├── DataError         a folder, an attribute file, an image, a shard
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "RGClusterError",
     "RunConflict",
+    "StorageError",
     "StoreMismatch",
     "StoreUnavailable",
     "TooFewNeighbours",
@@ -45,6 +47,10 @@ class TrainingDiverged(RGClusterError):
 
 class StoreUnavailable(RGClusterError):
     """A shard of the store did not answer within the time-out."""
+
+
+class StorageError(RGClusterError):
+    """A file could not be written."""
 
 
 class UserError(RGClusterError):

@@ -20,10 +20,12 @@ from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig
 
 from rgcluster import __version__
 from rgcluster.config import Config
+from rgcluster.data.attributes import domain_columns
 from rgcluster.data.faces import load_face_set
 from rgcluster.data.shards import ShardSet
+from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
-from rgcluster.errors import DataError, RunConflict, root_cause
+from rgcluster.errors import ConfigError, DataError, RunConflict, root_cause
 from rgcluster.evaluate.figures import draw_figures
 from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import evaluate_run
@@ -64,6 +66,7 @@ class Pipeline:
 
     def prepare(self) -> None:
         """Write the run's configuration and manifest; refuse a run begun with other data or another configuration."""
+        self._check_domains()
         begun = {"seed": self.config.seed, "shards": self.shards.digest}
         self._enter("run", begun, self.run / RUN_MANIFEST)
         for name, sections in SECTIONS.items():
@@ -96,7 +99,7 @@ class Pipeline:
             with task("store") as update:
                 gpu = resources(self.config.cluster).gpu
                 build_store(
-                    self.config, self.source("train"), self._model("translation"), self._model("retrieval"),
+                    self.config, self.retrieval_set(), self._model("translation"), self._model("retrieval"),
                     directory / SNAPSHOT, 0.1 if gpu else 0.0, lambda done, total: update(done, total, ""),
                 )  # fmt: skip
 
@@ -164,10 +167,30 @@ class Pipeline:
             self._sources[split] = open_source(self.shards, self.config.data, split, fraction)
         return self._sources[split]
 
+    def retrieval_set(self) -> list[ImageSource]:
+        """Return the images that the store holds: those that train, or everything but the test and val sets."""
+        if self.config.store.images == "train":
+            return [self.source("train")]
+        whole = self.config.data.fraction >= 1
+        train = self.source("train") if whole else open_source(self.shards, self.config.data, "train")
+        rest = [UNLABELLED] if self.shards.splits.get(UNLABELLED) else []
+        return [train, *(open_source(self.shards, self.config.data, split) for split in rest)]
+
     def seconds(self) -> dict[str, float]:
         """Return how long each finished stage took, over all its starts."""
         files = {name: self.run / name / STAGE for name in SECTIONS}
         return {name: file.read_json()["seconds"] for name, file in files.items() if file.exists()}
+
+    def _check_domains(self) -> None:
+        """Raise where the shards' attributes are not those of the configuration; say what would fit."""
+        data, shards = self.config.data, self.shards
+        if shards.one_hot and data.domains != "one-hot":
+            names = ",".join(shards.attributes)
+            raise ConfigError(
+                f"{shards.location}: an image has exactly one of {names}; add --set data.domains=one-hot "
+                f"--set data.attributes=[{names}] --set data.exclusive=[]"
+            )
+        domain_columns(shards.attributes, data.attributes, shards.location)
 
     def _perceptual(self, stage: str) -> dict[str, str]:
         """Return where VGG16's weights are, if the stage's perceptual loss wants them; without them it is off."""

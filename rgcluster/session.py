@@ -12,6 +12,9 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# Ray ends idle processes after a second, and a new one imports for seconds: on a cluster of our own, keep them.
+os.environ.setdefault("RAY_num_workers_soft_limit", "4")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 import ray  # noqa: E402
 

@@ -5,6 +5,7 @@ Every file is committed by a rename, so a reader never sees half of one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,12 +15,14 @@ from typing import Any
 
 from pyarrow import NativeFile, fs
 
-from rgcluster.errors import DataError
+from rgcluster.errors import DataError, StorageError
 
 __all__ = ["Location", "digest_bytes", "digest_json"]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def digest_bytes(*parts: bytes) -> str:
+
+def digest_bytes(*parts: bytes | memoryview) -> str:
     """Return the first 16 hexadecimal digits of the parts' SHA-256."""
     state = hashlib.sha256()
     for part in parts:
@@ -111,8 +114,8 @@ class Location:
         with self._fs.open_input_stream(self.path) as stream:
             return stream.read()
 
-    def write_bytes(self, content: bytes) -> None:
-        """Write the whole file or nothing."""
+    def write_bytes(self, content: bytes | memoryview) -> None:
+        """Write the whole file or nothing; StorageError where there is no room for it."""
         parent, _, name = self.path.rpartition("/")
         self._fs.create_dir(parent, recursive=True)
         # Not a leading dot: some file systems hide such names from listings.
@@ -121,9 +124,14 @@ class Location:
             with self._fs.open_output_stream(temporary) as stream:
                 stream.write(content)
             self._fs.move(temporary, self.path)
-        except BaseException:
+        except BaseException as error:
             if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
                 self._fs.delete_file(temporary)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise StorageError(
+                    f"{self}: no room to write {len(content) >> 10} KiB ({os.strerror(error.errno)}); "
+                    "free some and run the same command again, what is finished is kept"
+                ) from None
             raise
 
     def read_text(self) -> str:

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model", "data", "store"),
     ("inference",),
     ("train", "evaluate"),
-    ("pipeline",),
+    ("pipeline", "bench"),
     ("commands",),
     ("cli",),
 )

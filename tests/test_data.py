@@ -1,18 +1,15 @@
-"""Reading CelebA's layout, attributes and targets, images, the training order, fractions."""
+"""Attributes and targets, images, the training order, splits and fractions."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import ATTRIBUTES, write_celeba
 
 from rgcluster.config import Config, load_config
 from rgcluster.data.attributes import (
@@ -22,135 +19,10 @@ from rgcluster.data.attributes import (
     one_change_each,
     parse_target,
 )
-from rgcluster.data.folder import read_celeba
 from rgcluster.data.images import decode_image, encode_png, grid, prepare_image
-from rgcluster.data.order import Order
-from rgcluster.data.shards import hash_share, row_id
+from rgcluster.data.order import BalancedOrder, ShuffledOrder
+from rgcluster.data.splits import assign_splits, hash_share, row_id
 from rgcluster.errors import ConfigError, DataError
-
-# --- CelebA's layout ---
-
-
-def test_a_celeba_folder(tmp_path: Path) -> None:
-    folder = read_celeba(write_celeba(tmp_path / "celeba"))
-    assert folder.attributes == ATTRIBUTES
-    assert folder.file_names == [f"{number:06d}.jpg" for number in range(1, 7)]
-    assert folder.splits == ["train"] * 4 + ["test", "train"]
-    assert folder.labels.dtype == np.int8 and set(folder.labels.ravel()) == {0, 1}
-    assert folder.image_path(2).read_bytes()[:2] == b"\xff\xd8"
-    lines = (tmp_path / "celeba" / "list_attr_celeba.txt").read_text().splitlines()[2:]
-    signs = [[int(value) for value in line.split()[1:]] for line in lines]
-    assert np.array_equal(folder.labels, np.array(signs) > 0)
-
-
-def test_zero_one_labels_blank_lines_and_no_partition(tmp_path: Path) -> None:
-    folder = write_celeba(tmp_path / "celeba", 2, partition=False)
-    table = "2\n A  B \n\n000001.jpg 0 1\n\n000002.jpg -1  1\n\n"
-    (folder / "list_attr_celeba.txt").write_text(table)
-    read = read_celeba(folder)
-    assert read.attributes == ("A", "B") and read.labels.tolist() == [[0, 1], [0, 1]] and read.splits == []
-
-
-def edit(name: str, change: Callable[[str], str]) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        (folder / name).write_text(change((folder / name).read_text()))
-
-    return apply
-
-
-def empty_images(folder: Path) -> None:
-    for item in (folder / "img_align_celeba").iterdir():
-        item.unlink()
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-LIST, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
-
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no image": (empty_images, r"img_align_celeba: no images there; expected CelebA's layout"),
-    "no list": (remove(LIST), r"list_attr_celeba.txt: missing; it comes with CelebA"),
-    "binary list": (
-        lambda folder: (folder / LIST).write_bytes(b"\xff\xfe\x00"),
-        r"list_attr_celeba.txt: not a text file; fetch it again",
-    ),
-    "empty list": (edit(LIST, lambda text: ""), r"line 1 must be the number of rows and line 2"),
-    "no count": (edit(LIST, lambda text: text.split("\n", 1)[1]), r"line 1 must be the number of rows"),
-    "odd count": (edit(LIST, lambda text: "²" + text[1:]), r"line 1 must be the number of rows"),
-    "same name twice": (
-        edit(LIST, lambda text: text.replace("Male", "Young")),
-        r"line 2 names an attribute twice",
-    ),
-    "wrong count": (
-        edit(LIST, lambda text: "7" + text[1:]),
-        r"line 1 says 7 rows, the file holds 6; fetch it again",
-    ),
-    "truncated": (
-        edit(LIST, lambda text: text[:-12]),
-        r"line 8 \(000006.jpg\) has \d values for 7 names; repair",
-    ),
-    "wrong value": (
-        edit(LIST, lambda text: re.sub(r"(000003.jpg) +-?1", r"\1 2", text)),
-        r"line 5 \(000003.jpg\) holds '2'; expected -1, 0 or 1",
-    ),
-    "after a blank line": (
-        edit(LIST, lambda text: re.sub(r"(000003.jpg) +-?1", r"\n\1 x", text)),
-        r"line 6 \(000003.jpg\) holds 'x'; expected -1, 0 or 1",
-    ),
-    "duplicate": (
-        edit(LIST, lambda text: text.replace("000005", "000002")),
-        r"list_attr_celeba.txt: line 7 lists 000002.jpg again, after line 4; remove one",
-    ),
-    "row without file": (
-        remove("img_align_celeba/000004.jpg"),
-        r"lists 000004.jpg, which is not in .*img_align_celeba; remove the row or add the file",
-    ),
-    "partition value": (
-        edit(PARTITION, lambda text: text.replace("000002.jpg 0", "000002.jpg 3")),
-        r"list_eval_partition.txt: line 2 must be a file name and 0, 1 or 2",
-    ),
-    "partition columns": (
-        edit(PARTITION, lambda text: text.replace("000002.jpg 0", "000002.jpg")),
-        r"list_eval_partition.txt: line 2 must be",
-    ),
-    "partition duplicate": (
-        edit(PARTITION, lambda text: text.replace("000003", "000002")),
-        r"list_eval_partition.txt: line 3 lists 000002.jpg again; remove one row",
-    ),
-    "partition row missing": (
-        edit(PARTITION, lambda text: text.replace("000006.jpg 0\n", "")),
-        r"list_eval_partition.txt: no row for 000006.jpg; add it, or remove the file to split by hash",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_faulty_folder_is_one_line(tmp_path: Path, name: str) -> None:
-    spoil, expected = FAULTS[name]
-    folder = write_celeba(tmp_path / "celeba")
-    spoil(folder)
-    with pytest.raises(DataError) as caught:
-        read_celeba(folder)
-    message = str(caught.value)
-    assert message.startswith(str(folder)) and "\n" not in message
-    assert re.search(expected, message), message
-
-
-def test_a_missing_folder_names_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such folder; draw one with `rgcluster data faces"):
-        read_celeba(tmp_path / "nowhere")
-
-
-def test_a_late_duplicate_among_many_rows_is_found_in_time(tmp_path: Path) -> None:
-    count = 30_000
-    folder = write_celeba(tmp_path / "celeba", 1, partition=False)
-    rows = [f"{number}.jpg 1" for number in range(count - 1)] + ["7.jpg 1"]
-    (folder / LIST).write_text("\n".join([str(count), "A", *rows]))
-    with pytest.raises(DataError, match=f"line {count + 2} lists 7.jpg again, after line 10"):
-        read_celeba(folder)
-
 
 # --- attributes ---
 
@@ -279,11 +151,6 @@ def test_resizing_averages() -> None:
     assert small.shape == (32, 32, 3) and np.abs(small[:, 2:-2].astype(int) - 100).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    assert prepare_image(coordinates(20, 20).convert(mode), 0, 32).shape == (32, 32, 3)
-
-
 def test_png_round_trip() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     assert np.array_equal(decode_image(encode_png(pixels), 0, 32, "x"), pixels)
@@ -327,7 +194,7 @@ def test_grid_places_images_by_row_and_column() -> None:
 # --- the training order ---
 
 ORDERS = st.builds(
-    Order,
+    ShuffledOrder,
     num_rows=st.integers(1, 200),
     seed=st.integers(-(2**31), 2**64),
     group_rows=st.integers(1, 40),
@@ -336,19 +203,19 @@ ORDERS = st.builds(
 
 
 @given(order=ORDERS, epoch=st.integers(0, 5))
-def test_an_epoch_holds_every_row_once(order: Order, epoch: int) -> None:
+def test_an_epoch_holds_every_row_once(order: ShuffledOrder, epoch: int) -> None:
     assert sorted(order.epoch(epoch).tolist()) == list(range(order.num_rows))
 
 
 @given(order=ORDERS, batch=st.integers(1, 50), steps=st.integers(1, 12))
-def test_batches_are_the_epochs_one_after_another(order: Order, batch: int, steps: int) -> None:
+def test_batches_are_the_epochs_one_after_another(order: ShuffledOrder, batch: int, steps: int) -> None:
     seen = np.concatenate([order.batch(step, batch, 0, 1) for step in range(steps)])
     epochs = np.concatenate([order.epoch(epoch) for epoch in range(len(seen) // order.num_rows + 1)])
     assert np.array_equal(seen, epochs[: len(seen)])
 
 
 @given(order=ORDERS, share=st.integers(1, 12), world=st.integers(1, 5), step=st.integers(0, 40))
-def test_ranks_share_a_global_batch(order: Order, share: int, world: int, step: int) -> None:
+def test_ranks_share_a_global_batch(order: ShuffledOrder, share: int, world: int, step: int) -> None:
     together = order.batch(step, share * world, 0, 1)
     ranks = [order.batch(step, share * world, rank, world) for rank in range(world)]
     assert all(len(rows) == share for rows in ranks)
@@ -356,24 +223,24 @@ def test_ranks_share_a_global_batch(order: Order, share: int, world: int, step: 
 
 
 @given(order=ORDERS, start=st.integers(0, 500), length=st.integers(0, 300))
-def test_any_slice_of_the_stream_can_be_had_alone(order: Order, start: int, length: int) -> None:
+def test_any_slice_of_the_stream_can_be_had_alone(order: ShuffledOrder, start: int, length: int) -> None:
     whole = order.rows(0, start + length)
     assert np.array_equal(order.rows(start, start + length), whole[start:])
 
 
 @given(order=ORDERS)
-def test_epochs_and_seeds_differ(order: Order) -> None:
-    again = Order(order.num_rows, order.seed, order.group_rows, order.window_groups)
+def test_epochs_and_seeds_differ(order: ShuffledOrder) -> None:
+    again = ShuffledOrder(order.num_rows, order.seed, order.group_rows, order.window_groups)
     assert np.array_equal(order.epoch(1), again.epoch(1))
     if order.num_rows >= 40:
         assert not np.array_equal(order.epoch(0), order.epoch(1))
-        assert not np.array_equal(order.epoch(0), Order(order.num_rows, order.seed + 1).epoch(0))
+        assert not np.array_equal(order.epoch(0), ShuffledOrder(order.num_rows, order.seed + 1).epoch(0))
 
 
 @given(num_groups=st.integers(1, 30), window=st.integers(1, 6), seed=st.integers(0, 100))
 def test_a_window_reads_few_groups(num_groups: int, window: int, seed: int) -> None:
     size = 16
-    order = Order(num_groups * size, seed, group_rows=size, window_groups=window)
+    order = ShuffledOrder(num_groups * size, seed, group_rows=size, window_groups=window)
     rows = order.epoch(0)
     for start in range(0, len(rows), window * size):
         groups = set((rows[start : start + window * size] // size).tolist())
@@ -381,12 +248,51 @@ def test_a_window_reads_few_groups(num_groups: int, window: int, seed: int) -> N
 
 
 def test_windows_shuffle_groups_and_rows() -> None:
-    rows = Order(4096, seed=0, window_groups=2).epoch(0)
+    rows = ShuffledOrder(4096, seed=0, window_groups=2).epoch(0)
     assert not np.array_equal(rows // 256, np.sort(rows // 256))
     assert (np.abs(np.diff(rows)) == 1).mean() < 0.05
 
 
-# --- ids and fractions ---
+@given(order=ORDERS, start=st.integers(0, 400), length=st.integers(0, 300), size=st.integers(1, 50))
+def test_windows_cut_the_stream_without_a_gap(
+    order: ShuffledOrder, start: int, length: int, size: int
+) -> None:
+    windows = order.windows(start, start + length, size)
+    assert [position for first, last in windows for position in range(first, last)] == list(
+        range(start, start + length)
+    )
+    whole = order.group_rows * order.window_groups
+    for first, last in windows:  # a window never spans two epochs, nor two windows of the permutation
+        if whole:
+            assert first // order.num_rows == (last - 1) // order.num_rows
+            assert first % order.num_rows // whole == (last - 1) % order.num_rows // whole
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    seed=st.integers(0, 50),
+    start=st.integers(0, 60),
+    length=st.integers(0, 80),
+)
+def test_a_balanced_stream_gives_each_domain_its_turn(
+    sizes: list[int], seed: int, start: int, length: int
+) -> None:
+    edges = np.cumsum([0, *sizes])
+    groups = tuple(np.arange(first, last) for first, last in zip(edges, edges[1:], strict=False))
+    order = BalancedOrder(groups, seed)
+    number = len(groups)
+    rounds = order.rows(0, 30 * number).reshape(30, number)
+    of_row = np.repeat(np.arange(number), sizes)
+    assert (np.sort(of_row[rounds], axis=1) == np.arange(number)).all()  # once a round
+    for group, rows in enumerate(groups):  # every row of a domain before any comes again
+        seen = rounds[of_row[rounds] == group]
+        for at in range(0, 30 - len(rows) + 1, len(rows)):
+            assert sorted(seen[at : at + len(rows)].tolist()) == rows.tolist()
+    whole = order.rows(0, start + length)
+    assert np.array_equal(order.rows(start, start + length), whole[start:])
+
+
+# --- ids, splits and fractions ---
 
 
 def test_row_ids_depend_on_both_names_and_fit_int64() -> None:
@@ -403,3 +309,20 @@ def test_fractions_are_nested_and_of_the_size_they_say() -> None:
         assert abs((share < fraction).mean() - fraction) < 0.015
     assert np.array_equal(hash_share(ids[::-1], salt=1), share[::-1])  # of the id alone
     assert abs(np.corrcoef(share, hash_share(ids, salt=0))[0, 1]) < 0.03  # independent of the test split
+
+
+def test_the_random_split_takes_2000_by_seed() -> None:
+    ids = np.array([row_id("celeba", str(number)) for number in range(30_000)], np.int64)
+    first, again, other = (assign_splits(ids, None, "auto", seed, "x") for seed in (0, 0, 1))
+    assert first == again != other
+    assert first.count("test") == 2000 and first.count("train") == 28_000
+    assert assign_splits(ids[:100], None, "random", 0, "x").count("test") == 10
+
+
+def test_a_source_that_knows_its_split_keeps_it() -> None:
+    ids = np.arange(4)
+    assert assign_splits(ids, ["train", "val", "test", "train"], "auto", 0, "x")[1] == "val"
+    assert assign_splits(ids, ["train", "val", "val", "train"], "official", 0, "x")[1:3] == ["test"] * 2
+    assert assign_splits(ids, ["train"] * 4, "random", 0, "x").count("test") == 1
+    with pytest.raises(DataError, match="names no split of its own; use --split random"):
+        assign_splits(ids, None, "official", 0, "faces")

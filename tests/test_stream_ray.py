@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from tiny import tiny_config, tiny_translator, write_celeba
 
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
-from rgcluster.data.folder import read_celeba
 from rgcluster.data.images import decode_image
-from rgcluster.data.shards import ShardSet, open_shards, row_id, write_shards
+from rgcluster.data.shard_writer import ShardOptions, shard_options, write_shards
+from rgcluster.data.shards import Prepared, ShardSet, open_shards
+from rgcluster.data.sources import ImageTable, read_celeba, read_images, read_source
+from rgcluster.data.splits import row_id
 from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream, in_order, open_source
-from rgcluster.errors import DataError
+from rgcluster.data.survey import survey_shards, survey_table
+from rgcluster.errors import ConfigError, DataError
 from rgcluster.model.handover import save_networks
 from rgcluster.model.noise import Draw, keyed_uniform
 from rgcluster.model.triplets import choose_categories
@@ -38,7 +42,12 @@ def celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(ray_session: None, celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    return write_shards(celeba, Location(tmp_path_factory.mktemp("shards") / "celeba"), rows_per_shard=16)
+    return written(celeba, tmp_path_factory.mktemp("shards") / "celeba")
+
+
+def written(celeba: Path | ImageTable, target: Path, **options: Any) -> ShardSet:
+    table = read_celeba(celeba) if isinstance(celeba, Path) else celeba
+    return write_shards(table, Location(target), ShardOptions(**{"rows_per_shard": 16, **options}))
 
 
 @pytest.fixture
@@ -64,24 +73,25 @@ def test_shards_hold_what_the_folder_holds(shards: ShardSet, celeba: Path) -> No
     assert np.array_equal(index.labels, folder.labels)
     assert index.row_ids.tolist() == [row_id("celeba", name) for name in folder.file_names]
     backwards = index.take(np.arange(COUNT)[::-1])
-    expected = [folder.image_path(number).read_bytes() for number in range(COUNT)][::-1]
-    assert shards.read_images(backwards.places) == expected
+    expected = [folder.tree.read(name) for name in folder.file_names][::-1]
+    assert [bytes(image) for image in shards.read_images(backwards.places)] == expected
+    assert shards.splits == {"train": TRAIN, "test": COUNT - TRAIN} and shards.quarantined == 0
 
 
 def test_splits_are_the_partitions(shards: ShardSet, celeba: Path) -> None:
     folder = read_celeba(celeba)
     for split, count in (("train", TRAIN), ("test", COUNT - TRAIN)):
-        names = [name for name, of in zip(folder.file_names, folder.splits, strict=True) if of == split]
+        names = [name for name, of in zip(folder.file_names, folder.splits or [], strict=True) if of == split]
         assert shards.index(split).file_names == names and len(names) == count
 
 
 def test_without_a_partition_a_tenth_is_for_tests(tmp_path: Path, celeba: Path) -> None:
     shutil.copytree(celeba, tmp_path / "celeba")
     (tmp_path / "celeba" / "list_eval_partition.txt").unlink()
-    split = write_shards(tmp_path / "celeba", Location(tmp_path / "shards"))
+    split = written(tmp_path / "celeba", tmp_path / "shards")
     assert len(split.index("test")) == 4 and len(split.index("train")) == 36
     chosen = set(split.index("test").file_names)
-    again = write_shards(tmp_path / "celeba", Location(tmp_path / "again"), rows_per_shard=7)
+    again = written(tmp_path / "celeba", tmp_path / "again", rows_per_shard=7)
     assert set(again.index("test").file_names) == chosen
 
 
@@ -90,37 +100,165 @@ def test_a_second_call_writes_nothing(shards: ShardSet, celeba: Path) -> None:
         return {path.name: path.stat().st_mtime_ns for path in Path(shards.location).iterdir()}
 
     before = times()
-    assert write_shards(celeba, Location(shards.location), rows_per_shard=16) == shards
+    assert written(celeba, Path(shards.location)) == shards
     assert times() == before
 
 
 def test_progress_counts_rows(celeba: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_shards(
-        celeba, Location(tmp_path / "s"), 16, progress=lambda done, total: seen.append((done, total))
-    )
+        read_celeba(celeba), Location(tmp_path / "s"), ShardOptions(rows_per_shard=16),
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
     assert len(seen) == 3 and seen[-1] == (COUNT, COUNT) and seen == sorted(seen)
 
 
 def test_shards_of_other_data_are_not_overwritten(shards: ShardSet, celeba: Path) -> None:
     with pytest.raises(DataError, match="holds shards of other data; write to another directory"):
-        write_shards(celeba, Location(shards.location), rows_per_shard=8)
+        written(celeba, Path(shards.location), rows_per_shard=8)
 
 
-def test_unreadable_images_are_listed_and_nothing_is_left(tmp_path: Path, celeba: Path) -> None:
-    folder, target = Path(shutil.copytree(celeba, tmp_path / "celeba")), Location(tmp_path / "shards")
-    bad = ["000003.jpg", "000020.jpg", "000021.jpg", "000033.jpg"]
-    for name in bad:
+def spoil(folder: Path, *names: str) -> None:
+    for name in names:
         path = folder / "img_align_celeba" / name
         path.write_bytes(path.read_bytes()[:200])
+
+
+def test_too_many_unreadable_images_stop_the_job_after_all_are_listed(tmp_path: Path, celeba: Path) -> None:
+    folder, target = Path(shutil.copytree(celeba, tmp_path / "celeba")), tmp_path / "shards"
+    bad = ["000003.jpg", "000020.jpg", "000021.jpg", "000033.jpg"]
+    spoil(folder, *bad)
     with pytest.raises(DataError) as caught:
-        write_shards(folder, target, rows_per_shard=16)
+        written(folder, target)
     message = str(caught.value)
-    assert message.startswith("unreadable images: ") and "and 1 more" in message and "\n" not in message
-    assert sum(name in message for name in bad) == 3
-    assert target.names() == []
+    assert message.startswith("4 of 40 images cannot be read, more than the share of 0.001 allowed")
+    assert "quarantine.json" in message and "000003.jpg" in message and "\n" not in message
+    listed = json.loads((target / "quarantine.json").read_text())
+    assert [Path(item["file"]).name for item in listed] == bad and all(item["reason"] for item in listed)
     with pytest.raises(DataError, match="unfinished"):
-        open_shards(target)
+        open_shards(Location(target))
+    # Mended, the same command goes on: the file without faults stays, the others are written again.
+    kept = next(target.glob("part-*.parquet"))
+    for name in bad:
+        shutil.copy(celeba / "img_align_celeba" / name, folder / "img_align_celeba" / name)
+    before = kept.stat().st_mtime_ns
+    assert written(folder, target).rows == COUNT
+    assert not (target / "quarantine.json").exists()
+    assert kept.stat().st_mtime_ns > before  # it had two of the faults
+
+
+def test_a_few_unreadable_images_are_left_out_and_counted(tmp_path: Path, celeba: Path) -> None:
+    folder = Path(shutil.copytree(celeba, tmp_path / "celeba"))
+    spoil(folder, "000003.jpg", "000020.jpg")
+    shards = written(folder, tmp_path / "shards", max_unreadable=0.05)
+    assert (shards.rows, shards.quarantined) == (COUNT - 2, 2)
+    names = shards.index().file_names
+    assert len(names) == COUNT - 2 and "000003.jpg" not in names
+    survey = survey_shards(shards)
+    assert survey.faults == [] and [Path(file).name for file in survey.ignored] == [
+        "000003.jpg",
+        "000020.jpg",
+    ]
+    assert np.array_equal(shards.index().labels, np.delete(read_celeba(folder).labels, [2, 19], axis=0))
+
+
+def test_finished_files_are_not_written_again(tmp_path: Path, celeba: Path) -> None:
+    target = tmp_path / "shards"
+    whole = written(celeba, target)
+    parts = sorted(target.glob("part-*.parquet"))
+    (target / "manifest.json").unlink()
+    parts[1].unlink()
+    (target / f"{parts[2].name}.0a1b2c3d.tmp").write_bytes(b"half")
+    before = {path: path.stat().st_mtime_ns for path in (parts[0], parts[2])}
+    assert written(celeba, target) == whole
+    assert {path: path.stat().st_mtime_ns for path in (parts[0], parts[2])} == before
+    assert not list(target.glob("*.tmp"))
+
+
+def test_shards_of_two_sources_do_not_mix(tmp_path: Path, celeba: Path) -> None:
+    target = tmp_path / "shards"
+    written(celeba, target)
+    (target / "manifest.json").unlink()
+    with pytest.raises(DataError, match="belongs to other shards; write to another directory"):
+        written(celeba, target, dataset="other")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_prepared_images_are_what_the_stream_would_make(
+    celeba: Path, shards: ShardSet, tmp_path: Path, kind: str
+) -> None:
+    prepared = written(celeba, tmp_path / "shards", prepared=Prepared(40, 32, kind))  # type: ignore[arg-type]
+    of = source(prepared, cached=False)
+    images = np.concatenate([block["image"] for block in in_order(of)])
+    expected = expected_images(shards, of.index.file_names)
+    assert np.abs(images.astype(int) - expected).mean() < (1e-9 if kind == "raw" else 4)
+    assert survey_shards(prepared).sizes == {(32, 32): COUNT}
+    with pytest.raises(DataError, match="prepared with crop 40 and size 32, but data.crop = 40 and .* = 64"):
+        open_source(prepared, tiny_config("data.crop=40", "data.image_size=64").data, "train")
+
+
+def test_images_without_labels_lie_beside(tmp_path: Path, celeba: Path) -> None:
+    plain = Path(shutil.copytree(celeba / "img_align_celeba", tmp_path / "photos"))
+    table, photos = read_celeba(celeba), read_images(plain)
+    shards = write_shards(table, Location(tmp_path / "s"), ShardOptions(rows_per_shard=16), photos)
+    assert shards.splits == {"train": TRAIN, "test": COUNT - TRAIN, "unlabelled": COUNT}
+    assert (shards.index("unlabelled").labels == -1).all()
+    assert len(np.unique(shards.index().row_ids)) == 2 * COUNT
+    assert shards.index("train").file_names == read_split(table, "train")
+    survey = survey_shards(shards)
+    assert survey.prevalence()["Male"] == pytest.approx(
+        table.labels[:, table.attributes.index("Male")].mean()
+    )
+
+
+def read_split(table: ImageTable, split: str) -> list[str]:
+    return [name for name, of in zip(table.file_names, table.splits or [], strict=True) if of == split]
+
+
+def test_class_folders_become_shards_that_test_on_val(tmp_path: Path, celeba: Path) -> None:
+    images = sorted((celeba / "img_align_celeba").iterdir())
+    for number, path in enumerate(images):
+        folder = (
+            tmp_path / "afhq" / ("val" if number % 4 == 3 else "train") / ("cat", "dog", "wild")[number % 3]
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    shards = written(read_source(tmp_path / "afhq"), tmp_path / "shards")
+    assert shards.one_hot and shards.attributes == ("cat", "dog", "wild")
+    assert shards.splits == {"test": 10, "train": 30}
+    assert (shards.index().labels.sum(axis=1) == 1).all()
+
+
+def test_a_survey_counts_and_finds(tmp_path: Path, celeba: Path) -> None:
+    folder = Path(shutil.copytree(celeba, tmp_path / "celeba"))
+    spoil(folder, "000007.jpg")
+    table = read_celeba(folder)
+    survey = survey_table(table)
+    assert survey.splits == {"train": TRAIN, "test": COUNT - TRAIN}
+    assert survey.sizes == {(40, 48): COUNT - 1} and len(survey.thumbnails) == COUNT - 1
+    assert [Path(file).name for file, _ in survey.faults] == ["000007.jpg"]
+    domains = survey.domains(["Male", "Young"])
+    assert domains.total() == COUNT
+    both = table.labels[:, [table.attributes.index(name) for name in ("Male", "Young")]].all(axis=1).sum()
+    assert domains[("Male", "Young")] == both
+
+
+def test_a_survey_of_shards_compares_checksums(copy: Path) -> None:
+    path = next(copy.glob("part-00001*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(bytes(content))
+    survey = survey_shards(open_shards(Location(copy)))
+    assert [(Path(file).name, what) for file, what in survey.faults] == [
+        (path.name, "differs from its checksum; write the shards again")
+    ]
+
+
+def test_words_that_are_no_options() -> None:
+    with pytest.raises(ConfigError, match="--split half: expected auto, random, official"):
+        shard_options(1, "half", 0, 0, 0, "jpeg", 0.1, None)
+    with pytest.raises(ConfigError, match="--format gif: expected jpeg or raw"):
+        shard_options(1, "auto", 0, 0, 0, "gif", 0.1, None)
 
 
 def fault(directory: Path) -> str:
@@ -141,10 +279,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "no manifest.json, so the shards are unfinished",
     ),
     "broken manifest": (lambda copy: (copy / "manifest.json").write_text('{"schema'), "not valid JSON"),
-    "odd manifest": (lambda copy: (copy / "manifest.json").write_text("[]"), "schema None, expected 1"),
+    "odd manifest": (lambda copy: (copy / "manifest.json").write_text("[]"), "schema None, expected 2"),
     "other schema": (
-        lambda copy: (copy / "manifest.json").write_text(json.dumps({"schema": 2})),
-        "schema 2, expected 1; write them again",
+        lambda copy: (copy / "manifest.json").write_text(json.dumps({"schema": 1})),
+        "schema 1, expected 2; write them again",
     ),
     "stray file": (
         lambda copy: (copy / "stray.parquet").write_bytes(b""),
@@ -243,12 +381,41 @@ def test_ranks_are_disjoint_and_a_later_start_is_the_tail(shards: ShardSet) -> N
     assert np.array_equal(rows(3, 1, 2), second[3:])
 
 
-def test_chunks_of_several_tasks_keep_their_order(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rgcluster.data.stream.CHUNK_BYTES", 8 * 32 * 32 * 3 * 2)  # two steps a task
-    of = source(shards, cached=True)
+def test_windows_of_several_tasks_keep_their_order(shards: ShardSet) -> None:
+    """Windows that end within a batch and blocks that end within a window."""
+    of = replace(source(shards, cached=False), group_rows=5, window_groups=2)
+    order = of.order(2)
+    assert len(order.windows(8, 96, 10)) > 8
     blocks = list(batches(image_stream(of, StreamPlan(1, 12, 8, 0, 1, seed=2)), 8))
     assert [block["step"][0] for block in blocks] == list(range(1, 12))
-    assert np.array_equal(np.concatenate([block["row"] for block in blocks]), of.order(2).rows(8, 96))
+    assert all((block["step"] == block["step"][0]).all() for block in blocks)
+    assert np.array_equal(np.concatenate([block["row"] for block in blocks]), order.rows(8, 96))
+
+
+def test_ranks_share_windows(shards: ShardSet) -> None:
+    of = source(shards, cached=False)
+    both = [
+        np.stack([block["row"] for block in batches(image_stream(of, StreamPlan(0, 6, 8, rank, 2, 1)), 4)])
+        for rank in range(2)
+    ]
+    assert np.array_equal(np.concatenate(both, axis=1), of.order(1).rows(0, 48).reshape(6, 8))
+
+
+def test_a_long_plan_is_cut_into_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rgcluster.data.stream.SEGMENT_ROWS", 100)
+    plan = StreamPlan(3, 40, 16, 1, 2, seed=9)
+    parts = plan.segments()
+    assert [(part.start, part.stop) for part in parts] == [(at, min(at + 6, 40)) for at in range(3, 40, 6)]
+    assert {(part.batch, part.rank, part.world, part.seed) for part in parts} == {(16, 1, 2, 9)}
+
+
+def test_a_balanced_stream(shards: ShardSet) -> None:
+    config = tiny_config("data.crop=40", "data.balance=true", "data.attributes=[Male]", "data.exclusive=[]")
+    of = open_source(shards, config.data, "train")
+    assert len(of.groups) == 2
+    blocks = list(batches(image_stream(of, StreamPlan(0, 8, 8, 0, 1, seed=0)), 8))
+    male = shards.attributes.index("Male")
+    assert all(block["labels"][:, male].sum() == 4 for block in blocks)
 
 
 @pytest.mark.parametrize(

@@ -3,44 +3,94 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rgcluster.errors import DataError
 
-__all__ = ["UNREADABLE", "UInt8Array", "decode_image", "encode_png", "grid", "prepare_image"]
+__all__ = [
+    "UNREADABLE",
+    "UInt8Array",
+    "check_image",
+    "decode_image",
+    "encode_jpeg",
+    "encode_png",
+    "grid",
+    "load_image",
+    "prepare_image",
+    "reason",
+]
 
 UInt8Array = npt.NDArray[np.uint8]
 
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for content that is no image; SyntaxError is its word for a broken PNG."""
+
+MAX_PIXELS = 64_000_000
+"""Larger images are refused before they are decoded: a few bytes can claim any size."""
+
+JPEG_QUALITY = 95
+
+
+def load_image(content: bytes | memoryview) -> Image.Image:
+    """Decode an image of any kind to upright RGB; one of UNREADABLE says why it cannot be.
+
+    Grey, palette, CMYK and 16-bit images are converted, transparency is laid on white, and the
+    orientation that a camera noted is applied. Of an animation the first frame counts.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
+        image = Image.open(io.BytesIO(content))
+    with image:
+        _check_size(image)
+        if image.mode == "RGB" and "exif" not in image.info and image.format == "JPEG":
+            image.load()  # most images by far; nothing to convert
+            return image
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def check_image(content: bytes | memoryview) -> tuple[int, int]:
+    """Return width and height of an image that decodes; one of UNREADABLE for one that does not."""
+    return load_image(content).size
 
 
 def prepare_image(image: Image.Image, crop: int, size: int) -> UInt8Array:
-    """Crop the centre (`crop` pixels, 0 or too large: the largest square), resize; uint8 [size, size, 3]."""
-    image = image.convert("RGB")
+    """Crop the centre of an RGB image (`crop` pixels, 0 or too large: the largest square), resize.
+
+    Returns uint8 [size, size, 3]: bilinear with antialiasing.
+    """
     side = min(image.width, image.height, crop or max(image.size))
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def decode_image(content: bytes, crop: int, size: int, name: str) -> UInt8Array:
+def decode_image(content: bytes | memoryview, crop: int, size: int, name: str) -> UInt8Array:
     """Decode and prepare one encoded image; DataError names it where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return prepare_image(image, crop, size)
+        return prepare_image(load_image(content), crop, size)
     except UNREADABLE as error:
-        raise DataError(f"{name}: not a readable image ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{name}: not a readable image ({reason(error)})") from None
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what went wrong, without addresses of objects."""
+    lines = str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__]
+    return re.sub(r"\s*<[^<>]* object at 0x[0-9a-f]+>", "", lines[0])
 
 
 def encode_png(image: UInt8Array) -> bytes:
     """Return `image` [h, w, 3] as PNG bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return _encode(image, "PNG")
+
+
+def encode_jpeg(image: UInt8Array) -> bytes:
+    """Return `image` [h, w, 3] as JPEG bytes, its colours at full resolution."""
+    return _encode(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
 def grid(images: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
@@ -52,3 +102,29 @@ def grid(images: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
             top, left = row * (height + gap), column * (width + gap)
             sheet[top : top + height, left : left + width] = images[row, column]
     return sheet
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise OSError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS // 10**6} million")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise OSError("floating-point pixels; save it with 8 bits a channel")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16 bits to 255 instead of scaling them.
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    # Pillow loads lazily: a truncated file is found here at the latest.
+    return image.convert("RGB")
+
+
+def _encode(image: UInt8Array, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -7,18 +7,39 @@ rank takes an equal slice; so a run can stop and go on at any step, with any num
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Order"]
+__all__ = ["BalancedOrder", "Order", "ShuffledOrder"]
+
+Rows = npt.NDArray[np.int64]
+
+
+class Order(ABC):
+    """Positions of the endless stream to rows."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Rows:
+        """Return the rows at positions [start, stop)."""
+
+    def batch(self, step: int, global_batch: int, rank: int, world: int) -> Rows:
+        """Return the rows of `rank` at `step`."""
+        share = global_batch // world
+        start = step * global_batch + rank * share
+        return self.rows(start, start + share)
+
+    def windows(self, start: int, stop: int, size: int) -> list[tuple[int, int]]:
+        """Cut positions [start, stop) into windows worth reading together, of about `size`."""
+        return [(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 @dataclass(frozen=True)
-class Order:
-    """Positions to rows of a data set of `num_rows`.
+class ShuffledOrder(Order):
+    """Each epoch a permutation of `num_rows`.
 
     Rows are shuffled within windows of consecutive groups, the groups shuffled too: a window's rows lie
     in few row groups of the shards. `window_groups` 0 shuffles all rows at once.
@@ -29,8 +50,7 @@ class Order:
     group_rows: int = 256
     window_groups: int = 0
 
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return the rows at positions [start, stop) of the endless stream."""
+    def rows(self, start: int, stop: int) -> Rows:
         parts = []
         while start < stop:
             epoch, offset = divmod(start, self.num_rows)
@@ -39,27 +59,73 @@ class Order:
             start += count
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def batch(self, step: int, global_batch: int, rank: int, world: int) -> npt.NDArray[np.int64]:
-        """Return the rows of `rank` at `step`."""
-        share = global_batch // world
-        start = step * global_batch + rank * share
-        return self.rows(start, start + share)
+    def windows(self, start: int, stop: int, size: int) -> list[tuple[int, int]]:
+        """Cut at the windows' own edges, where the rows of different groups meet."""
+        if not self.window_groups:
+            return super().windows(start, stop, size)
+        window, found = self.group_rows * self.window_groups, []
+        while start < stop:
+            first = start - start % self.num_rows
+            edge = min(first + self.num_rows, first + (start - first) // window * window + window, stop)
+            found.append((start, edge))
+            start = edge
+        return found
 
-    def epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+    def epoch(self, epoch: int) -> Rows:
         """Return all rows in the order of `epoch`."""
         return _permutation(self, epoch)
 
 
+@dataclass(frozen=True)
+class BalancedOrder(Order):
+    """Every group of rows as often as every other: rounds of one row a group, in random order.
+
+    Each group runs through its own rows in permutations of its own; rows of a small group come more often.
+    """
+
+    groups: tuple[Rows, ...] = field(hash=False, compare=False)
+    seed: int
+
+    def rows(self, start: int, stop: int) -> Rows:
+        number = len(self.groups)
+        first, last = start // number, -(-stop // number)
+        rounds = [self._round(turn) for turn in range(first, last)]
+        if not rounds:
+            return np.empty(0, np.int64)
+        return np.concatenate(rounds)[start - first * number : stop - first * number]
+
+    def _round(self, turn: int) -> Rows:
+        order = _generator(self.seed, turn, 0).permutation(len(self.groups))
+        return np.array([self._row(int(group), turn) for group in order], np.int64)
+
+    def _row(self, group: int, turn: int) -> int:
+        rows = self.groups[group]
+        epoch, place = divmod(turn, len(rows))
+        return int(rows[_group_permutation(self.seed, group, epoch, len(rows))[place]])
+
+
 @lru_cache(maxsize=4)
-def _permutation(order: Order, epoch: int) -> npt.NDArray[np.int64]:
-    generator = np.random.Generator(np.random.Philox(key=np.array([order.seed % 2**64, epoch], np.uint64)))
+def _permutation(order: ShuffledOrder, epoch: int) -> Rows:
+    generator = _generator(order.seed, epoch)
     if not order.window_groups:
         return generator.permutation(order.num_rows)
     groups = np.array_split(
         np.arange(order.num_rows), range(order.group_rows, order.num_rows, order.group_rows)
     )
-    shuffled = [groups[place] for place in generator.permutation(len(groups))]
+    # A last group cut short stays last, so that windows begin at multiples of their size.
+    places = np.append(generator.permutation(order.num_rows // order.group_rows), len(groups) - 1)
+    shuffled = [groups[place] for place in places[: len(groups)]]
     windows = range(0, len(shuffled), order.window_groups)
     return np.concatenate(
         [generator.permutation(np.concatenate(shuffled[at : at + order.window_groups])) for at in windows]
     )
+
+
+@lru_cache(maxsize=1024)
+def _group_permutation(seed: int, group: int, epoch: int, size: int) -> Rows:
+    return _generator(seed, epoch, group + 1).permutation(size)
+
+
+def _generator(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
+    key = np.array([seed % 2**64, epoch + (stream << 40)], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))

@@ -1,174 +1,50 @@
-"""Parquet shards of encoded images: written by Ray tasks, committed by a manifest that comes last.
+"""Parquet shards of images, opened and read; `shard_writer.py` writes them.
 
-Columns: `row_id` (64-bit hash of data set and file name), `file_name`, `image` (encoded bytes),
-`labels` (list of int8), `split`. A directory without a manifest is unfinished; a file whose rows or
-bytes differ from the manifest is an error.
+Columns: `row_id` (64-bit hash of data set and file name), `file_name`, `image` (encoded bytes, or the raw
+uint8 of a prepared image), `labels` (list of int8), `split`. A directory without a manifest is unfinished;
+a file whose rows or bytes differ from the manifest is an error.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-from PIL import Image
 
-from rgcluster.data.folder import CelebaFolder, read_celeba
-from rgcluster.data.images import UNREADABLE
+from rgcluster.data.splits import hash_share
 from rgcluster.errors import DataError
-from rgcluster.storage import Location, digest_bytes, digest_json
+from rgcluster.storage import Location
 
-__all__ = ["RowIndex", "ShardSet", "hash_share", "open_shards", "row_id", "write_shards"]
+__all__ = [
+    "MANIFEST",
+    "QUARANTINE",
+    "ROWS_PER_GROUP",
+    "SCHEMA_VERSION",
+    "Prepared",
+    "RowIndex",
+    "ShardSet",
+    "open_shards",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-ROWS_PER_GROUP = 256
-TEST_SHARE = 0.1
-TEST_LIMIT = 2000  # the paper's test set
-
-Progress = Callable[[int, int], None]
+QUARANTINE = "quarantine.json"
+ROWS_PER_GROUP = 64
+"""Small, so that one image out of the middle costs little."""
 
 
-def row_id(dataset: str, file_name: str) -> int:
-    """Return a non-negative 63-bit id that depends on the names alone."""
-    digest = hashlib.blake2b(f"{dataset}/{file_name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+@dataclass(frozen=True)
+class Prepared:
+    """How the images were cropped and resized when the shards were written."""
 
-
-def hash_share(row_ids: npt.NDArray[np.int64], salt: int) -> npt.NDArray[np.float64]:
-    """Return a uniform number in [0, 1) per row id: the rows below f are a nested fraction f."""
-    digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in row_ids.tolist())
-    return np.array([int.from_bytes(digest, "big") / 2**56 for digest in digests])
-
-
-def write_shards(
-    source: Path,
-    target: Location,
-    rows_per_shard: int = 2048,
-    dataset: str | None = None,
-    progress: Progress | None = None,
-) -> ShardSet:
-    """Write the CelebA folder at `source` as shards; an interrupted run continues, a finished one is left alone."""
-    folder = read_celeba(source)
-    name = dataset or source.name
-    ids = np.array([row_id(name, file_name) for file_name in folder.file_names], np.int64)
-    splits = folder.splits or _random_splits(ids)
-    plan = {
-        "schema": SCHEMA_VERSION,
-        "dataset": name,
-        "rows_per_shard": rows_per_shard,
-        "labels": digest_bytes(folder.labels.tobytes(), "\n".join([*folder.file_names, *splits]).encode()),
-    }
-    if (target / MANIFEST).exists():
-        existing = open_shards(target)
-        if existing.plan_digest != digest_json(plan):
-            raise DataError(
-                f"{target}: holds shards of other data; write to another directory or remove this one"
-            )
-        return existing
-    target.make_directory()
-    starts = range(0, len(ids), rows_per_shard)
-    pending = {
-        _write_shard.remote(
-            folder,
-            slice(start, start + rows_per_shard),
-            ids,
-            splits,
-            str(target),
-            f"part-{number:05d}-{digest_json(plan)}.parquet",
-        ): number
-        for number, start in enumerate(starts)
-    }
-    files: dict[int, dict[str, object]] = {}
-    faults: list[str] = []
-    while pending:
-        done, _ = ray.wait(list(pending), num_returns=1)
-        entry, bad = ray.get(done[0])
-        files[pending.pop(done[0])] = entry
-        faults += bad
-        if progress:
-            progress(sum(int(item["rows"]) for item in files.values()), len(ids))  # type: ignore[call-overload]
-    if faults:
-        for number in files:
-            (target / str(files[number]["name"])).remove()
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise DataError(
-            f"unreadable images: {'; '.join(faults[:3])}{more}; repair or remove them, and their rows"
-        )
-    manifest = {
-        "schema": SCHEMA_VERSION,
-        "dataset": name,
-        "plan": digest_json(plan),
-        "source": str(source),
-        "attributes": list(folder.attributes),
-        "rows": len(ids),
-        "files": [files[number] for number in sorted(files)],
-    }
-    manifest["digest"] = digest_json(
-        {key: manifest[key] for key in ("schema", "dataset", "attributes", "files")}
-    )
-    (target / MANIFEST).write_json(manifest)
-    return open_shards(target)
-
-
-def _random_splits(ids: npt.NDArray[np.int64]) -> list[str]:
-    share = hash_share(ids, salt=0)
-    count = min(TEST_LIMIT, max(1, round(TEST_SHARE * len(ids))))
-    splits = np.full(len(ids), "train", dtype=object)
-    splits[np.argsort(share, kind="stable")[:count]] = "test"
-    return splits.tolist()
-
-
-@ray.remote(num_cpus=0.5)
-def _write_shard(
-    folder: CelebaFolder,
-    rows: slice,
-    ids: npt.NDArray[np.int64],
-    splits: Sequence[str],
-    target: str,
-    name: str,
-) -> tuple[dict[str, object], list[str]]:
-    location = Location(target) / name
-    images, faults = [], []
-    for index in range(*rows.indices(len(ids))):
-        path = folder.image_path(index)
-        try:
-            content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-            images.append(content)
-        except UNREADABLE as error:
-            faults.append(f"{path} ({str(error).splitlines()[0]})")
-            images.append(b"")
-    if faults:
-        return {"name": name, "rows": len(images), "bytes": 0, "sha256": ""}, faults
-    labels = folder.labels[rows]
-    flat = pa.array(labels.ravel(), pa.int8())
-    offsets = pa.array(np.arange(len(labels) + 1) * labels.shape[1], pa.int32())
-    table = pa.table(
-        {
-            "row_id": pa.array(ids[rows], pa.int64()),
-            "file_name": pa.array(folder.file_names[rows]),
-            "image": pa.array(images, pa.binary()),
-            "labels": pa.ListArray.from_arrays(offsets, flat),
-            "split": pa.array(list(splits[rows])),
-        }
-    ).replace_schema_metadata(
-        {"rgcluster.schema": str(SCHEMA_VERSION), "rgcluster.attributes": ",".join(folder.attributes)}
-    )
-    sink = io.BytesIO()
-    # JPEG does not compress further; dictionaries of images only cost memory.
-    pq.write_table(table, sink, row_group_size=ROWS_PER_GROUP, compression="none", use_dictionary=["split"])
-    content = sink.getvalue()
-    location.write_bytes(content)
-    return {"name": name, "rows": len(images), "bytes": len(content), "sha256": digest_bytes(content)}, []
+    crop: int
+    size: int
+    format: Literal["jpeg", "raw"]
 
 
 @dataclass(frozen=True)
@@ -201,8 +77,13 @@ class ShardSet:
     dataset: str
     source: str
     attributes: tuple[str, ...]
+    one_hot: bool
+    prepared: Prepared | None
+    splits: dict[str, int]
     rows: int
+    quarantined: int
     files: tuple[str, ...]
+    checksums: tuple[str, ...]
     digest: str
     plan_digest: str
 
@@ -213,14 +94,9 @@ class ShardSet:
         """Return the rows of `split` (all where None), of which `fraction` by hashed row id."""
         parts = []
         for number in range(len(self.files)):
-            table = self._read(number, ["row_id", "file_name", "labels", "split"])
-            labels = (
-                table["labels"]
-                .combine_chunks()
-                .flatten()
-                .to_numpy()
-                .reshape(len(table), len(self.attributes))
-            )
+            table = self.read(number, ["row_id", "file_name", "labels", "split"])
+            flat = table["labels"].combine_chunks().flatten().to_numpy()
+            labels = flat.reshape(len(table), len(self.attributes))
             rows = np.arange(len(table))
             if split is not None:
                 rows = rows[np.array(table["split"].to_pylist()) == split]
@@ -237,31 +113,37 @@ class ShardSet:
         )
         return index if fraction >= 1 else index.take(hash_share(index.row_ids, salt=1) < fraction)
 
-    def read_images(self, places: npt.NDArray[np.int64]) -> list[bytes]:
-        """Return the encoded images at `places` [N, 2], in that order; only their row groups are read."""
-        images: list[bytes] = [b""] * len(places)
-        for number in np.unique(places[:, 0]):
+    def read_images(self, places: npt.NDArray[np.int64]) -> list[memoryview]:
+        """Return the stored images at `places` [N, 2], in that order; only their row groups are read."""
+        images: list[memoryview] = [memoryview(b"")] * len(places)
+        for number in np.unique(places[:, 0]).tolist():
             mine = np.flatnonzero(places[:, 0] == number)
             groups, inverse = np.unique(places[mine, 1] // ROWS_PER_GROUP, return_inverse=True)
-            column = self._read(int(number), ["image"], groups.tolist())["image"]
-            for target, position in zip(
-                mine, inverse * ROWS_PER_GROUP + places[mine, 1] % ROWS_PER_GROUP, strict=True
-            ):
-                images[target] = column[int(position)].as_py()
+            column = self.read(number, ["image"], groups.tolist())["image"].combine_chunks()
+            content, ends = memoryview(column.buffers()[2]), np.frombuffer(column.buffers()[1], np.int32)
+            positions = inverse * ROWS_PER_GROUP + places[mine, 1] % ROWS_PER_GROUP + column.offset
+            for target, position in zip(mine.tolist(), positions.tolist(), strict=True):
+                images[target] = content[ends[position] : ends[position + 1]]
         return images
 
-    def _read(self, number: int, columns: list[str], groups: list[int] | None = None) -> pa.Table:
+    def read(self, number: int, columns: list[str], groups: list[int] | None = None) -> pa.Table:
+        """Return columns of a file, of all row groups or some; DataError where it cannot be read."""
         path = self.path(number)
         try:
-            with path.open_file() as file:
-                parquet = pq.ParquetFile(file)
-                return parquet.read_row_groups(
-                    range(parquet.num_row_groups) if groups is None else groups, columns
-                )
+            parquet = _open_parquet(str(path), self.digest)
+            return parquet.read_row_groups(
+                range(parquet.num_row_groups) if groups is None else groups, columns, use_threads=False
+            )
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); write the shards again"
             ) from None
+
+
+@lru_cache(maxsize=32)
+def _open_parquet(path: str, digest: str) -> pq.ParquetFile:
+    """Open a file once in a process: its footer is parsed once, whatever the number of reads."""
+    return pq.ParquetFile(Location(path).open_file())
 
 
 def open_shards(location: Location) -> ShardSet:
@@ -295,8 +177,21 @@ def open_shards(location: Location) -> ShardSet:
         manifest["dataset"],
         manifest["source"],
         tuple(manifest["attributes"]),
+        manifest["one_hot"],
+        Prepared(**manifest["prepared"]) if manifest["prepared"] else None,
+        _count_splits(manifest["files"]),
         manifest["rows"],
+        manifest["quarantined"],
         tuple(entry["name"] for entry in manifest["files"]),
+        tuple(entry["sha256"] for entry in manifest["files"]),
         manifest["digest"],
         manifest["plan"],
     )
+
+
+def _count_splits(files: list[dict[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in files:
+        for split, count in entry["splits"].items():
+            found[split] = found.get(split, 0) + count
+    return found

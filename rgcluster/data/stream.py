@@ -1,37 +1,48 @@
 """Ray Data streams of training images: Parquet shards in, uint8 batches out, in the order of `order.py`.
 
 The stream is one Ray Data run for the whole of training, not one an epoch: starting the executor costs
-seconds. Its input are chunks of steps; a task reads and decodes the rows of its chunk. Where all images fit
-in `data.cache_mib`, they are decoded once, by Ray Data too, and kept in the object store.
+seconds. Its input are windows of positions; a task reads a window's row groups once, decodes the rows that
+its rank needs and yields them in order, a few MiB at a time. Where all images fit in `data.cache_mib`, they
+are decoded once, by Ray Data too, and kept in the object store.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.data import DataContext, Dataset
+from ray.data import DataContext, Dataset, TaskPoolStrategy
 
 from rgcluster.config import DataConfig
+from rgcluster.data.attributes import domain_columns
 from rgcluster.data.images import UInt8Array, decode_image
-from rgcluster.data.order import Order
+from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder
 from rgcluster.data.shards import RowIndex, ShardSet
 from rgcluster.errors import DataError
 
-__all__ = ["ImageSource", "StreamPlan", "batches", "image_stream", "open_source"]
+__all__ = [
+    "ImageSource",
+    "StreamPlan",
+    "batches",
+    "image_stream",
+    "in_order",
+    "open_source",
+    "rows_dataset",
+]
 
 Block = dict[str, npt.NDArray[Any]]
 
 CPUS_PER_TASK = 0.2
 """Small, so that reading never waits for the trainer's cores; a task that decodes uses what it gets."""
-CHUNK_BYTES = 4 << 20
-"""A task yields one block of whole batches about this large: handing over a block costs 10 ms or more."""
+BLOCK_BYTES = 4 << 20
+"""A task yields blocks about this large: handing one over costs some 10 ms, and holds this much memory."""
 ROWS_PER_READ = 256
-WINDOW_GROUPS = 8
+SEGMENT_ROWS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -43,45 +54,67 @@ class ImageSource:
     crop: int
     size: int
     cached: Any = None  # ObjectRef of uint8 [N, size, size, 3]
+    groups: tuple[npt.NDArray[np.int64], ...] = ()
+    """The rows of each domain, where domains are to come equally often."""
+    group_rows: int = 256
+    window_groups: int = 8
+    """Rows from the shards are shuffled within windows of this many groups of this many rows."""
 
     def images(self, rows: npt.NDArray[np.int64]) -> UInt8Array:
         """Return the prepared images of `rows`, uint8 [n, size, size, 3]."""
         if self.cached is not None:
             return ray.get(self.cached)[rows]
-        encoded = self.shards.read_images(self.index.places[rows])
-        names = [self.index.file_names[row] for row in rows]
-        return np.stack(
-            [
-                decode_image(content, self.crop, self.size, name)
-                for content, name in zip(encoded, names, strict=True)
-            ]
-        )
+        return self.decode(self.encoded(rows), rows)
+
+    def encoded(self, rows: npt.NDArray[np.int64]) -> list[memoryview]:
+        """Return what the shards store of the images of `rows`."""
+        return self.shards.read_images(self.index.places[rows])
+
+    def decode(self, encoded: list[memoryview], rows: npt.NDArray[np.int64]) -> UInt8Array:
+        """Return the prepared images of `rows` from what the shards store of them."""
+        images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        prepared = self.shards.prepared
+        for image, content, row in zip(images, encoded, rows.tolist(), strict=True):
+            if prepared is not None and prepared.format == "raw":
+                image[:] = np.frombuffer(content, np.uint8).reshape(image.shape)
+            else:
+                image[:] = decode_image(content, self.crop, self.size, self.index.file_names[row])
+        return images
 
     def order(self, seed: int) -> Order:
         """Return the training order: any permutation from the cache, windows of row groups from the shards."""
-        return Order(len(self.index), seed, window_groups=0 if self.cached is not None else WINDOW_GROUPS)
+        if self.groups:
+            return BalancedOrder(self.groups, seed)
+        window_groups = 0 if self.cached is not None else self.window_groups
+        return ShuffledOrder(len(self.index), seed, self.group_rows, window_groups)
 
-    def block(self, rows: npt.NDArray[np.int64]) -> Block:
+    def block(self, rows: npt.NDArray[np.int64], images: UInt8Array | None = None) -> Block:
         return {
             "row_id": self.index.row_ids[rows],
             "row": rows,
             "labels": self.index.labels[rows],
-            "image": self.images(rows),
+            "image": self.images(rows) if images is None else images,
         }
+
+    @property
+    def rows_per_block(self) -> int:
+        return max(1, BLOCK_BYTES // (self.size**2 * 3))
 
 
 def open_source(shards: ShardSet, config: DataConfig, split: str, fraction: float = 1.0) -> ImageSource:
     """Return the images of `split`, decoded into the object store where they fit."""
+    _check_prepared(shards, config)
     index = shards.index(split, fraction)
     if not len(index):
         raise DataError(f"{shards.location}: no row of split {split!r}; write shards of more images")
-    source = ImageSource(shards, index, config.crop, config.image_size)
+    groups = _domains(shards, index, config) if config.balance and split == "train" else ()
+    source = ImageSource(shards, index, config.crop, config.image_size, groups=groups)
     if len(index) * config.image_size**2 * 3 > config.cache_mib * 2**20:
         return source
     images = np.empty((len(index), config.image_size, config.image_size, 3), np.uint8)
     for block in in_order(source):
         images[block["row"]] = block["image"]
-    return ImageSource(shards, index, config.crop, config.image_size, ray.put(images))
+    return replace(source, cached=ray.put(images))
 
 
 def in_order(source: ImageSource) -> Iterator[Block]:
@@ -92,8 +125,9 @@ def in_order(source: ImageSource) -> Iterator[Block]:
 def rows_dataset(source: ImageSource) -> Dataset:
     """Return a dataset of every row of the source once: row_id, row, labels, image."""
     _configure()
-    starts = range(0, len(source.index), ROWS_PER_READ)
-    return _chunks(len(starts)).map_batches(_ReadRows(ray.put(source)), batch_size=1, num_cpus=CPUS_PER_TASK)
+    total = len(source.index)
+    ranges = [(at, min(at + ROWS_PER_READ, total)) for at in range(0, total, ROWS_PER_READ)]
+    return _read(ranges, _ReadRows(ray.put(source)))
 
 
 @dataclass(frozen=True)
@@ -107,9 +141,21 @@ class StreamPlan:
     world: int
     seed: int
 
+    def segments(self) -> list[StreamPlan]:
+        """Cut the plan into runs of at most `SEGMENT_ROWS`, so that none has too many tasks to list."""
+        steps = max(1, SEGMENT_ROWS // self.batch)
+        return [
+            replace(self, start=at, stop=min(at + steps, self.stop))
+            for at in range(self.start, self.stop, steps)
+        ]
+
+    def of_rank(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which positions of the stream are this rank's."""
+        return positions % self.batch // (self.batch // self.world) == self.rank
+
 
 def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
-    """Return a rank's batches as a dataset; each row holds `step` beside the image's columns."""
+    """Return a rank's rows in the order of its batches; each holds `step` beside the image's columns."""
     if plan.batch > len(source.index):
         raise DataError(
             f"batch of {plan.batch} is larger than the {len(source.index)} training images; "
@@ -120,21 +166,15 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
             f"batch of {plan.batch} does not divide among {plan.world} workers; change batch_size or workers"
         )
     _configure()
-    batch_bytes = plan.batch // plan.world * source.size**2 * 3
-    steps = min(64, max(1, CHUNK_BYTES // batch_bytes))
-    num_chunks = -(-(plan.stop - plan.start) // steps)
-    return _chunks(num_chunks).map_batches(
-        _ReadSteps(ray.put(source), plan, steps), batch_size=1, num_cpus=CPUS_PER_TASK
-    )
+    reader = _ReadWindows(ray.put(source), plan)
+    window = source.group_rows * source.window_groups
+    windows = source.order(plan.seed).windows(plan.start * plan.batch, plan.stop * plan.batch, window)
+    return _read(windows, reader)
 
 
 def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
-    """Yield numpy batches, whole blocks where the size is None, in order.
-
-    The executor runs in an actor of its own: beside the caller's process, not in it.
-    """
-    (split,) = dataset.streaming_split(1)
-    stream = split.iter_batches(
+    """Yield numpy batches, whole blocks where the size is None, in order."""
+    stream = dataset.iter_batches(
         batch_size=batch_size,  # type: ignore[arg-type]  # None is documented: whole blocks
         batch_format="numpy",
         prefetch_batches=2,
@@ -142,9 +182,16 @@ def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
     return iter(stream)
 
 
-def _chunks(count: int) -> Dataset:
-    """Return the numbers below `count`, a block each; unlike `range` it asks no CPU of its own."""
-    return ray.data.from_items([{"id": number} for number in range(count)], override_num_blocks=count)
+def _read(ranges: list[tuple[int, int]], reader: Any) -> Dataset:
+    """Return what the reader makes of the ranges, a task each, as many at once as there are cores."""
+    items = [{"start": start, "stop": stop} for start, stop in ranges]
+    # Unlike `range` this asks no CPU of its own.
+    chunks = ray.data.from_items(items, override_num_blocks=len(items))
+    # Without a limit the small share of a CPU would start five processes a core.
+    tasks = min(len(items), max(2, int(ray.cluster_resources().get("CPU", 1))))
+    return chunks.map_batches(
+        reader, batch_size=1, num_cpus=CPUS_PER_TASK, compute=TaskPoolStrategy(size=tasks)
+    )
 
 
 def _configure() -> None:
@@ -152,30 +199,51 @@ def _configure() -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.target_max_block_size = 16 << 20
+    # What it says of its progress is for its developers; errors are raised.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-class _ReadSteps:
-    """Chunk numbers in, blocks of `steps` whole batches out."""
+def _check_prepared(shards: ShardSet, config: DataConfig) -> None:
+    prepared = shards.prepared
+    if prepared is None or (prepared.crop, prepared.size) == (config.crop, config.image_size):
+        return
+    raise DataError(
+        f"{shards.location}: images prepared with crop {prepared.crop} and size {prepared.size}, but data.crop = "
+        f"{config.crop} and data.image_size = {config.image_size}; set these, or write the shards again"
+    )
 
-    def __init__(self, source: Any, plan: StreamPlan, steps: int) -> None:
-        self.source, self.plan, self.steps = source, plan, steps
 
-    def __call__(self, chunk: Block) -> Block:
-        source, plan = ray.get(self.source), self.plan
-        order = source.order(plan.seed)
-        first = plan.start + int(chunk["id"][0]) * self.steps
-        steps = range(first, min(first + self.steps, plan.stop))
-        rows = [order.batch(step, plan.batch, plan.rank, plan.world) for step in steps]
-        return {"step": np.repeat(np.array(steps), len(rows[0])), **source.block(np.concatenate(rows))}
+def _domains(shards: ShardSet, index: RowIndex, config: DataConfig) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return the rows of each domain vector that occurs."""
+    columns = domain_columns(shards.attributes, config.attributes, shards.location)
+    _, domain = np.unique(index.labels[:, columns], axis=0, return_inverse=True)
+    return tuple(np.flatnonzero(domain.ravel() == number) for number in range(int(domain.max()) + 1))
+
+
+class _ReadWindows:
+    """Windows of positions in, blocks of a rank's rows out, in the stream's order."""
+
+    def __init__(self, source: Any, plan: StreamPlan) -> None:
+        self.source, self.plan = source, plan
+
+    def __call__(self, window: Block) -> Iterator[Block]:
+        source: ImageSource = ray.get(self.source)
+        positions = np.arange(int(window["start"][0]), int(window["stop"][0]))
+        mine = self.plan.of_rank(positions)
+        rows = source.order(self.plan.seed).rows(int(positions[0]), int(positions[-1]) + 1)[mine]
+        steps = positions[mine] // self.plan.batch
+        encoded = None if source.cached is not None else source.encoded(rows)
+        for at in range(0, len(rows), source.rows_per_block):
+            part = slice(at, at + source.rows_per_block)
+            images = None if encoded is None else source.decode(encoded[part], rows[part])
+            yield {"step": steps[part], **source.block(rows[part], images)}
 
 
 class _ReadRows:
-    """Chunk numbers in, blocks of consecutive rows out."""
+    """Ranges of rows in, blocks of them out."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
 
     def __call__(self, chunk: Block) -> Block:
-        source = ray.get(self.source)
-        first = int(chunk["id"][0]) * ROWS_PER_READ
-        return source.block(np.arange(first, min(first + ROWS_PER_READ, len(source.index))))
+        return ray.get(self.source).block(np.arange(int(chunk["start"][0]), int(chunk["stop"][0])))

@@ -150,27 +150,24 @@ class Measure:
         self, model: GuidedTranslator, images: UInt8Array, rows: npt.NDArray[np.int64], seed: int, start: int
     ) -> npt.NDArray[np.float64]:
         """Return for each input the mean distance of its samples within a domain, meaned over domains."""
-        settings = self.config.evaluation
+        settings, samples = self.config.evaluation, self.config.evaluation.diversity_samples
         values = np.full(len(images), np.nan)
         for place in range(min(len(images), max(0, settings.diversity_inputs - start))):
             own = self.test.index.labels[rows[place : place + 1]][:, self.columns]
-            image = np.repeat(images[place : place + 1], settings.diversity_samples, axis=0)
-            row_ids = np.repeat(self.test.index.row_ids[rows[place]], settings.diversity_samples)
-            groups = []
-            for number, name in enumerate(self.config.data.attributes):
-                target = np.repeat(
-                    change_domain(own, name, self.config.data), settings.diversity_samples, axis=0
-                )
-                noise = keyed_normal(
-                    self.config.seed,
-                    Draw.POSTERIOR,
-                    10**9 + seed,
-                    np.arange(settings.diversity_samples) + 10**6 * (start + place) + 10**3 * number,
-                    self.config.style_size,
-                )
-                made = model.translate(image, target, noise, row_ids, key=seed).image
-                groups.append(self.perceptual.perceptual(made))
-            values[place] = pairwise_diversity(groups)
+            names = self.config.data.attributes
+            targets = [change_domain(own, name, self.config.data) for name in names]
+            numbers = np.arange(samples) + 10**6 * (start + place)
+            keys = np.concatenate([numbers + 10**3 * number for number in range(len(names))])
+            noise = keyed_normal(self.config.seed, Draw.POSTERIOR, 10**9 + seed, keys, self.config.style_size)
+            made = model.translate(
+                np.repeat(images[place : place + 1], len(keys), axis=0),
+                np.repeat(np.concatenate(targets), samples, axis=0),
+                noise,
+                np.repeat(self.test.index.row_ids[rows[place]], len(keys)),
+                key=seed,
+            ).image
+            features = self.perceptual.perceptual(made)
+            values[place] = pairwise_diversity(np.split(features, len(names)))
         return values
 
 

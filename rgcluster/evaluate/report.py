@@ -59,12 +59,12 @@ def _read(config: Config, run: Location) -> Parts:
     evaluation = run / "evaluation"
     results = evaluation / "results.json"
     pictures = {name: evaluation / "figures" / f"{name}.png" for name in CAPTIONS}
-    manifest = run / "manifest.json"
+    about = [file for name in ("manifest.json", "data.json") if (file := run / name).exists()]
     records = {name: run / name / "stage.json" for name in STAGES}
     return Parts(
         config,
         results.read_json() if results.exists() else None,
-        manifest.read_json() if manifest.exists() else {},
+        {key: value for file in about for key, value in file.read_json().items()},
         {name: file.read_json() for name, file in records.items() if file.exists()},
         {name: _lines(run / name / "metrics.jsonl") for name in TRAINED},
         {name: file.read_bytes() for name, file in pictures.items() if file.exists()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -56,33 +56,35 @@ def store_digests(config: Config, translator: str, retrieval: str) -> dict[str, 
 
 def build_store(
     config: Config,
-    source: ImageSource,
+    sources: Sequence[ImageSource],
     translator: str,
     retrieval: str,
     target: Location,
     gpus: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Embed every image of `source` with an actor pool and commit the snapshot at `target`."""
-    embedded = rows_dataset(source).map_batches(
-        Embedder,
-        fn_constructor_args=(config, translator, retrieval, gpus > 0),
-        batch_size=BATCH,
-        compute=ActorPoolStrategy(size=1),
-        num_cpus=CPUS_PER_EMBEDDER,
-        num_gpus=gpus or None,
-    )
+    """Embed every image of `sources` with an actor pool and commit the snapshot at `target`."""
     shape = (config.data.image_size, config.data.image_size, 3)
     digests = store_digests(config, translator, retrieval)
+    total = sum(len(source.index) for source in sources)
     with SnapshotWriter(
         target, config.store.shards, config.model.retrieval_dim, shape, digests, name="store", replace=True
     ) as writer:
         done = 0
-        for block in batches(embedded, BATCH):
-            writer.append(block["row_id"], block["vector"], block["image"])
-            done += len(block["row_id"])
-            if progress:
-                progress(done, len(source.index))
-        if done != len(source.index):
-            raise RuntimeError(f"embedded {done} of {len(source.index)} images")
+        for source in sources:
+            embedded = rows_dataset(source).map_batches(
+                Embedder,
+                fn_constructor_args=(config, translator, retrieval, gpus > 0),
+                batch_size=BATCH,
+                compute=ActorPoolStrategy(size=1),
+                num_cpus=CPUS_PER_EMBEDDER,
+                num_gpus=gpus or None,
+            )
+            for block in batches(embedded, BATCH):
+                writer.append(block["row_id"], block["vector"], block["image"])
+                done += len(block["row_id"])
+                if progress:
+                    progress(done, total)
+        if done != total:
+            raise RuntimeError(f"embedded {done} of {total} images")
         writer.commit()

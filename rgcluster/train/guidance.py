@@ -126,7 +126,8 @@ class GuidanceStage(Stage):
     def inputs(self, start: int, stop: int) -> Iterator[GuidedBatch]:
         """Yield each step's batch once the queries of the next are on their way."""
         ahead: GuidedBatch | None = None
-        for block in stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size):
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
+        for block in self.timed(blocks):
             prepared = self._prepare(block)
             if ahead is not None:
                 yield ahead
@@ -186,7 +187,7 @@ class GuidanceStage(Stage):
 
     def waits(self) -> dict[str, float]:
         waited, self.retriever.waited = self.retriever.waited, 0.0
-        return {"neighbours": waited}
+        return {**super().waits(), "neighbours": waited}
 
     @torch.inference_mode()
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:

@@ -74,8 +74,7 @@ def _train(stage: Stage) -> None:
     meter = _Meter(stage)
     inputs = stage.inputs(start, settings.steps)
     for step in range(start, settings.steps):
-        item = meter.fetch(inputs)
-        meter.add(stage.step(step, item))
+        meter.add(stage.step(step, next(inputs)))
         done = step + 1
         last = done == settings.steps
         if done % settings.report_every == 0 or last:
@@ -128,17 +127,10 @@ class _Meter:
         self._stage = stage
         self._sums: Parts = {}
         self._steps = 0
-        self._data_wait = 0.0
         self.restart_clock()
 
     def restart_clock(self) -> None:
         self._clock = time.perf_counter()
-
-    def fetch(self, inputs: Any) -> Any:
-        start = time.perf_counter()
-        item = next(inputs)
-        self._data_wait += time.perf_counter() - start
-        return item
 
     def add(self, parts: Parts) -> None:
         self._steps += 1
@@ -165,10 +157,9 @@ class _Meter:
             "steps": settings.steps,
             "seconds_per_step": seconds / self._steps,
             "images_per_second": settings.batch_size * self._steps / seconds,
-            "wait_data": self._data_wait / self._steps,
             **{f"wait_{name}": value / self._steps for name, value in self._stage.waits().items()},
             **dict(zip(names, means, strict=True)),
         }
-        self._sums, self._steps, self._data_wait = {}, 0, 0.0
+        self._sums, self._steps = {}, 0
         self.restart_clock()
         return line

@@ -67,10 +67,11 @@ class RetrievalStage(Stage):
         shards = self.run.source.shards
         columns = domain_columns(shards.attributes, self.config.data.attributes, shards.location)
         gpus = 0.1 if worker.device.torch.type == "cuda" else 0.0
-        triplets = triplet_dataset(
-            self.run.source, plan, self.config, columns, self.run.upstream["translation"], gpus
-        )
-        return batches(triplets, settings.batch_size // worker.world)
+        for part in plan.segments():
+            triplets = triplet_dataset(
+                self.run.source, part, self.config, columns, self.run.upstream["translation"], gpus
+            )
+            yield from self.timed(batches(triplets, settings.batch_size // worker.world))
 
     def step(self, step: int, item: Block) -> Parts:
         self._last = item

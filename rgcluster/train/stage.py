@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from rgcluster.model.losses import Parts
 from rgcluster.storage import Location
 
 __all__ = ["Run", "Stage", "Worker"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Stage(ABC):
     def __init__(self, run: Run, worker: Worker) -> None:
         self.run, self.worker = run, worker
         self.config = run.config
+        self._waited_for_data = 0.0
 
     @abstractmethod
     def inputs(self, start: int, stop: int) -> Iterator[Any]:
@@ -78,5 +82,18 @@ class Stage(ABC):
         return {}
 
     def waits(self) -> dict[str, float]:
-        """Return seconds spent waiting since the last call, by what for; the stream's wait is the loop's to measure."""
-        return {}
+        """Return seconds spent waiting since the last call, by what for."""
+        waited, self._waited_for_data = self._waited_for_data, 0.0
+        return {"data": waited}
+
+    def timed(self, stream: Iterator[T]) -> Iterator[T]:
+        """Yield what the stream yields; the time that it takes counts as waiting for data."""
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(stream)
+            except StopIteration:
+                return
+            finally:
+                self._waited_for_data += time.perf_counter() - start
+            yield item

@@ -49,7 +49,8 @@ def stream_blocks(
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Yield this worker's blocks of images, one a step."""
     plan = StreamPlan(start, stop, batch, worker.rank, worker.world, run.config.seed)
-    return batches(image_stream(run.source, plan), batch // worker.world)
+    for part in plan.segments():
+        yield from batches(image_stream(run.source, part), batch // worker.world)
 
 
 class TranslationStage(Stage):
@@ -73,7 +74,8 @@ class TranslationStage(Stage):
         )
 
     def inputs(self, start: int, stop: int) -> Iterator[Batch]:
-        for block in stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size):
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
+        for block in self.timed(blocks):
             yield self.ingest.batch(block, self.settings.loss)
 
     def step(self, step: int, item: Batch) -> Parts:

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rgcluster import __version__
+from rgcluster.cli.bench import bench_app
+from rgcluster.cli.data import data_app
 from rgcluster.errors import RGClusterError, root_cause
 
 __all__ = ["app", "main"]
@@ -24,14 +26,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Draw faces, write shards, check them.", no_args_is_help=True)
 train_app = typer.Typer(help="Train one stage, with what it depends on, or all.", no_args_is_help=True)
 store_app = typer.Typer(help="The retrieval store.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(store_app, name="store")
+app.add_typer(bench_app, name="bench")
 
 out = Console(highlight=False)
+
+INTERRUPTED = 130
+"""What a shell calls a command that Ctrl-C ended."""
 
 RunOption = Annotated[
     Path, typer.Option("--run", help="run directory; the same one goes on where it stopped")
@@ -50,8 +55,10 @@ def main() -> None:
     """Run the command; turn deliberate errors into one line and their exit status."""
     try:
         app()
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED)
     except Exception as error:
         cause = root_cause(error)
         if isinstance(cause, RGClusterError):
@@ -100,48 +107,6 @@ def demo(
         return
     report = commands.demo(config, run)
     out.print(f"report: {report}")
-
-
-@data_app.command("faces")
-def data_faces(
-    target: Annotated[Path, typer.Argument(help="folder to write, in CelebA's layout")],
-    count: Annotated[int, typer.Option(help="faces to draw", min=1)] = 4000,
-    seed: Annotated[int, typer.Option(help="another seed, other faces", min=0)] = 0,
-    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here, too")] = None,
-) -> None:
-    """Draw faces with all 40 attributes."""
-    from rgcluster import commands
-
-    commands.draw_faces(target, count, seed)
-    if sheet:
-        commands.contact_sheets(count, seed, sheet)
-
-
-@data_app.command("shard")
-def data_shard(
-    source: Annotated[Path, typer.Argument(help="CelebA folder")],
-    target: Annotated[str, typer.Argument(help="directory of shards to write")],
-    rows: Annotated[int, typer.Option(help="images a shard", min=1)] = 2048,
-) -> None:
-    """Write a CelebA folder as Parquet shards."""
-    from rgcluster import commands
-
-    shards = commands.shard(source, target, rows)
-    out.print(f"{shards.rows} images in {len(shards.files)} shards, digest {shards.digest}")
-
-
-@data_app.command("check")
-def data_check(path: Annotated[str, typer.Argument(help="directory of shards")]) -> None:
-    """Check a directory of shards, and count what is in it."""
-    from rgcluster import commands
-
-    shards, index = commands.check_shards(path)
-    table = Table(title=f"{shards.dataset}: {shards.rows} images, digest {shards.digest}")
-    table.add_column("attribute")
-    table.add_column("share", justify="right")
-    for name, share in zip(shards.attributes, index.labels.mean(axis=0), strict=True):
-        table.add_row(name, f"{share:.1%}")
-    out.print(table)
 
 
 def _train(stage: str, data: Path, run: Path, preset: str, set_: list[str] | None, dry_run: bool) -> None:

@@ -1,0 +1,1 @@
+"""Measurements: ratios of two things taken in one run, since machines differ and have moods."""

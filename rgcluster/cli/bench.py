@@ -1,0 +1,47 @@
+"""`rgcluster bench`: measurements, as ratios taken in one run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rgcluster.bench.result import Row
+
+__all__ = ["bench_app"]
+
+bench_app = typer.Typer(help="Measure, as ratios taken in one run.", no_args_is_help=True)
+out = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="write the rows as JSON here, too")]
+
+
+@bench_app.command("data")
+def data(
+    images: Annotated[int, typer.Option(help="JPEG files to make and read", min=1000)] = 40_000,
+    folder: Annotated[
+        Path | None, typer.Option(help="where to make files and shards; a temporary folder if not given")
+    ] = None,
+    json_: JsonOption = None,
+) -> None:
+    """From shards to batches at 128 px, against torch's DataLoader on the files themselves."""
+    from rgcluster.bench.data import bench_data
+    from rgcluster.session import ray_session
+
+    with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
+        _show("data", bench_data((folder or Path(temporary)).resolve(), images, notes.print), json_)
+
+
+def _show(name: str, rows: list[Row], file: Path | None) -> None:
+    from rgcluster.bench.result import as_json, as_table
+
+    out.print(as_table(f"bench {name}", rows))
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(as_json(name, rows), indent=2) + "\n")

@@ -1,0 +1,155 @@
+"""`rgcluster data`: draw faces, write shards, check both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rgcluster.data.survey import Survey
+
+__all__ = ["data_app"]
+
+data_app = typer.Typer(help="Draw faces, write shards, check them.", no_args_is_help=True)
+out = Console(highlight=False)
+
+LISTED = 20
+
+LayoutOption = Annotated[
+    str, typer.Option(help="celeba, classes (a folder each), table (.csv, .parquet), images, or auto")
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", help="folder or zip of a table's images; the table's own if not given"),
+]
+FileColumnOption = Annotated[str | None, typer.Option(help="a table's column of file names")]
+SplitColumnOption = Annotated[str | None, typer.Option(help="a table's column of train, val and test")]
+AttributesOption = Annotated[
+    str | None, typer.Option(help="a table's columns of attributes, A,B,C; all others if not given")
+]
+
+
+@data_app.command("faces")
+def faces(
+    target: Annotated[Path, typer.Argument(help="folder to write, in CelebA's layout")],
+    count: Annotated[int, typer.Option(help="faces to draw", min=1)] = 4000,
+    seed: Annotated[int, typer.Option(help="another seed, other faces", min=0)] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here, too")] = None,
+) -> None:
+    """Draw faces with all 40 attributes."""
+    from rgcluster import commands
+
+    commands.draw_faces(target, count, seed)
+    if sheet:
+        commands.contact_sheets(count, seed, sheet)
+
+
+@data_app.command("shard")
+def shard(
+    source: Annotated[
+        Path, typer.Argument(help="CelebA, class folders, a table, or images; zip archives too")
+    ],
+    target: Annotated[str, typer.Argument(help="directory of shards to write")],
+    layout: LayoutOption = "auto",
+    images: ImagesOption = None,
+    file_column: FileColumnOption = None,
+    split_column: SplitColumnOption = None,
+    attributes: AttributesOption = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="folder or zip of images without labels, for retrieval alone")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="official, random (2,000 test images by seed), or auto: official where there is one"
+        ),
+    ] = "auto",
+    split_seed: Annotated[int, typer.Option(help="seed of the random split", min=0)] = 0,
+    size: Annotated[
+        int, typer.Option(help="prepare images once at this training size; 0: store them as they are", min=0)
+    ] = 0,
+    crop: Annotated[
+        int, typer.Option(help="centre crop of prepared images in source pixels, 0: none", min=0)
+    ] = 178,
+    format_: Annotated[str, typer.Option("--format", help="of prepared images: jpeg or raw")] = "jpeg",
+    rows: Annotated[int, typer.Option(help="images a shard", min=1)] = 2048,
+    max_unreadable: Annotated[
+        float,
+        typer.Option(help="largest share of unreadable images, which are left out and listed", min=0, max=1),
+    ] = 0.001,
+    dataset: Annotated[str | None, typer.Option(help="name that row ids are made of")] = None,
+) -> None:
+    """Write images and labels as Parquet shards; an interrupted run goes on."""
+    from rgcluster import commands
+    from rgcluster.data.shard_writer import shard_options
+
+    options = shard_options(rows, split, split_seed, size, crop, format_, max_unreadable, dataset)
+    shards = commands.shard(
+        source, target, options, layout=layout, images=images,
+        columns=_columns(file_column, split_column, attributes), unlabelled=unlabelled,
+    )  # fmt: skip
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(shards.splits.items()))
+    out.print(f"{shards.rows} images in {len(shards.files)} shards ({counts}), digest {shards.digest}")
+    if shards.quarantined:
+        out.print(f"{shards.quarantined} unreadable images left out, listed in {target}/quarantine.json")
+
+
+@data_app.command("check")
+def check(
+    path: Annotated[str, typer.Argument(help="source, or directory of shards")],
+    domains: Annotated[
+        str, typer.Option(help="attributes whose combinations are counted, A,B,C")
+    ] = "Black_Hair,Blond_Hair,Brown_Hair,Male,Young",
+    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here")] = None,
+    layout: LayoutOption = "auto",
+    images: ImagesOption = None,
+    file_column: FileColumnOption = None,
+    split_column: SplitColumnOption = None,
+    attributes: AttributesOption = None,
+) -> None:
+    """Read everything there is: counts, labels, image sizes, faults. Exit status 2 where a fault was found."""
+    from rgcluster import commands
+
+    survey = commands.check(path, layout, images, _columns(file_column, split_column, attributes), sheet)
+    _show(survey, domains.split(","))
+    if survey.faults:
+        raise typer.Exit(2)
+
+
+def _columns(file: str | None, split: str | None, attributes: str | None):  # type: ignore[no-untyped-def]
+    from rgcluster.data.sources import Columns
+
+    chosen = tuple(name.strip() for name in attributes.split(",")) if attributes else ()
+    return Columns(file, split, chosen)
+
+
+def _show(survey: Survey, wanted: list[str]) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(survey.splits.items()))
+    out.print(f"{len(survey.labels)} rows: {counts}")
+    shares = Table("attribute", "share")
+    for name, share in survey.prevalence().items():
+        shares.add_row(name, f"{share:.1%}")
+    if survey.attributes:
+        out.print(shares)
+    spanning = [name for name in wanted if name in survey.attributes] or list(survey.attributes)[:8]
+    if spanning:
+        combinations = Table("domain", "images")
+        for vector, count in survey.domains(spanning).most_common(LISTED):
+            combinations.add_row(", ".join(vector) or "none of them", str(count))
+        out.print(combinations)
+    sizes = Table("width x height", "images")
+    for (width, height), count in survey.sizes.most_common(LISTED):
+        sizes.add_row(f"{width} x {height}", str(count))
+    if len(survey.sizes) > LISTED:
+        sizes.add_row(f"and {len(survey.sizes) - LISTED} more", "")
+    out.print(sizes)
+    if survey.ignored:
+        names = ", ".join(survey.ignored[:3])
+        out.print(f"{len(survey.ignored)} files left out: {names}{' ...' if len(survey.ignored) > 3 else ''}")
+    for file, what in survey.faults:
+        out.print(f"fault: {file}: {what}", soft_wrap=True)
+    out.print(f"{len(survey.faults)} faults")

@@ -1,0 +1,312 @@
+"""Writes Parquet shards: one Ray task a file, every file whole or absent, the manifest last.
+
+An interrupted run leaves whole files without a manifest; the next one keeps them. An image that cannot be
+read goes to the quarantine list, with the reason; above a share of them the job fails, after listing all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
+from rgcluster.data.shards import (
+    MANIFEST,
+    QUARANTINE,
+    ROWS_PER_GROUP,
+    SCHEMA_VERSION,
+    Prepared,
+    ShardSet,
+    open_shards,
+)
+from rgcluster.data.sources import UNKNOWN, UNLABELLED, ImageTable, Tree
+from rgcluster.data.splits import SplitRule, assign_splits, row_id
+from rgcluster.errors import ConfigError, DataError
+from rgcluster.storage import Location, digest_bytes, digest_json
+
+__all__ = ["ShardOptions", "shard_options", "write_shards"]
+
+IN_FLIGHT_PER_CPU = 2
+UNREADABLE_SHARE = 0.001
+
+Progress = Callable[[int, int], None]
+Fault = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How a source becomes shards."""
+
+    dataset: str | None = None
+    """The name that row ids are made of; the source's own if None."""
+    rows_per_shard: int = 2048
+    split: SplitRule = "auto"
+    split_seed: int = 0
+    prepared: Prepared | None = None
+    max_unreadable: float = UNREADABLE_SHARE
+    """The share of unreadable images above which the job fails."""
+
+
+def shard_options(
+    rows: int,
+    split: str,
+    split_seed: int,
+    size: int,
+    crop: int,
+    format_: str,
+    max_unreadable: float,
+    dataset: str | None,
+) -> ShardOptions:
+    """Return the options that words of a command line mean; ConfigError names the one that does not fit."""
+    if split not in get_args(SplitRule):
+        raise ConfigError(f"--split {split}: expected {', '.join(get_args(SplitRule))}")
+    if format_ not in ("jpeg", "raw"):
+        raise ConfigError(f"--format {format_}: expected jpeg or raw")
+    prepared = Prepared(crop, size, format_) if size else None  # type: ignore[arg-type]  # checked above
+    return ShardOptions(dataset, rows, split, split_seed, prepared, max_unreadable)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one file to be written."""
+
+    name: str
+    tree: Tree
+    file_names: list[str]
+    row_ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int8]
+    splits: list[str]
+    attributes: tuple[str, ...]
+    prepared: Prepared | None
+
+
+def write_shards(
+    table: ImageTable,
+    target: Location,
+    options: ShardOptions | None = None,
+    unlabelled: ImageTable | None = None,
+    progress: Progress | None = None,
+) -> ShardSet:
+    """Write the rows of `table`, and images for retrieval alone, as shards; what is written already is kept."""
+    options = options or ShardOptions()
+    name = options.dataset or table.name
+    parts = _plan(table, options, name)
+    if unlabelled is not None:
+        parts += _plan(unlabelled, options, f"{name}/{UNLABELLED}", table.attributes)
+    ids = np.concatenate([part.row_ids for part in parts])
+    if len(np.unique(ids)) != len(ids):
+        raise DataError(f"{table.origin}: two files have the same row id; give another --dataset")
+    plan = digest_json([SCHEMA_VERSION, name, [_part_digest(part) for part in parts]])
+    parts = [
+        replace(part, name=f"part-{number:05d}-of-{len(parts):05d}-{plan}.parquet")
+        for number, part in enumerate(parts)
+    ]
+    if (target / MANIFEST).exists():
+        existing = open_shards(target)
+        if existing.plan_digest != plan:
+            raise DataError(
+                f"{target}: holds shards of other data; write to another directory or remove this one"
+            )
+        return existing
+    target.make_directory()
+    _clear_leftovers(target, {part.name for part in parts})
+    entries, faults = _write_parts(parts, target, len(ids), progress)
+    _judge(faults, len(ids), options.max_unreadable, target)
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "dataset": name,
+        "plan": plan,
+        "source": str(table.origin.resolve()),
+        "attributes": list(table.attributes),
+        "one_hot": table.one_hot,
+        "prepared": asdict(options.prepared) if options.prepared else None,
+        "rows": sum(int(entry["rows"]) for entry in entries),
+        "quarantined": len(faults),
+        "files": entries,
+    }
+    described = ("schema", "dataset", "attributes", "one_hot", "prepared", "files")
+    manifest["digest"] = digest_json({key: manifest[key] for key in described})
+    (target / MANIFEST).write_json(manifest)
+    return open_shards(target)
+
+
+def _plan(
+    table: ImageTable, options: ShardOptions, dataset: str, attributes: tuple[str, ...] | None = None
+) -> list[_Part]:
+    """Return the files to write; rows without labels get UNKNOWN for each of `attributes`."""
+    names = table.attributes if attributes is None else attributes
+    labels = table.labels if attributes is None else np.full((len(table), len(names)), UNKNOWN, np.int8)
+    own = table.splits if attributes is None else [UNLABELLED] * len(table)
+    ids = np.array([row_id(dataset, name) for name in table.file_names], np.int64)
+    splits = assign_splits(ids, own, options.split, options.split_seed, str(table.origin))
+    chunks = (slice(at, at + options.rows_per_shard) for at in range(0, len(table), options.rows_per_shard))
+    return [
+        _Part(
+            "", table.tree, table.file_names[rows], ids[rows], labels[rows], splits[rows], names,
+            options.prepared,
+        )
+        for rows in chunks
+    ]  # fmt: skip
+
+
+def _part_digest(part: _Part) -> str:
+    described = json.dumps([part.file_names, part.splits, part.attributes, str(part.prepared)])
+    return digest_bytes(part.row_ids.tobytes(), part.labels.tobytes(), described.encode())
+
+
+def _clear_leftovers(target: Location, expected: set[str]) -> None:
+    """Remove what a killed writer left half-written; DataError where other shards lie here."""
+    for name in target.names():
+        if name.endswith(".tmp"):
+            (target / name).remove()
+        elif name.endswith(".parquet") and name not in expected:
+            raise DataError(
+                f"{target / name}: belongs to other shards; write to another directory or remove this one"
+            )
+
+
+def _write_parts(
+    parts: Sequence[_Part], target: Location, total: int, progress: Progress | None
+) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """Return each file's entry in the manifest, and every fault, in the order of the parts."""
+    entries: dict[int, dict[str, Any]] = {}
+    faults: dict[int, list[Fault]] = {}
+    done = 0
+    for number, entry, bad in _run(parts, target):
+        entries[number], faults[number] = entry, bad
+        done += len(parts[number].file_names)
+        if progress:
+            progress(done, total)
+    order = range(len(parts))
+    return [entries[number] for number in order], [fault for number in order for fault in faults[number]]
+
+
+def _run(parts: Sequence[_Part], target: Location) -> Iterator[tuple[int, dict[str, Any], list[Fault]]]:
+    """Yield each part's outcome as it ends; the number of tasks in flight is bounded."""
+    limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * IN_FLIGHT_PER_CPU)
+    waiting = iter(enumerate(parts))
+    pending: dict[ray.ObjectRef[Any], int] = {}
+    while True:
+        while len(pending) < limit and (item := next(waiting, None)) is not None:
+            pending[_write_part.remote(item[1], str(target))] = item[0]
+        if not pending:
+            return
+        (first,), _ = ray.wait(list(pending), num_returns=1)
+        number = pending.pop(first)
+        yield number, *ray.get(first)
+
+
+def _judge(faults: list[Fault], total: int, limit: float, target: Location) -> None:
+    """Write the quarantine list; DataError where it is longer than allowed."""
+    if not faults:
+        (target / QUARANTINE).remove()
+        return
+    (target / QUARANTINE).write_json(faults)
+    if len(faults) > limit * total:
+        first = faults[0]
+        raise DataError(
+            f"{len(faults)} of {total} images cannot be read, more than the share of {limit:g} allowed; all are "
+            f"listed in {target / QUARANTINE}, the first is {first['file']} ({first['reason']}); repair or "
+            "remove them, or raise --max-unreadable, and run the same command again"
+        )
+
+
+@ray.remote(num_cpus=0.5)
+def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
+    """Write one file unless it is there; return its entry in the manifest and the images left out."""
+    location = Location(target) / part.name
+    written = _written(location)
+    if written is not None:
+        return written, []
+    faults: list[Fault] = []
+    sink = io.BytesIO()
+    schema = _schema(part)
+    # JPEG does not compress further; dictionaries of images only cost memory.
+    with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=["split"]) as writer:
+        images: list[bytes] = []
+        rows: list[int] = []
+        for row, name in enumerate(part.file_names):
+            try:
+                images.append(_content(part.tree.read(name), part.prepared))
+            except UNREADABLE as error:
+                faults.append({"file": f"{part.tree}/{name}", "reason": reason(error)})
+                continue
+            rows.append(row)
+            if len(rows) == ROWS_PER_GROUP:  # groups are full, so a row's number tells its group
+                writer.write_table(_table(part, rows, images, schema))
+                images, rows = [], []
+        writer.write_table(_table(part, rows, images, schema))
+    content = sink.getbuffer()
+    location.write_bytes(content)
+    return _entry(location.name, content), faults
+
+
+def _written(location: Location) -> dict[str, Any] | None:
+    """Return the entry of a file that an earlier run finished, without faults; None where it must be written."""
+    if not location.exists():
+        return None
+    content = location.read_bytes()
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(content))
+    except pa.ArrowException:
+        return None
+    complete = (metadata.metadata or {}).get(b"rgcluster.rows") == str(metadata.num_rows).encode()
+    return _entry(location.name, content) if complete else None
+
+
+def _entry(name: str, content: bytes | memoryview) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
+    splits = Counter(pq.read_table(pa.BufferReader(content), columns=["split"])["split"].to_pylist())
+    return {
+        "name": name, "rows": splits.total(), "splits": dict(sorted(splits.items())), "bytes": len(content),
+        "sha256": digest_bytes(content),
+    }  # fmt: skip
+
+
+def _content(encoded: bytes, prepared: Prepared | None) -> bytes:
+    """Return what the shard stores of an image; one of UNREADABLE where it cannot be decoded."""
+    if prepared is None:
+        check_image(encoded)
+        return encoded
+    pixels = prepare_image(load_image(encoded), prepared.crop, prepared.size)
+    return pixels.tobytes() if prepared.format == "raw" else encode_jpeg(pixels)
+
+
+def _schema(part: _Part) -> pa.Schema:
+    fields = [
+        ("row_id", pa.int64()), ("file_name", pa.string()), ("image", pa.binary()),
+        ("labels", pa.list_(pa.int8())), ("split", pa.string()),
+    ]  # fmt: skip
+    about = {
+        "rgcluster.schema": str(SCHEMA_VERSION),
+        "rgcluster.attributes": ",".join(part.attributes),
+        # A file that holds fewer was written without its unreadable images, and is written again when they
+        # may have been mended.
+        "rgcluster.rows": str(len(part.file_names)),
+    }
+    return pa.schema(fields, metadata=about)
+
+
+def _table(part: _Part, rows: list[int], images: list[bytes], schema: pa.Schema) -> pa.Table:
+    labels = part.labels[rows]
+    offsets = pa.array(np.arange(len(rows) + 1) * labels.shape[1], pa.int32())
+    return pa.table(
+        [
+            pa.array(part.row_ids[rows], pa.int64()),
+            pa.array([part.file_names[row] for row in rows]),
+            pa.array(images, pa.binary()),
+            pa.ListArray.from_arrays(offsets, pa.array(labels.ravel(), pa.int8())),
+            pa.array([part.splits[row] for row in rows]),
+        ],
+        schema=schema,
+    )

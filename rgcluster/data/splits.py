@@ -1,0 +1,56 @@
+"""Which rows train and which test, and nested fractions of them: functions of hashed row ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.data.sources import UNLABELLED
+from rgcluster.errors import DataError
+
+__all__ = ["SplitRule", "assign_splits", "hash_share", "row_id"]
+
+SplitRule = Literal["auto", "random", "official"]
+
+TEST_SHARE = 0.1
+TEST_LIMIT = 2000  # the paper's test set
+
+
+def row_id(dataset: str, file_name: str) -> int:
+    """Return a non-negative 63-bit id that depends on the names alone."""
+    digest = hashlib.blake2b(f"{dataset}/{file_name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def hash_share(row_ids: npt.NDArray[np.int64], salt: int) -> npt.NDArray[np.float64]:
+    """Return a uniform number in [0, 1) per row id: the rows below f are a nested fraction f."""
+    digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in row_ids.tolist())
+    return np.array([int.from_bytes(digest, "big") / 2**56 for digest in digests])
+
+
+def assign_splits(
+    row_ids: npt.NDArray[np.int64], own: Sequence[str] | None, rule: SplitRule, seed: int, source: str
+) -> list[str]:
+    """Return each row's split.
+
+    `official` takes the source's own; `random` 2,000 test images by seed, as the paper, or a tenth where
+    that is fewer; `auto` the source's own where it has one. A source that names `val` but no `test`, as AFHQ,
+    tests on `val`. Rows without labels stay what they are.
+    """
+    if own and set(own) == {UNLABELLED}:
+        return list(own)
+    if rule == "official" and own is None:
+        raise DataError(f"{source}: names no split of its own; use --split random")
+    if own is None or rule == "random":
+        share = hash_share(row_ids, salt=seed)
+        count = min(TEST_LIMIT, max(1, round(TEST_SHARE * len(row_ids))))
+        splits = np.full(len(row_ids), "train", dtype=object)
+        splits[np.argsort(share, kind="stable")[:count]] = "test"
+        return splits.tolist()
+    if "test" not in own:
+        return ["test" if split == "val" else split for split in own]
+    return list(own)

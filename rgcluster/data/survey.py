@@ -1,0 +1,160 @@
+"""What a source or a directory of shards holds: counts, labels, image sizes, faults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from rgcluster.data.images import UNREADABLE, UInt8Array, check_image, load_image, prepare_image, reason
+from rgcluster.data.shards import QUARANTINE, Prepared, ShardSet
+from rgcluster.data.sources import UNKNOWN, ImageTable, Tree
+from rgcluster.storage import Location, digest_bytes
+
+__all__ = ["Survey", "survey_shards", "survey_table"]
+
+ROWS_PER_TASK = 1024
+SHEET_IMAGES = 40
+THUMBNAIL = 96
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Survey:
+    """Findings on N images; `labels` int8 [N, A], `faults` (file, reason), `sizes` {(width, height): count}."""
+
+    attributes: tuple[str, ...]
+    labels: npt.NDArray[np.int8]
+    splits: dict[str, int]
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    ignored: tuple[str, ...] = ()
+    thumbnails: list[UInt8Array] = field(default_factory=list)
+
+    def prevalence(self) -> dict[str, float]:
+        """Return the share of labelled images that have each attribute."""
+        known = self.labels[(self.labels != UNKNOWN).all(axis=1)]
+        return {
+            name: float(known[:, column].mean()) if len(known) else float("nan")
+            for column, name in enumerate(self.attributes)
+        }
+
+    def domains(self, attributes: Sequence[str]) -> Counter[tuple[str, ...]]:
+        """Return how many images have each combination of `attributes`."""
+        columns = [self.attributes.index(name) for name in attributes]
+        vectors, counts = np.unique(self.labels[:, columns], axis=0, return_counts=True)
+        return Counter(
+            {
+                tuple(name for name, value in zip(attributes, vector, strict=True) if value == 1): int(count)
+                for vector, count in zip(vectors, counts, strict=True)
+                if UNKNOWN not in vector
+            }
+        )
+
+
+@dataclass
+class _Findings:
+    rows: int
+    sizes: Counter[tuple[int, int]]
+    faults: list[tuple[str, str]]
+
+
+def survey_table(table: ImageTable, progress: Progress | None = None) -> Survey:
+    """Decode every image of a source."""
+    splits = Counter(table.splits) if table.splits else Counter(undecided=len(table))
+    survey = Survey(table.attributes, table.labels, dict(splits), ignored=table.ignored)
+    starts = range(0, len(table), ROWS_PER_TASK)
+    tasks = [_survey_files.remote(table.tree, table.file_names[at : at + ROWS_PER_TASK]) for at in starts]
+    _gather(survey, tasks, len(table), progress)
+    for row in _spread(len(table)):
+        try:
+            survey.thumbnails.append(
+                prepare_image(load_image(table.tree.read(table.file_names[row])), 0, THUMBNAIL)
+            )
+        except UNREADABLE:
+            continue  # among the faults already
+    return survey
+
+
+def survey_shards(shards: ShardSet, progress: Progress | None = None) -> Survey:
+    """Compare every file of a directory of shards with its checksum, and decode every image."""
+    index = shards.index()
+    survey = Survey(shards.attributes, index.labels, dict(shards.splits))
+    tasks = [_survey_shard.remote(shards, number) for number in range(len(shards.files))]
+    _gather(survey, tasks, shards.rows, progress)
+    if len(index) != shards.rows:
+        survey.faults.append((shards.location, f"{len(index)} rows instead of {shards.rows}"))
+    repeated = len(index) - len(np.unique(index.row_ids))
+    if repeated:
+        survey.faults.append((shards.location, f"{repeated} rows come twice"))
+    quarantine = Location(shards.location) / QUARANTINE
+    if shards.quarantined:
+        survey.ignored = tuple(item["file"] for item in quarantine.read_json())
+    if not survey.faults:
+        encoded = shards.read_images(index.places[_spread(len(index))])
+        survey.thumbnails = [_thumbnail(content, shards.prepared) for content in encoded]
+    return survey
+
+
+def _spread(count: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, SHEET_IMAGES)).astype(np.int64))
+
+
+def _gather(survey: Survey, tasks: list[Any], total: int, progress: Progress | None) -> None:
+    findings: dict[Any, _Findings] = {}
+    pending = list(tasks)
+    while pending:
+        (first,), pending = ray.wait(pending, num_returns=1)
+        findings[first] = ray.get(first)
+        if progress:
+            progress(sum(item.rows for item in findings.values()), total)
+    for item in (findings[task] for task in tasks):
+        survey.sizes += item.sizes
+        survey.faults += item.faults
+
+
+def _decode_all(images: Iterable[tuple[str, Callable[[], bytes | memoryview]]]) -> _Findings:
+    findings = _Findings(0, Counter(), [])
+    for name, read in images:
+        findings.rows += 1
+        try:
+            findings.sizes[check_image(read())] += 1
+        except UNREADABLE as error:
+            findings.faults.append((name, reason(error)))
+    return findings
+
+
+@ray.remote(num_cpus=0.5)
+def _survey_files(tree: Tree, names: list[str]) -> _Findings:
+    return _decode_all((name, lambda name=name: tree.read(name)) for name in names)  # type: ignore[misc]
+
+
+@ray.remote(num_cpus=0.5)
+def _survey_shard(shards: ShardSet, number: int) -> _Findings:
+    path = shards.path(number)
+    if digest_bytes(path.read_bytes()) != shards.checksums[number]:
+        return _Findings(0, Counter(), [(str(path), "differs from its checksum; write the shards again")])
+    table = shards.read(number, ["file_name", "image"])
+    names = table["file_name"].to_pylist()
+    prepared = shards.prepared
+    if prepared is not None and prepared.format == "raw":
+        return _Findings(len(names), Counter({(prepared.size, prepared.size): len(names)}), [])
+    images = (
+        (f"{path}: {name}", lambda row=row: table["image"][row].as_py()) for row, name in enumerate(names)
+    )
+    return _decode_all(images)  # type: ignore[arg-type]
+
+
+def _thumbnail(content: memoryview, prepared: Prepared | None) -> UInt8Array:
+    if prepared is not None and prepared.format == "raw":
+        from PIL import Image
+
+        pixels = np.frombuffer(content, np.uint8).reshape(prepared.size, prepared.size, 3)
+        return prepare_image(Image.fromarray(pixels), 0, THUMBNAIL)
+    return prepare_image(load_image(content), 0, THUMBNAIL)
