@@ -1,6 +1,6 @@
-"""Write a CelebA folder as shards, as a Ray job:
+"""Write images as shards, as a Ray job:
 
-ray job submit --working-dir . -- python jobs/prepare.py FOLDER SHARDS
+ray job submit --working-dir . -- python jobs/prepare.py SOURCE SHARDS
 """
 
 import sys

@@ -75,6 +75,24 @@ def test_sharding_killed_half_way_goes_on(celeba: Path, tmp_path: Path) -> None:
     assert not list(target.glob("*.tmp"))
 
 
+def test_the_commands_say_what_they_found(tmp_path: Path) -> None:
+    folder, target = write_celeba(tmp_path / "celeba", 30), tmp_path / "shards"
+    made = command("data", "shard", str(folder), str(target), "--split", "random", "--split-seed", "3")
+    assert made.returncode == 0, made.stderr
+    assert "30 images in 1 shards (test 3, train 27)" in made.stdout
+    sheet = tmp_path / "sheet.png"
+    good = command("data", "check", str(target), "--sheet", str(sheet))
+    assert good.returncode == 0, good.stderr
+    assert "30 rows: test 3, train 27" in good.stdout and "0 faults" in good.stdout
+    assert Image.open(sheet).width > 400
+    (folder / "img_align_celeba" / "000004.jpg").write_text("no image")
+    bad = command("data", "check", str(folder))
+    assert bad.returncode == 2 and "000004.jpg: cannot identify image file" in bad.stdout
+    refused = command("data", "shard", str(folder), str(tmp_path / "other"))
+    assert refused.returncode == 2 and refused.stderr.count("\n") <= 3
+    assert "1 of 30 images cannot be read, more than the share of 0.001" in refused.stderr
+
+
 READER = """
 import sys, numpy as np
 from rgcluster.config import load_config

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +382,25 @@ def test_root_cause_digs_through_what_ray_wraps() -> None:
     plain = ValueError("not ours")
     plain.__context__ = plain
     assert root_cause(plain) is plain
+
+
+FULL = """
+import resource, signal, sys
+from rgcluster.errors import StorageError
+from rgcluster.storage import Location
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the first byte too many ends the process
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    (Location(sys.argv[1]) / "large.bin").write_bytes(bytes(2 << 20))
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_where_there_is_no_room_nothing_is_left(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(
+        f"{tmp_path}/large.bin: no room to write 2048 KiB (File too large); free some"
+    )
+    assert list(tmp_path.iterdir()) == []

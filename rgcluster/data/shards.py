@@ -143,7 +143,8 @@ class ShardSet:
 @lru_cache(maxsize=32)
 def _open_parquet(path: str, digest: str) -> pq.ParquetFile:
     """Open a file once in a process: its footer is parsed once, whatever the number of reads."""
-    return pq.ParquetFile(Location(path).open_file())
+    # With pre-buffering an open file keeps all that was ever read from it.
+    return pq.ParquetFile(Location(path).open_file(), pre_buffer=False)
 
 
 def open_shards(location: Location) -> ShardSet:

@@ -169,7 +169,7 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
     reader = _ReadWindows(ray.put(source), plan)
     window = source.group_rows * source.window_groups
     windows = source.order(plan.seed).windows(plan.start * plan.batch, plan.stop * plan.batch, window)
-    return _read(windows, reader)
+    return _read(windows, reader, plan.world)
 
 
 def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
@@ -182,13 +182,13 @@ def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
     return iter(stream)
 
 
-def _read(ranges: list[tuple[int, int]], reader: Any) -> Dataset:
-    """Return what the reader makes of the ranges, a task each, as many at once as there are cores."""
+def _read(ranges: list[tuple[int, int]], reader: Any, world: int = 1) -> Dataset:
+    """Return what the reader makes of the ranges, a task each, as many at once as there are cores for this rank."""
     items = [{"start": start, "stop": stop} for start, stop in ranges]
     # Unlike `range` this asks no CPU of its own.
     chunks = ray.data.from_items(items, override_num_blocks=len(items))
     # Without a limit the small share of a CPU would start five processes a core.
-    tasks = min(len(items), max(2, int(ray.cluster_resources().get("CPU", 1))))
+    tasks = min(len(items), max(2, int(ray.cluster_resources().get("CPU", 1)) // world))
     return chunks.map_batches(
         reader, batch_size=1, num_cpus=CPUS_PER_TASK, compute=TaskPoolStrategy(size=tasks)
     )
