@@ -42,6 +42,8 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # It would say on every start that Ray's tokens are on, which they should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
