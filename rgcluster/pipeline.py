@@ -31,7 +31,7 @@ from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import evaluate_run
 from rgcluster.model.handover import networks_digest
 from rgcluster.progress import Update, console, follow, task
-from rgcluster.session import resources
+from rgcluster.session import interruptible, resources
 from rgcluster.storage import Location
 from rgcluster.store.snapshot import read_manifest
 from rgcluster.store.store import RayStore
@@ -299,7 +299,8 @@ class Pipeline:
         (run.directory / "failure.json").remove()
         with task(name) as update, follow(lambda: _show(run.directory, update)):
             try:
-                trainer.fit()
+                with interruptible():
+                    trainer.fit()
             except Exception as error:
                 raise_failure(run.directory)
                 raise root_cause(error) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ import ray  # noqa: E402
 
 from rgcluster.config import ClusterConfig  # noqa: E402
 
-__all__ = ["Resources", "ray_session", "resources"]
+__all__ = ["Resources", "interruptible", "ray_session", "resources"]
 
 CPUS_FOR_WORKERS = 0.5
 """Share of the cluster's CPUs that Train workers reserve at most: reading and embedding need the rest."""
@@ -58,6 +60,25 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make Ctrl-C a KeyboardInterrupt within the body and after it.
+
+    Ray Train answers the first Ctrl-C by leaving the process with status 0 or 1, and its handler stays when
+    training is over, so that later ones would do nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def resources(config: ClusterConfig) -> Resources:
