@@ -6,10 +6,8 @@ whether it is finished. The same command goes on where it stopped; another confi
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from ray.train import LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig
 
-from rgcluster import __version__
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
 from rgcluster.data.faces import load_face_set
@@ -39,6 +36,7 @@ from rgcluster.train.embed import build_store
 from rgcluster.train.loop import MODEL, raise_failure, train_worker
 from rgcluster.train.metrics import read_metrics
 from rgcluster.train.stage import Run
+from rgcluster.versions import package_versions
 from rgcluster.weights import find
 
 __all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline"]
@@ -145,7 +143,7 @@ class Pipeline:
                     name,
                     train,
                     test,
-                    _versions(),
+                    package_versions(),
                     gpu=share.gpu,
                     workers=actors,
                     progress=update,
@@ -171,10 +169,12 @@ class Pipeline:
         """Return the images that the store holds: those that train, or everything but the test and val sets."""
         if self.config.store.images == "train":
             return [self.source("train")]
+        # What only the store needs is read once, so it is not kept decoded.
+        uncached = self.config.data.model_copy(update={"cache_mib": 0})
         whole = self.config.data.fraction >= 1
-        train = self.source("train") if whole else open_source(self.shards, self.config.data, "train")
+        train = self.source("train") if whole else open_source(self.shards, uncached, "train")
         rest = [UNLABELLED] if self.shards.splits.get(UNLABELLED) else []
-        return [train, *(open_source(self.shards, self.config.data, split) for split in rest)]
+        return [train, *(open_source(self.shards, uncached, split) for split in rest)]
 
     def seconds(self) -> dict[str, float]:
         """Return how long each finished stage took, over all its starts."""
@@ -228,7 +228,7 @@ class Pipeline:
     def _enter(self, name: str, depends: dict[str, Any], file: Location) -> dict[str, Any]:
         """Return the stage's record; RunConflict where it was begun with something else."""
         if not file.exists():
-            record = {"depends": depends, "finished": False, "seconds": 0.0, "versions": _versions()}
+            record = {"depends": depends, "finished": False, "seconds": 0.0, "versions": package_versions()}
             file.write_json(record)
             return record
         record = file.read_json()
@@ -325,14 +325,3 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _versions() -> dict[str, str]:
-    names = ("ray", "torch", "faiss-cpu", "faiss-gpu-cu12", "numpy", "pyarrow")
-    found = {"rgcluster": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except ImportError:
-            continue
-    return found

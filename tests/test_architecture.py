@@ -15,7 +15,7 @@ import rgcluster
 PACKAGE = Path(rgcluster.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "storage", "checkpoint", "progress", "session", "weights"),
+    ("errors", "config", "storage", "checkpoint", "progress", "session", "versions", "weights"),
     ("model", "data", "store"),
     ("inference",),
     ("train", "evaluate"),
@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 """Ground floor first; `docs/architecture.md` says what each room holds."""
 
-GROUND = ("errors", "storage", "config", "weights", "checkpoint", "progress", "session")
+GROUND = ("errors", "storage", "config", "weights", "checkpoint", "progress", "session", "versions")
 """The ground floor is single files: each imports only from those before it."""
 
 ONLY_IN = {"faiss": {"store/index.py"}}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from rich.table import Table
 
-__all__ = ["Row", "as_json", "as_table", "device_name", "package_versions"]
+from rgcluster.versions import package_versions
+
+__all__ = ["Row", "as_json", "as_table", "device_name"]
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,3 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of what was measured."""
-    found = {"python": platform.python_version()}
-    for name in (
-        "rgcluster",
-        "torch",
-        "torchvision",
-        "ray",
-        "faiss-cpu",
-        "faiss-gpu-cu12",
-        "numpy",
-        "pyarrow",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

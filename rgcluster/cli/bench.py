@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from rgcluster.progress import console
+
 if TYPE_CHECKING:
     from rgcluster.bench.result import Row
 
@@ -17,7 +19,6 @@ __all__ = ["bench_app"]
 
 bench_app = typer.Typer(help="Measure, as ratios taken in one run.", no_args_is_help=True)
 out = Console(highlight=False)
-notes = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="write the rows as JSON here, too")]
 
@@ -35,7 +36,7 @@ def data(
     from rgcluster.session import ray_session
 
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
-        _show("data", bench_data((folder or Path(temporary)).resolve(), images, notes.print), json_)
+        _show("data", bench_data((folder or Path(temporary)).resolve(), images, console.print), json_)
 
 
 def _show(name: str, rows: list[Row], file: Path | None) -> None:

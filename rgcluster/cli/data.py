@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rgcluster.data.sources import Columns
     from rgcluster.data.survey import Survey
 
 __all__ = ["data_app"]
@@ -120,7 +121,7 @@ def check(
         raise typer.Exit(2)
 
 
-def _columns(file: str | None, split: str | None, attributes: str | None):  # type: ignore[no-untyped-def]
+def _columns(file: str | None, split: str | None, attributes: str | None) -> Columns:
     from rgcluster.data.sources import Columns
 
     chosen = tuple(name.strip() for name in attributes.split(",")) if attributes else ()

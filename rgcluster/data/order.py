@@ -26,12 +26,6 @@ class Order(ABC):
     def rows(self, start: int, stop: int) -> Rows:
         """Return the rows at positions [start, stop)."""
 
-    def batch(self, step: int, global_batch: int, rank: int, world: int) -> Rows:
-        """Return the rows of `rank` at `step`."""
-        share = global_batch // world
-        start = step * global_batch + rank * share
-        return self.rows(start, start + share)
-
     def windows(self, start: int, stop: int, size: int) -> list[tuple[int, int]]:
         """Cut positions [start, stop) into windows worth reading together, of about `size`."""
         return [(at, min(at + size, stop)) for at in range(start, stop, size)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
+from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import (
     MANIFEST,
     QUARANTINE,
@@ -36,7 +37,6 @@ from rgcluster.storage import Location, digest_bytes, digest_json
 
 __all__ = ["ShardOptions", "shard_options", "write_shards"]
 
-IN_FLIGHT_PER_CPU = 2
 UNREADABLE_SHARE = 0.001
 
 Progress = Callable[[int, int], None]
@@ -182,28 +182,13 @@ def _write_parts(
     entries: dict[int, dict[str, Any]] = {}
     faults: dict[int, list[Fault]] = {}
     done = 0
-    for number, entry, bad in _run(parts, target):
+    for number, (entry, bad) in as_completed(lambda part: _write_part.remote(part, str(target)), parts):
         entries[number], faults[number] = entry, bad
         done += len(parts[number].file_names)
         if progress:
             progress(done, total)
     order = range(len(parts))
     return [entries[number] for number in order], [fault for number in order for fault in faults[number]]
-
-
-def _run(parts: Sequence[_Part], target: Location) -> Iterator[tuple[int, dict[str, Any], list[Fault]]]:
-    """Yield each part's outcome as it ends; the number of tasks in flight is bounded."""
-    limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * IN_FLIGHT_PER_CPU)
-    waiting = iter(enumerate(parts))
-    pending: dict[ray.ObjectRef[Any], int] = {}
-    while True:
-        while len(pending) < limit and (item := next(waiting, None)) is not None:
-            pending[_write_part.remote(item[1], str(target))] = item[0]
-        if not pending:
-            return
-        (first,), _ = ray.wait(list(pending), num_returns=1)
-        number = pending.pop(first)
-        yield number, *ray.get(first)
 
 
 def _judge(faults: list[Fault], total: int, limit: float, target: Location) -> None:

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
+from PIL import Image
 
 from rgcluster.data.images import UNREADABLE, UInt8Array, check_image, load_image, prepare_image, reason
+from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import QUARANTINE, Prepared, ShardSet
 from rgcluster.data.sources import UNKNOWN, ImageTable, Tree
 from rgcluster.storage import Location, digest_bytes
@@ -70,13 +74,16 @@ def survey_table(table: ImageTable, progress: Progress | None = None) -> Survey:
     splits = Counter(table.splits) if table.splits else Counter(undecided=len(table))
     survey = Survey(table.attributes, table.labels, dict(splits), ignored=table.ignored)
     starts = range(0, len(table), ROWS_PER_TASK)
-    tasks = [_survey_files.remote(table.tree, table.file_names[at : at + ROWS_PER_TASK]) for at in starts]
-    _gather(survey, tasks, len(table), progress)
+    _gather(
+        survey,
+        lambda at: _survey_files.remote(table.tree, table.file_names[at : at + ROWS_PER_TASK]),
+        starts,
+        len(table),
+        progress,
+    )
     for row in _spread(len(table)):
         try:
-            survey.thumbnails.append(
-                prepare_image(load_image(table.tree.read(table.file_names[row])), 0, THUMBNAIL)
-            )
+            survey.thumbnails.append(_thumbnail(table.tree.read(table.file_names[row]), None))
         except UNREADABLE:
             continue  # among the faults already
     return survey
@@ -86,8 +93,8 @@ def survey_shards(shards: ShardSet, progress: Progress | None = None) -> Survey:
     """Compare every file of a directory of shards with its checksum, and decode every image."""
     index = shards.index()
     survey = Survey(shards.attributes, index.labels, dict(shards.splits))
-    tasks = [_survey_shard.remote(shards, number) for number in range(len(shards.files))]
-    _gather(survey, tasks, shards.rows, progress)
+    files = range(len(shards.files))
+    _gather(survey, lambda number: _survey_shard.remote(shards, number), files, shards.rows, progress)
     if len(index) != shards.rows:
         survey.faults.append((shards.location, f"{len(index)} rows instead of {shards.rows}"))
     repeated = len(index) - len(np.unique(index.row_ids))
@@ -106,17 +113,18 @@ def _spread(count: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, SHEET_IMAGES)).astype(np.int64))
 
 
-def _gather(survey: Survey, tasks: list[Any], total: int, progress: Progress | None) -> None:
-    findings: dict[Any, _Findings] = {}
-    pending = list(tasks)
-    while pending:
-        (first,), pending = ray.wait(pending, num_returns=1)
-        findings[first] = ray.get(first)
+def _gather(
+    survey: Survey, submit: Callable[[int], Any], items: Sequence[int], total: int, progress: Progress | None
+) -> None:
+    """Add what the tasks find to the survey, in the order of the items."""
+    findings: dict[int, _Findings] = {}
+    for number, found in as_completed(submit, items):
+        findings[number] = found
         if progress:
             progress(sum(item.rows for item in findings.values()), total)
-    for item in (findings[task] for task in tasks):
-        survey.sizes += item.sizes
-        survey.faults += item.faults
+    for number in range(len(items)):
+        survey.sizes += findings[number].sizes
+        survey.faults += findings[number].faults
 
 
 def _decode_all(images: Iterable[tuple[str, Callable[[], bytes | memoryview]]]) -> _Findings:
@@ -138,9 +146,10 @@ def _survey_files(tree: Tree, names: list[str]) -> _Findings:
 @ray.remote(num_cpus=0.5)
 def _survey_shard(shards: ShardSet, number: int) -> _Findings:
     path = shards.path(number)
-    if digest_bytes(path.read_bytes()) != shards.checksums[number]:
+    content = path.read_bytes()
+    if digest_bytes(content) != shards.checksums[number]:
         return _Findings(0, Counter(), [(str(path), "differs from its checksum; write the shards again")])
-    table = shards.read(number, ["file_name", "image"])
+    table = pq.read_table(pa.BufferReader(content), columns=["file_name", "image"])
     names = table["file_name"].to_pylist()
     prepared = shards.prepared
     if prepared is not None and prepared.format == "raw":
@@ -151,10 +160,8 @@ def _survey_shard(shards: ShardSet, number: int) -> _Findings:
     return _decode_all(images)  # type: ignore[arg-type]
 
 
-def _thumbnail(content: memoryview, prepared: Prepared | None) -> UInt8Array:
+def _thumbnail(content: bytes | memoryview, prepared: Prepared | None) -> UInt8Array:
     if prepared is not None and prepared.format == "raw":
-        from PIL import Image
-
         pixels = np.frombuffer(content, np.uint8).reshape(prepared.size, prepared.size, 3)
         return prepare_image(Image.fromarray(pixels), 0, THUMBNAIL)
     return prepare_image(load_image(content), 0, THUMBNAIL)

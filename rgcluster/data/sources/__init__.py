@@ -11,7 +11,7 @@ from rgcluster.data.sources.celeba import is_celeba, read_celeba
 from rgcluster.data.sources.classes import is_classes, read_classes
 from rgcluster.data.sources.table import SPLITS, UNKNOWN, UNLABELLED, ImageTable, Layout
 from rgcluster.data.sources.tabular import TABLE_SUFFIXES, Columns, read_table
-from rgcluster.data.sources.tree import FolderTree, Tree, ZipTree, is_image_name, open_tree
+from rgcluster.data.sources.tree import FolderTree, Tree, ZipTree, image_names, open_tree
 from rgcluster.errors import ConfigError, DataError
 
 __all__ = [
@@ -57,10 +57,8 @@ def guess_layout(path: Path) -> Layout:
 def read_images(path: Path) -> ImageTable:
     """Read a folder or archive of images without labels, for the retrieval set."""
     tree = open_tree(path)
-    names = tree.names()
-    images = [name for name in names if is_image_name(name)]
+    images, ignored = image_names(tree)
     if not images:
         raise DataError(f"{path}: no images there, nor tables that name them")
-    ignored = tuple(name for name in names if not is_image_name(name))
     labels = np.empty((len(images), 0), np.int8)
     return ImageTable(path, tree, "images", (), images, labels, [UNLABELLED] * len(images), ignored)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.sources.table import SPLITS, ImageTable
+from rgcluster.data.sources.table import SPLITS, ImageTable, reject_unlisted
 from rgcluster.data.sources.tree import Tree, ZipTree, is_image_name, open_tree
 from rgcluster.errors import DataError
 
@@ -75,9 +75,7 @@ def read_celeba(path: Path) -> ImageTable:
         raise DataError(
             f"{source}: lists {missing}, which is not in {images}; remove the row or add the file"
         )
-    extra = next((name for name in on_disk if name not in listed and is_image_name(name)), None)
-    if extra is not None:
-        raise DataError(f"{images}/{extra}: has no row in {source}; add the row or remove the file")
+    reject_unlisted(images, on_disk, listed, source)
     partition = _find(table_names, PARTITION)
     splits = None
     if partition is not None:
@@ -102,7 +100,8 @@ def _find_images(path: Path, tree: Tree, names: list[str]) -> tuple[Tree, list[s
         return _Images(tree, prefix), [name[len(prefix) :] for name in inside if name.startswith(prefix)]
     archive = _find(names, f"{IMAGES}.zip")
     if archive is not None and path.is_dir():
-        return _find_images(path / archive, ZipTree(path / archive), ZipTree(path / archive).names())
+        packed = ZipTree(path / archive)
+        return _find_images(packed.path, packed, packed.names())
     if path.is_file() and any(is_image_name(name) for name in names):
         return tree, names
     raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rgcluster.data.sources.table import ImageTable
-from rgcluster.data.sources.tree import is_image_name, open_tree
+from rgcluster.data.sources.tree import image_names, is_image_name, open_tree
 from rgcluster.errors import DataError
 
 __all__ = ["is_classes", "read_classes"]
@@ -24,8 +24,7 @@ def is_classes(names: list[str]) -> bool:
 def read_classes(path: Path) -> ImageTable:
     """Read `CLASS/...` or `train/CLASS/...`, `val/CLASS/...`; the attributes are the classes, in their order."""
     tree = open_tree(path)
-    names = tree.names()
-    images = [name for name in names if is_image_name(name)]
+    images, ignored = image_names(tree)
     if not images:
         raise DataError(f"{path}: no images there; expected a folder of images for each class")
     tops = {name.split("/", 1)[0] for name in images}
@@ -42,5 +41,4 @@ def read_classes(path: Path) -> ImageTable:
         )
     labels = (np.array(of_row)[:, None] == np.array(classes)[None]).astype(np.int8)
     splits = [SPLIT_FOLDERS[name.split("/", 1)[0]] for name in images] if with_splits else None
-    ignored = tuple(name for name in names if not is_image_name(name))
     return ImageTable(path, tree, "classes", classes, images, labels, splits, ignored)

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.sources.tree import Tree
+from rgcluster.data.sources.tree import Tree, is_image_name
 from rgcluster.errors import DataError
 
-__all__ = ["SPLITS", "UNKNOWN", "UNLABELLED", "ImageTable", "Layout", "reject_repeats"]
+__all__ = ["SPLITS", "UNKNOWN", "UNLABELLED", "ImageTable", "Layout", "reject_repeats", "reject_unlisted"]
 
 Layout = Literal["celeba", "classes", "table", "images"]
 
@@ -53,6 +53,13 @@ class ImageTable:
     def one_hot(self) -> bool:
         """Whether an image has exactly one of the attributes by construction."""
         return self.layout == "classes"
+
+
+def reject_unlisted(tree: Tree, on_disk: Sequence[str], listed: set[str], source: str) -> None:
+    """Raise DataError for an image in the tree that the table at `source` does not list."""
+    extra = next((name for name in on_disk if name not in listed and is_image_name(name)), None)
+    if extra is not None:
+        raise DataError(f"{tree}/{extra}: has no row in {source}; add the row or remove the file")
 
 
 def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:

@@ -13,8 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from rgcluster.data.attributes import nearest
-from rgcluster.data.sources.table import SPLITS, ImageTable, reject_repeats
-from rgcluster.data.sources.tree import is_image_name, open_tree
+from rgcluster.data.sources.table import SPLITS, ImageTable, reject_repeats, reject_unlisted
+from rgcluster.data.sources.tree import open_tree
 from rgcluster.errors import DataError
 
 __all__ = ["Columns", "TABLE_SUFFIXES", "read_table"]
@@ -66,9 +66,8 @@ def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
         where = f"{path}: line {missing} lists {files[missing - 2]}, which is not in {tree}"
         raise DataError(f"{where}; remove the row, add the file, or say with --images where the files lie")
     listed = set(files)
-    extra = next((name for name in on_disk if name not in listed and is_image_name(name)), None)
-    if extra is not None and images is not None:
-        raise DataError(f"{tree}/{extra}: has no row in {path}; add the row or remove the file")
+    if images is not None:
+        reject_unlisted(tree, on_disk, listed, str(path))
     labels = np.stack([_labels(path, table, name) for name in attributes], axis=1)
     splits = _splits(path, table, split_column) if split_column else None
     ignored = tuple(name for name in on_disk if name not in listed and name != path.name)

@@ -11,7 +11,16 @@ from typing import Protocol
 
 from rgcluster.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_FILE_BYTES", "FolderTree", "Tree", "ZipTree", "is_image_name", "open_tree"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_FILE_BYTES",
+    "FolderTree",
+    "Tree",
+    "ZipTree",
+    "image_names",
+    "is_image_name",
+    "open_tree",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FILE_BYTES = 64 << 20
@@ -122,6 +131,14 @@ def open_tree(path: Path) -> Tree:
 def is_image_name(name: str) -> bool:
     """Return whether a file's name ends as an image's does; what is in it is another question."""
     return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def image_names(tree: Tree) -> tuple[list[str], tuple[str, ...]]:
+    """Return the tree's names of images, and its other names."""
+    names = tree.names()
+    return [name for name in names if is_image_name(name)], tuple(
+        name for name in names if not is_image_name(name)
+    )
 
 
 @lru_cache(maxsize=4)
