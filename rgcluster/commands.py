@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 
 from rgcluster.config import Config, load_config
-from rgcluster.data.attributes import parse_target
 from rgcluster.data.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
 from rgcluster.data.shard_writer import ShardOptions, write_shards
@@ -21,10 +20,10 @@ from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.report import write_report
 from rgcluster.inference.device import Device, pick_device
 from rgcluster.inference.guided import GuidedTranslator, load_models
+from rgcluster.inference.run import KEEP, Judge, open_run, snapshot_of, style_noise, wanted_changes
 from rgcluster.inference.tensors import to_images
-from rgcluster.model.handover import is_guided, load_discriminator
+from rgcluster.model.handover import is_guided
 from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalFusion
-from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.model.translator import Translator
 from rgcluster.pipeline import SECTIONS, SNAPSHOT, STAGE, Pipeline
 from rgcluster.progress import task
@@ -151,7 +150,7 @@ def train(config: Config, data: str, run: str, stage: str) -> None:
 
 def evaluate(run: str) -> Location:
     """Evaluate a run and write its report."""
-    config, location = _open_run(run)
+    config, location = open_run(run)
     shards = open_shards(Location((location / "data.json").read_json()["shards"]))
     with ray_session():
         return Pipeline(location, config, shards).report()
@@ -159,7 +158,7 @@ def evaluate(run: str) -> Location:
 
 def report(run: str) -> Location:
     """Write the report again."""
-    config, location = _open_run(run)
+    config, location = open_run(run)
     return write_report(config, location)
 
 
@@ -169,17 +168,15 @@ def translate(
     """Translate image files; return the PNGs written: one an image, its samples side by side."""
     if len({path.stem for path in images}) != len(images):
         raise ConfigError("two of the images have the same name; translate them one by one")
-    config, location = _open_run(run)
+    config, location = open_run(run)
     device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu == "auto")
     translator = _load_model(location, config, model, device)
     folder = len(images) > 1 or target.is_dir() or not target.suffix
     written = []
-    for number, path in enumerate(images):
+    noise = style_noise(seed, samples, config.style_size)
+    for path in images:
         pixels = _read_image(path, config)
         domain = _target(pixels, to, location, config, device)
-        noise = keyed_normal(seed, Draw.TARGET_STYLE, 0, np.arange(samples) + number * 64, config.style_size)
-        if samples == 1 and seed == 0:
-            noise[:] = 0  # the domain's mean: the most typical translation
         made = translator.translate(
             np.repeat(pixels[None], samples, axis=0), np.repeat(domain, samples, axis=0), noise, key=seed
         )
@@ -191,7 +188,7 @@ def translate(
 
 def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:
     """Return the row ids and distances of the stored images nearest to the query, and draw them if asked."""
-    config, location = _open_run(run)
+    config, location = open_run(run)
     device = pick_device(config.cluster, gpu=False)
     model = _load_model(location, config, "rg-unit", device)
     assert model.retriever is not None
@@ -212,7 +209,7 @@ def store_manifest(run: str) -> Manifest:
 
 def status(run: str) -> list[tuple[str, str, str, str, str]]:
     """Return stage, state, step, images per second and seconds, a row a stage."""
-    _, location = _open_run(run)
+    _, location = open_run(run)
     rows = []
     for name in SECTIONS:
         file = location / name / STAGE
@@ -243,19 +240,11 @@ def _sheet(pictures: Sequence[UInt8Array], columns: int = 8) -> UInt8Array:
     return grid(np.stack(padded).reshape(rows, columns, *blank.shape))
 
 
-def _open_run(run: str) -> tuple[Config, Location]:
-    location = Location(run)
-    file = location / "config.yaml"
-    if not file.exists():
-        raise DataError(f"{location}: not a run directory (no config.yaml); train with --run {run} first")
-    return Config.from_yaml(file.read_text(), str(file)), location
-
-
 def _load_model(location: Location, config: Config, name: str, device: Device) -> GuidedTranslator:
     known = ("gmm-unit", *config.guidance.variants)
     if name not in known:
         raise ConfigError(f"--model {name}: this run has {', '.join(known)}")
-    store = LocalStore(location / "store" / SNAPSHOT) if is_guided(name) else None
+    store = LocalStore(snapshot_of(location)) if is_guided(name) else None
     return load_models(location, config, store, device, (name,))[name]
 
 
@@ -265,14 +254,8 @@ def _read_image(path: Path, config: Config) -> UInt8Array:
     return decode_image(path.read_bytes(), config.data.crop, config.data.image_size, str(path))
 
 
-@torch.inference_mode()
 def _target(pixels: UInt8Array, to: str, location: Location, config: Config, device: Device) -> np.ndarray:
     """Return the target domain [1, n]: what D sees in the image, changed as `to` asks."""
-    judge = load_discriminator(location / "translation" / "model", config).eval().to(device.torch)
-    _, logits = judge(to_images(pixels[None], device))
-    if config.data.domains == "one-hot":
-        own = np.eye(config.num_attributes, dtype=np.int8)[int(logits.argmax())]
-    else:
-        own = (logits[0] > 0).cpu().numpy().astype(np.int8)
-    groups = (config.data.attributes,) if config.data.domains == "one-hot" else config.data.exclusive
-    return np.array([parse_target(to, own.tolist(), config.data.attributes, groups)], np.int8)
+    wanted, judge = wanted_changes(to, config.data), Judge(location, config, device)
+    own = judge.domains(judge.probabilities(to_images(pixels[None], device)))
+    return np.where(wanted == KEEP, own, wanted)
