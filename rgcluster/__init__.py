@@ -1,3 +1,20 @@
 """Retrieval-guided image-to-image translation on Ray."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rgcluster.client import Client
+
+__all__ = ["Client", "__version__"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Client":  # imported when asked for: the command line starts faster without
+        from rgcluster.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 
+from rgcluster.client import Client
 from rgcluster.config import Config, load_config
 from rgcluster.data.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
@@ -163,27 +165,49 @@ def report(run: str) -> Location:
 
 
 def translate(
-    images: Sequence[Path], run: str, to: str, target: Path, samples: int, seed: int, model: str
+    images: Sequence[Path],
+    run: Path | None,
+    url: str | None,
+    to: str,
+    target: Path,
+    samples: int,
+    seed: int,
+    model: str | None,
 ) -> list[Path]:
     """Translate image files; return the PNGs written: one an image, its samples side by side."""
+    if (run is None) == (url is None):
+        raise ConfigError("give either --run, a finished run, or --url, an endpoint")
     if len({path.stem for path in images}) != len(images):
         raise ConfigError("two of the images have the same name; translate them one by one")
+    folder = len(images) > 1 or target.is_dir() or not target.suffix
+    made: Iterator[UInt8Array]
+    if url:
+        client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
+        made = (client.translate(path, to, samples=samples, seed=seed, model=model).images for path in images)
+    else:
+        made = _translations(images, str(run), to, samples, seed, model or "rg-unit")
+    written = []
+    for path, pictures in zip(images, made, strict=True):
+        file = target / f"{path.stem}.png" if folder else target
+        Location(file).write_bytes(encode_png(grid(pictures[None])))
+        written.append(file)
+    return written
+
+
+def _translations(
+    images: Sequence[Path], run: str, to: str, samples: int, seed: int, model: str
+) -> Iterator[UInt8Array]:
+    """Yield the translations [samples, h, w, 3] of each image file, by a run's own networks."""
     config, location = open_run(run)
     device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu == "auto")
     translator = _load_model(location, config, model, device)
-    folder = len(images) > 1 or target.is_dir() or not target.suffix
-    written = []
     noise = style_noise(seed, samples, config.style_size)
     for path in images:
         pixels = _read_image(path, config)
         domain = _target(pixels, to, location, config, device)
-        made = translator.translate(
+        yield translator.translate(
             np.repeat(pixels[None], samples, axis=0), np.repeat(domain, samples, axis=0), noise, key=seed
-        )
-        file = target / f"{path.stem}.png" if folder else target
-        Location(file).write_bytes(encode_png(grid(made.image[None])))
-        written.append(file)
-    return written
+        ).image
 
 
 def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:

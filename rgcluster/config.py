@@ -5,10 +5,12 @@ A key that is not declared here is refused, with the key that was probably meant
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,11 +29,14 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RetrievalConfig",
+    "Section",
     "StageConfig",
     "StoreConfig",
     "TranslationConfig",
     "load_config",
+    "overridden",
     "presets",
+    "read_yaml",
 ]
 
 Negative = Literal["easy", "medium", "hard", "all"]
@@ -42,6 +47,9 @@ class Section(BaseModel):
     """Base of every section: frozen, no unknown keys, no infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class FacesConfig(Section):
@@ -283,7 +291,7 @@ class Config(Section):
 
     @classmethod
     def from_yaml(cls, text: str, source: str) -> Config:
-        return _validated(_parse(text, source), source)
+        return _validated(cls, _parse(text, source), source)
 
 
 def presets() -> list[str]:
@@ -300,12 +308,28 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
     text = (resources.files("rgcluster") / "presets" / f"{preset}.yaml").read_text()
     tree = _parse(text, f"preset {preset}")
     tree["preset"] = preset
-    for override in overrides:
+    return overridden(Config, tree, overrides, f"preset {preset}")
+
+
+def overridden(
+    model: type[AnySection], tree: Mapping[str, Any], overrides: Iterable[str], source: str
+) -> AnySection:
+    """Return the section that `tree` describes, with `section.key=value` overrides on top."""
+    changed = copy.deepcopy(dict(tree))
+    for override in (overrides := list(overrides)):
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override}: expected section.key=value")
-        _assign(tree, key.strip(), _scalar(value))
-    return _validated(tree, "--set" if overrides else f"preset {preset}")
+        _assign(changed, key.strip(), _scalar(value))
+    return _validated(model, changed, "--set" if overrides else source)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Return a YAML file's tree of keys; ConfigError where it cannot be read."""
+    try:
+        return _parse(file.read_text(), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
 
 
 def _scalar(text: str) -> Any:
@@ -342,17 +366,19 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     node[last] = value
 
 
-def _validated(tree: Mapping[str, Any], source: str) -> Config:
+def _validated(model: type[AnySection], tree: Mapping[str, Any], source: str) -> AnySection:
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {'; '.join(map(_explain, error.errors()))}") from None
+        raise ConfigError(
+            f"{source}: {'; '.join(_explain(fault, model) for fault in error.errors())}"
+        ) from None
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in fault["loc"]) or "configuration"
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{_meant(path, _all_keys(Config))}"
+        return f"unknown key {path!r}{_meant(path, _all_keys(model))}"
     message = fault["msg"].removeprefix("Value error, ")
     return f"{path} = {fault['input']!r}: {message[0].lower()}{message[1:]}" if fault["loc"] else message
 

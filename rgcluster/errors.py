@@ -4,9 +4,11 @@
     ├── TrainingDiverged      a loss is NaN or infinite
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     ├── StorageError          no room, or no leave, to write a file
+    ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
         ├── ConfigError       a key or a value of the configuration
         ├── DataError         a folder, an attribute file, an image, a shard
+        ├── RequestRefused    an endpoint said what is wrong with a request
         ├── RunConflict       a run directory made by another configuration
         └── CheckpointError   missing, corrupt, or made for other networks
             └── StoreMismatch a store embedded by other networks
@@ -23,7 +25,9 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "EndpointError",
     "RGClusterError",
+    "RequestRefused",
     "RunConflict",
     "StorageError",
     "StoreMismatch",
@@ -53,6 +57,10 @@ class StorageError(RGClusterError):
     """A file could not be written."""
 
 
+class EndpointError(RGClusterError):
+    """An endpoint did not answer, or failed."""
+
+
 class UserError(RGClusterError):
     """The input is at fault; the message names the remedy."""
 
@@ -65,6 +73,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Missing, corrupt or unfitting data."""
+
+
+class RequestRefused(UserError):
+    """An endpoint found a request at fault; the message is its own."""
 
 
 class RunConflict(UserError):

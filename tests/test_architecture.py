@@ -15,17 +15,18 @@ import rgcluster
 PACKAGE = Path(rgcluster.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "storage", "checkpoint", "progress", "session", "versions", "weights"),
+    ("errors", "config", "storage", "checkpoint", "progress", "session", "versions", "weights", "client"),
     ("model", "data", "store"),
     ("inference",),
     ("train", "evaluate"),
-    ("pipeline", "bench"),
+    ("pipeline", "serve"),
+    ("bench",),
     ("commands",),
     ("cli",),
 )
 """Ground floor first; `docs/architecture.md` says what each room holds."""
 
-GROUND = ("errors", "storage", "config", "weights", "checkpoint", "progress", "session", "versions")
+GROUND = ("errors", "storage", "config", "weights", "checkpoint", "progress", "session", "versions", "client")
 """The ground floor is single files: each imports only from those before it."""
 
 ONLY_IN = {"faiss": {"store/index.py"}}

@@ -15,6 +15,7 @@ from rich.table import Table
 from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
+from rgcluster.cli.serve import serve
 from rgcluster.errors import RGClusterError, root_cause
 
 __all__ = ["app", "main"]
@@ -32,6 +33,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+app.command("serve")(serve)
 
 out = Console(highlight=False)
 
@@ -174,19 +176,26 @@ def report(run: RunOption) -> None:
 @app.command()
 def translate(
     images: Annotated[list[Path], typer.Argument(help="image files")],
-    run: RunOption,
     to: Annotated[str, typer.Option("--to", help="target attributes, e.g. Blond_Hair,Male or -Young")],
     target: Annotated[Path, typer.Option("--out", help="PNG to write, or a folder for several images")],
+    run: Annotated[Path | None, typer.Option("--run", help="finished run to translate with")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="endpoint to translate with, in place of a run; RGCLUSTER_API_KEY is its key"),
+    ] = None,
     samples: Annotated[int, typer.Option(help="translations of each image", min=1, max=64)] = 1,
     seed: Annotated[int, typer.Option(help="chooses the samples", min=0)] = 0,
     model: Annotated[
-        str, typer.Option(help="gmm-unit, gmm-unit-continued, rg-unit-random or rg-unit")
-    ] = "rg-unit",
+        str | None,
+        typer.Option(
+            help="gmm-unit, gmm-unit-continued, rg-unit-random or rg-unit (default); of an endpoint, a name it serves"
+        ),
+    ] = None,
 ) -> None:
-    """Translate images to a target domain with a finished run."""
+    """Translate images to a target domain with a finished run, or by an endpoint."""
     from rgcluster import commands
 
-    for path in commands.translate(images, str(run), to, target, samples, seed, model):
+    for path in commands.translate(images, run, url, to, target, samples, seed, model):
         out.print(str(path))
 
 

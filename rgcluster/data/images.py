@@ -23,6 +23,7 @@ __all__ = [
     "load_image",
     "prepare_image",
     "reason",
+    "upright_rgb",
 ]
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -47,10 +48,15 @@ def load_image(content: bytes | memoryview) -> Image.Image:
         image = Image.open(io.BytesIO(content))
     with image:
         _check_size(image)
-        if image.mode == "RGB" and "exif" not in image.info and image.format == "JPEG":
-            image.load()  # most images by far; nothing to convert
-            return image
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Load an opened image and return it as `load_image` does."""
+    if image.mode == "RGB" and "exif" not in image.info and image.format == "JPEG":
+        image.load()  # most images by far; nothing to convert
+        return image
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def check_image(content: bytes | memoryview) -> tuple[int, int]:

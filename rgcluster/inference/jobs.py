@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rgcluster.config import Config
-from rgcluster.data.attributes import one_change_each
 from rgcluster.errors import RGClusterError, StoreUnavailable
 from rgcluster.inference.device import Device
+from rgcluster.inference.familiar import Familiarity
 from rgcluster.inference.guided import GuidedTranslator, load_models
 from rgcluster.inference.retriever import Retriever
 from rgcluster.inference.run import KEEP, Judge
@@ -31,9 +31,8 @@ UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 Guidance = Literal["on", "off", "random"]
 
-CALIBRATION_IMAGES = 128
-UNLIKE_QUANTILE = 0.99
-"""An image is called unlike the training images where it lies farther away than this share of them."""
+FAMILIAR_IMAGES = 640
+"""Stored images from which it is learnt what is usual; four in five to compare with."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,9 @@ class Job:
 class Outcome:
     """A job's answer: images uint8 [R, h, w, 3], masks uint8 [R, h, w], and how they came about.
 
-    own is what D sees in the picture [n], where the targets needed it. distance is how far the nearest
-    neighbour lies, as a multiple of what is usual. `degraded`: no store answered, so none guided it.
+    own is what D sees in the picture [n], where the targets needed it. unlikeness is the distance of the
+    picture's content to the nearest training image's, up to 1 for what is usual. `degraded`: no store
+    answered, so none guided it.
     """
 
     images: UInt8Array
@@ -73,7 +73,7 @@ class Outcome:
     neighbours: Neighbours | None
     variant: str
     degraded: bool
-    distance: float | None
+    unlikeness: float
     batch_rows: int
     seconds: float
 
@@ -118,7 +118,7 @@ class Translators:
         self.retriever: Retriever = retriever
         self._judge = Judge(run, config, device)
         self.config, self.device, self.max_rows, self.degrade = config, device, max_rows, degrade
-        self._usual_distance: float | None = None
+        self._familiarity: Familiarity | None = None
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Outcome | RGClusterError]:
@@ -130,6 +130,8 @@ class Translators:
         with self.device.autocast():
             content = self._base.content_encoder(image)
         style = self._styles(jobs, targets)
+        known = self._familiarity
+        unlikeness = known.distance(content).tolist() if known else [0.0] * len(jobs)
 
         kinds = np.array([job.guidance for job in jobs])[owner]
         groups = {kind: _Rows(np.flatnonzero(kinds == kind)) for kind in ("off", "random", "on")}
@@ -152,7 +154,7 @@ class Translators:
                 Outcome(
                     images[mine], masks[mine], targets[number], own.get(number), near,
                     self._models["off" if group.degraded else job.guidance].name, group.degraded,
-                    self._distance(near, job), len(owner), seconds,
+                    unlikeness[number], len(owner), seconds,
                 )
             )  # fmt: skip
         return outcomes
@@ -168,7 +170,7 @@ class Translators:
         return self.retriever.store.neighbours(query, count, np.full(job.rows, job.row_id))
 
     def warm_up(self) -> None:
-        """Translate batches of every kind, and learn how far the nearest neighbour usually lies."""
+        """Translate batches of every kind, and learn what training images look like."""
         size, n = self.config.data.image_size, self.config.num_attributes
         blank = np.full((size, size, 3), 128, np.uint8)
         for rows in (1, self.max_rows):
@@ -178,32 +180,22 @@ class Translators:
             kinds: tuple[Guidance, ...] = ("on", "off", "random")
             for kind in kinds:
                 self.run([Job(blank, target, one, noise, guidance=kind)] * rows)
-        self._calibrate()
+        self._familiarity = self._learn_what_is_usual()
 
-    def _calibrate(self) -> None:
+    @torch.inference_mode()
+    def _learn_what_is_usual(self) -> Familiarity:
         store = self.retriever.store
         ids = store.ids()
-        ids = np.random.default_rng(0).choice(ids, min(CALIBRATION_IMAGES, len(ids)), replace=False)
-        pixels, distances = store.fetch(ids), []
-        with torch.inference_mode():
-            for start in range(0, len(ids), self.max_rows):
-                part = slice(start, start + self.max_rows)
-                image = to_images(pixels[part], self.device)
-                with self.device.autocast():
-                    content = self._base.content_encoder(image)
-                changes = one_change_each(
-                    self._judge.domains(self._judge.probabilities(image)), self.config.data
-                )
-                domain = np.stack([changes[row % len(changes)][row] for row in range(len(image))])
-                style = prior_mean(torch.from_numpy(domain), self.config.model.style_dim)
-                found = store.search(self._queries(content, style.to(self.device.torch)), 1, ids[part])
-                distances.append(found[0][:, 0])
-        self._usual_distance = float(np.quantile(np.concatenate(distances), UNLIKE_QUANTILE))
-
-    def _distance(self, near: Neighbours | None, job: Job) -> float | None:
-        if near is None or job.guidance != "on" or not self._usual_distance:
-            return None
-        return float(near.distances[:, 0].min()) / self._usual_distance
+        pixels = store.fetch(
+            np.random.default_rng(0).choice(ids, min(FAMILIAR_IMAGES, len(ids)), replace=False)
+        )
+        contents = []
+        for part in self._chunks(np.arange(len(pixels))):
+            with self.device.autocast():
+                contents.append(self._base.content_encoder(to_images(pixels[part], self.device)))
+        known = max(1, len(pixels) * 4 // 5)
+        content = torch.cat(contents)
+        return Familiarity(content[:known], content[known:] if len(content) > known else content)
 
     def _targets(
         self, jobs: Sequence[Job], image: Tensor

@@ -1,0 +1,58 @@
+"""`rgcluster serve`: the endpoint on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+__all__ = ["serve"]
+
+out = Console(highlight=False)
+
+API_KEY = "RGCLUSTER_API_KEY"
+
+
+def serve(
+    run: Annotated[
+        list[str], typer.Option("--run", help="run directory, or NAME=DIRECTORY; may be given several times")
+    ],
+    host: Annotated[
+        str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of settings, as under `args` in serve.yaml")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, e.g. limits.samples=8")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the resolved settings, start nothing")
+    ] = False,
+) -> None:
+    """Serve runs over HTTP, with a page to try them; Ctrl-C ends it. RGCLUSTER_API_KEY asks clients for a key."""
+    from rgcluster.config import read_yaml
+    from rgcluster.serve.settings import named_runs, settings_of
+
+    tree = read_yaml(config) if config else {}
+    tree["runs"] = {**tree.get("runs", {}), **named_runs(run)}
+    if os.environ.get(API_KEY):
+        tree["api_key"] = os.environ[API_KEY]
+    settings = settings_of(tree, set_ or (), str(config or "serve"))
+    if dry_run:
+        shown = settings.model_dump(mode="json")
+        shown["api_key"] = "(set)" if settings.api_key else None
+        out.print(yaml.safe_dump(shown, sort_keys=False), end="")
+        return
+    from rgcluster.serve.launch import serving, wait_for_signal
+
+    out.print("starting; the first answer comes from warm networks", style="dim")
+    with serving(settings, host, port) as address:
+        out.print(f"{address}/ serves {', '.join(settings.runs)}; Ctrl-C ends it")
+        wait_for_signal()
+        out.print("finishing what is under way", style="dim")

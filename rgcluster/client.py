@@ -1,0 +1,220 @@
+"""A client of the endpoint.
+
+from rgcluster import Client
+made = Client("http://127.0.0.1:8000").translate("photo.jpg", "Blond_Hair,-Young", samples=4)
+made.images    # uint8 [4, h, w, 3]
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import requests
+from PIL import Image
+
+from rgcluster.errors import DataError, EndpointError, RequestRefused
+
+__all__ = ["Client", "Made", "Neighbour", "Picture"]
+
+UInt8Array = npt.NDArray[np.uint8]
+
+Picture = str | os.PathLike[str] | bytes | UInt8Array
+"""A file, its content, or pixels uint8 [h, w, 3]."""
+
+BUSY = (429, 503)
+"""Come again later, says the server; a connection that broke is tried again, too: nothing is done twice."""
+LONGEST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A real image that guided a picture; distance NaN where it was drawn at random."""
+
+    id: int
+    distance: float
+    image: UInt8Array | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """Pictures uint8 [N, h, w, 3], masks uint8 [N, h, w], each picture's neighbours, and the answer's other words."""
+
+    images: UInt8Array
+    masks: UInt8Array
+    neighbours: list[list[Neighbour]]
+    warnings: list[str]
+    degraded: bool
+    answer: dict[str, Any]
+
+
+class Client:
+    """Talks to one endpoint; safe to keep, its connections are used again."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout: float = 60.0, patience: float = 60.0
+    ) -> None:
+        self.url, self._timeout, self._patience = url.rstrip("/"), timeout, patience
+        self._session = requests.Session()
+        if api_key:
+            self._session.headers["X-API-Key"] = api_key
+
+    def translate(
+        self,
+        image: Picture,
+        to: str,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        guidance: Literal["on", "off", "random"] = "on",
+        fit: str = "auto",
+        model: str | None = None,
+    ) -> Made:
+        """Translate an image to the attributes `to`, e.g. `Blond_Hair,-Young`, in `samples` ways."""
+        return self._made(
+            "translate", {"image": image}, target=to, samples=samples, seed=seed, guidance=guidance, fit=fit,
+            model=model,
+        )  # fmt: skip
+
+    def interpolate(
+        self,
+        image: Picture,
+        end: str,
+        *,
+        start: str = "",
+        steps: int = 5,
+        seed: int = 0,
+        guidance: Literal["on", "off", "random"] = "on",
+        fit: str = "auto",
+        model: str | None = None,
+    ) -> Made:
+        """Return pictures on the way from the domain `start` to `end`."""
+        return self._made(
+            "interpolate", {"image": image}, start=start, end=end, steps=steps, seed=seed, guidance=guidance,
+            fit=fit, model=model,
+        )  # fmt: skip
+
+    def reference(
+        self,
+        image: Picture,
+        style_of: Picture,
+        *,
+        guidance: Literal["on", "off", "random"] = "on",
+        fit: str = "auto",
+        model: str | None = None,
+    ) -> Made:
+        """Translate an image to the style of another."""
+        pictures = {"image": image, "reference": style_of}
+        return self._made("reference", pictures, guidance=guidance, fit=fit, model=model)
+
+    def neighbours(
+        self, image: Picture, to: str = "", *, count: int = 5, fit: str = "auto", model: str | None = None
+    ) -> list[Neighbour]:
+        """Return the real images nearest to the image with the attributes `to`."""
+        answer = self._post("neighbors", {"image": image}, target=to, count=count, fit=fit, model=model)
+        return [_neighbour(one) for one in answer["neighbours"]]
+
+    def domains(self, model: str | None = None) -> dict[str, Any]:
+        """Return the attributes and which exclude each other."""
+        return self._send("GET", "domains", {"model": model})
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return what is served."""
+        return list(self._send("GET", "models", {})["models"])
+
+    def ready(self) -> bool:
+        """Return whether every model can answer; False where nobody listens."""
+        try:
+            return self._session.get(f"{self.url}/v1/ready", timeout=self._timeout).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._session.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _made(self, path: str, pictures: Mapping[str, Picture], **parameters: Any) -> Made:
+        answer = self._post(path, pictures, **parameters)
+        return Made(
+            np.stack([_pixels(text) for text in answer["images"]]),
+            np.stack([_pixels(text) for text in answer["masks"]]),
+            [[_neighbour(one) for one in row] for row in answer["neighbours"]],
+            [warned["message"] for warned in answer["warnings"]],
+            answer["degraded"],
+            answer,
+        )
+
+    def _post(self, path: str, pictures: Mapping[str, Picture], **parameters: Any) -> dict[str, Any]:
+        contents = {name: _content(picture) for name, picture in pictures.items()}
+        if list(contents) == ["image"]:
+            headers = {"Content-Type": "application/octet-stream"}
+            return self._send("POST", path, parameters, data=contents["image"], headers=headers)
+        return self._send("POST", path, parameters, files=contents)
+
+    def _send(self, method: str, path: str, parameters: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Return the answer's JSON, trying again while the server is busy; RequestRefused, EndpointError."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        deadline, pause = time.monotonic() + self._patience, 0.2
+        while True:
+            wait, failure = pause, ""
+            try:
+                answer = self._session.request(
+                    method, f"{self.url}/v1/{path}", params=given, timeout=self._timeout, **options
+                )
+            except requests.RequestException as error:
+                failure = f"{self.url}: {type(error).__name__}; is the endpoint running?"
+            else:
+                if answer.ok:
+                    return dict(answer.json())
+                failure = _told(answer)
+                if answer.status_code < 500 and answer.status_code not in BUSY:
+                    raise RequestRefused(failure)
+                wait = max(pause, float(answer.headers.get("Retry-After") or 0))
+            if time.monotonic() + wait > deadline:
+                raise EndpointError(failure)
+            time.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _content(picture: Picture) -> bytes:
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        return buffer.getvalue()
+    path = Path(picture)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return path.read_bytes()
+
+
+def _pixels(text: str) -> UInt8Array:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def _neighbour(one: Mapping[str, Any]) -> Neighbour:
+    distance = float("nan") if one["distance"] is None else float(one["distance"])
+    return Neighbour(int(one["id"]), distance, _pixels(one["image"]) if one["image"] else None)
+
+
+def _told(answer: requests.Response) -> str:
+    try:
+        error = answer.json()["error"]
+        return f"{error['message']}; {error['remedy']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.url.split('?')[0]} answered {answer.status_code} {answer.reason}"

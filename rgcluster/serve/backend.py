@@ -1,0 +1,84 @@
+"""What the front needs of whatever translates: Serve's replicas, or a translator in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.checkpoint import read_checkpoint_manifest
+from rgcluster.config import Config
+from rgcluster.errors import DataError
+from rgcluster.inference.jobs import Job, Outcome, variant_of
+from rgcluster.inference.run import open_run, snapshot_of
+from rgcluster.serve.engine import Engine
+from rgcluster.store.client import Neighbours
+from rgcluster.store.snapshot import read_manifest
+
+__all__ = ["Backend", "InProcess", "Served", "describe"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A run as the front knows it."""
+
+    name: str
+    run: str
+    config: Config
+    stored_images: int
+    digest: str
+
+    @property
+    def variants(self) -> dict[str, str]:
+        kinds: Sequence[str] = ("on", "off", "random")
+        return {kind: variant_of(kind, self.config.guidance.variants) for kind in kinds}  # type: ignore[arg-type]
+
+
+def describe(name: str, run: str) -> Served:
+    """Read what is served under `name`; DataError or CheckpointError where the run is not finished."""
+    config, location = open_run(run)
+    digest = str(read_checkpoint_manifest(location / "guidance" / "model")["sha256"])
+    manifest = read_manifest(snapshot_of(location))
+    if config.guidance.retrieval_count > manifest.count:
+        raise DataError(f"{location}: the store holds fewer images than guide a picture; train the run again")
+    return Served(name, str(location), config, manifest.count, digest)
+
+
+class Backend(Protocol):
+    """Translates for the front. Calls raise RGClusterError's kinds, or ApiError."""
+
+    async def translate(self, name: str, job: Job) -> Outcome: ...
+
+    async def neighbours(self, name: str, job: Job, count: int) -> Neighbours: ...
+
+    async def stored_image(self, name: str, row_id: int) -> npt.NDArray[np.uint8]: ...
+
+    async def examples(self, name: str) -> list[bytes]: ...
+
+    async def ready(self, name: str) -> bool: ...
+
+
+class InProcess:
+    """A backend without Ray: what the replicas do, in threads of this process."""
+
+    def __init__(self, engines: dict[str, Engine]) -> None:
+        self._engines = engines
+
+    async def translate(self, name: str, job: Job) -> Outcome:
+        return await self._engines[name].translate(job)
+
+    async def neighbours(self, name: str, job: Job, count: int) -> Neighbours:
+        return await self._engines[name].neighbours(job, count)
+
+    async def stored_image(self, name: str, row_id: int) -> npt.NDArray[np.uint8]:
+        return await self._engines[name].stored_image(row_id)
+
+    async def examples(self, name: str) -> list[bytes]:
+        return await asyncio.to_thread(self._engines[name].examples)
+
+    async def ready(self, name: str) -> bool:
+        return True

@@ -1,0 +1,85 @@
+"""How a run is served: where, by how many, within which limits. The file of `serve deploy` holds the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rgcluster.config import Section, overridden
+from rgcluster.errors import ConfigError
+
+__all__ = ["MAX_SAMPLES", "Limits", "ServeSettings", "named_runs", "settings_of"]
+
+MAX_SAMPLES = 64
+"""The API's own ceiling; `limits.samples` lowers it."""
+
+
+class Limits(Section):
+    """What one request may ask for, and how many are let in at once."""
+
+    body_mib: float = Field(16.0, gt=0, le=1024, description="size of a request's body")
+    megapixels: float = Field(40.0, gt=0, le=64, description="size of an image, told before it is decoded")
+    samples: int = Field(16, ge=1, le=MAX_SAMPLES)
+    neighbours: int = Field(50, ge=1, le=1000)
+    upload_seconds: float = Field(15.0, gt=0, description="a body that has not arrived by then is refused")
+    request_seconds: float = Field(30.0, gt=0, description="an answer that is not ready by then is given up")
+    uploads: int = Field(64, ge=1, description="bodies read at once, by each front")
+    waiting: int = Field(64, ge=1, description="requests translated or waiting for it, by each front")
+    retry_after_s: int = Field(1, ge=1, description="what a refused client is told to wait")
+
+
+class ServeSettings(Section):
+    """Everything about serving that is not the run's."""
+
+    runs: dict[str, str] = Field(..., min_length=1, description="run directories by the name of their model")
+    stores: dict[str, str] = Field(
+        {}, description="stores to ask, by model; else one started from the snapshot"
+    )
+    api_key: str | None = Field(None, min_length=8, description="clients must send it; None: open to all")
+    fronts: int = Field(1, ge=1, description="replicas that speak HTTP")
+    min_replicas: int = Field(1, ge=1, description="translators of each run")
+    max_replicas: int = Field(1, ge=1)
+    cpus: float = Field(0.5, ge=0, description="CPUs that a translator reserves")
+    gpus: float = Field(0.0, ge=0, description="GPUs, or a part of one, that a translator reserves")
+    threads: int = Field(0, ge=0, description="torch threads of a translator, 0: as many as it has cores")
+    precision: Literal["run", "auto", "fp32", "bf16"] = "run"
+    batch_rows: int = Field(16, ge=1, le=1024, description="samples translated in one pass")
+    store_timeout_s: float = Field(10.0, gt=0)
+    without_store: Literal["fail", "unguided"] = "fail"
+    """What a request gets whose neighbours cannot be had: an error, or a translation without, flagged so."""
+    show_neighbours: bool = Field(True, description="answers may hold images of the store")
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServeSettings:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}"
+            )
+        for name in self.runs:
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                raise ValueError(f"runs: {name!r} cannot name a model: use letters, digits, '.', '_' and '-'")
+        return self
+
+
+def settings_of(
+    tree: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "serve"
+) -> ServeSettings:
+    """Return the settings that a tree of keys describes, `--set` overrides on top; ConfigError names the fault."""
+    return overridden(ServeSettings, tree, overrides, source)
+
+
+def named_runs(texts: Iterable[str]) -> dict[str, str]:
+    """Return run directories by name, from `NAME=DIRECTORY` or a directory, whose own name it gets."""
+    runs: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = Path(text).resolve().name, text
+        if name in runs:
+            raise ConfigError(f"--run {text}: two runs named {name!r}; write --run NAME=DIRECTORY")
+        runs[name] = path if "://" in path else str(Path(path).resolve())
+    return runs
