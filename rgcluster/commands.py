@@ -29,6 +29,7 @@ from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalF
 from rgcluster.model.translator import Translator
 from rgcluster.pipeline import SECTIONS, SNAPSHOT, STAGE, Pipeline
 from rgcluster.progress import task
+from rgcluster.rundir import stage_directory
 from rgcluster.session import ray_session
 from rgcluster.storage import Location
 from rgcluster.store.local import LocalStore
@@ -228,7 +229,7 @@ def query(image: Path, run: str, to: str, count: int, target: Path | None) -> li
 
 def store_manifest(run: str) -> Manifest:
     """Return what the run's store holds."""
-    return read_manifest(Location(run) / "store" / SNAPSHOT)
+    return read_manifest(stage_directory(Location(run), "store") / SNAPSHOT)
 
 
 def status(run: str) -> list[tuple[str, str, str, str, str]]:
@@ -236,11 +237,12 @@ def status(run: str) -> list[tuple[str, str, str, str, str]]:
     _, location = open_run(run)
     rows = []
     for name in SECTIONS:
-        file = location / name / STAGE
+        directory = stage_directory(location, name)
+        file = directory / STAGE
         if not file.exists():
             rows.append((name, "not begun", "", "", ""))
             continue
-        record, lines = file.read_json(), read_metrics(location / name)
+        record, lines = file.read_json(), read_metrics(directory)
         last = lines[-1] if lines else {}
         step = f"{last['step']}/{last['steps']}" if last else ""
         speed = f"{last['images_per_second']:.0f}" if last else ""

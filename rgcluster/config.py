@@ -35,8 +35,10 @@ __all__ = [
     "TranslationConfig",
     "load_config",
     "overridden",
+    "parse_override",
     "presets",
     "read_yaml",
+    "with_values",
 ]
 
 Negative = Literal["easy", "medium", "hard", "all"]
@@ -317,10 +319,7 @@ def overridden(
     """Return the section that `tree` describes, with `section.key=value` overrides on top."""
     changed = copy.deepcopy(dict(tree))
     for override in (overrides := list(overrides)):
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {override}: expected section.key=value")
-        _assign(changed, key.strip(), _scalar(value))
+        _assign(changed, *parse_override(override))
     return _validated(model, changed, "--set" if overrides else source)
 
 
@@ -330,6 +329,22 @@ def read_yaml(file: Path) -> dict[str, Any]:
         return _parse(file.read_text(), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
+
+
+def with_values(config: Config, values: Mapping[str, Any], source: str = "--set") -> Config:
+    """Return the configuration with `section.key` values in place of its own; ConfigError names the fault."""
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        _assign(tree, key, value)
+    return _validated(Config, tree, source)
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Return key and value of `section.key=value`; ConfigError where it is something else."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    return key.strip(), _scalar(value)
 
 
 def _scalar(text: str) -> Any:

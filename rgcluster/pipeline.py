@@ -1,13 +1,13 @@
 """The stages as a small graph: each is keyed by what it depends on, and a finished one is not repeated.
 
-A stage's directory holds `stage.json`: the configuration and the upstream digests it depends on, and
-whether it is finished. The same command goes on where it stopped; another configuration is refused.
+The same command goes on where it stopped; another configuration is refused (`rundir.py`). Runs that share a
+directory of stages find there what another has finished, and leave there what others may use.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from rgcluster.data.faces import load_face_set
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
-from rgcluster.errors import ConfigError, DataError, RunConflict, root_cause
-from rgcluster.evaluate.figures import draw_figures
+from rgcluster.errors import ConfigError, DataError, root_cause
+from rgcluster.evaluate.figures import FIGURES, draw_figures
+from rgcluster.evaluate.protocol import make_protocol
+from rgcluster.evaluate.queries import load_precision, measure_precision
+from rgcluster.evaluate.reference import make_reference
 from rgcluster.evaluate.report import write_report
-from rgcluster.evaluate.run import evaluate_run
+from rgcluster.evaluate.run import Evaluation, evaluate_run
 from rgcluster.model.handover import networks_digest
 from rgcluster.progress import Update, console, follow, task
-from rgcluster.session import interruptible, resources
-from rgcluster.storage import Location
+from rgcluster.rundir import STAGE, enter, is_finished, link_stage, refuse_other, stage_directory, work_once
+from rgcluster.session import Resources, interruptible, resources
+from rgcluster.storage import Location, digest_json
 from rgcluster.store.snapshot import read_manifest
 from rgcluster.store.store import RayStore
 from rgcluster.train.embed import build_store
@@ -39,9 +43,8 @@ from rgcluster.train.stage import Run
 from rgcluster.versions import package_versions
 from rgcluster.weights import find
 
-__all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline"]
+__all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline", "Shared"]
 
-STAGE = "stage.json"
 SNAPSHOT = "snapshot"
 RUN_MANIFEST = "manifest.json"
 KEPT_CHECKPOINTS = 2
@@ -50,30 +53,58 @@ SECTIONS = {
     "retrieval": ("data", "model", "retrieval"),
     "store": ("store",),
     "guidance": ("data", "model", "guidance"),
+    "precision": (),
+    "reference": (),
     "evaluation": ("data", "model", "evaluation"),
 }
-"""The stages in order, and the sections of the configuration that each depends on."""
+"""The stages in order, and the sections of the configuration that each depends on.
+
+`precision` and `reference` depend on the protocol of the evaluation instead.
+"""
+
+
+@dataclass
+class Shared:
+    """What several runs of the same shards share: a directory of stages, and images at hand.
+
+    A stage lies at `<stages>/<digest of what it depends on>/<stage>`, unless `base`, an ordinary run, has it
+    already. `trials` runs share the cluster.
+    """
+
+    stages: Location
+    base: Location
+    sources: dict[tuple[str, float], ImageSource] = field(default_factory=dict)
+    trials: int = 1
+
+    def place(self, stage: str, depends: Mapping[str, Any]) -> Location:
+        """Return where the stage with these dependencies lies, or will lie."""
+        own = self.base / stage / STAGE
+        if own.exists():
+            record = own.read_json()
+            if record["finished"] and record["depends"] == depends:
+                return self.base / stage
+        return self.stages / digest_json({"stage": stage, **depends}) / stage
 
 
 class Pipeline:
     """One run directory and the stages in it."""
 
-    def __init__(self, run: Location, config: Config, shards: ShardSet) -> None:
-        self.run, self.config, self.shards = run, config, shards
-        self._sources: dict[str, ImageSource] = {}
+    def __init__(self, run: Location, config: Config, shards: ShardSet, shared: Shared | None = None) -> None:
+        self.run, self.config, self.shards, self.shared = run, config, shards, shared
+        self._sources = shared.sources if shared else {}
+        self._protocol: dict[str, Any] = {}
 
     def prepare(self) -> None:
         """Write the run's configuration and manifest; refuse a run begun with other data or another configuration."""
         self._check_domains()
-        begun = {"seed": self.config.seed, "shards": self.shards.digest}
-        self._enter("run", begun, self.run / RUN_MANIFEST)
+        enter(self.run, {"seed": self.config.seed, "shards": self.shards.digest}, RUN_MANIFEST)
         for name, sections in SECTIONS.items():
             file = self.run / name / STAGE
-            if file.exists():  # digests of upstream networks are compared when the stage's turn comes
+            if file.exists() and sections:  # digests of upstream networks are compared at the stage's turn
                 before = {
                     key: value for key, value in file.read_json()["depends"].items() if key not in SECTIONS
                 }
-                self._compare(name, before, self._depends(*sections))
+                refuse_other(self.run / name, before, self._depends(*sections))
         (self.run / "config.yaml").write_text(self.config.to_yaml())
         (self.run / "data.json").write_json({"shards": self.shards.location, "dataset": self.shards.dataset})
 
@@ -91,79 +122,130 @@ class Pipeline:
         """Embed the retrieval set."""
         self.retrieval()
         depends = self._depends(*SECTIONS["store"]) | {"retrieval": self._digest("retrieval")}
-        directory = self.run / "store"
+        directory = self._enter("store", depends)
 
         def build() -> None:
-            with task("store") as update:
-                gpu = resources(self.config.cluster).gpu
+            with task(self._title("store")) as update:
+                gpu = self._resources().gpu
                 build_store(
                     self.config, self.retrieval_set(), self._model("translation"), self._model("retrieval"),
                     directory / SNAPSHOT, 0.1 if gpu else 0.0, lambda done, total: update(done, total, ""),
                 )  # fmt: skip
 
-        self._once("store", depends, build)
+        work_once(directory, depends, build)
 
     def guidance(self) -> None:
         """Stage 3."""
         self.store()
-        snapshot = self.run / "store" / SNAPSHOT
-        depends = self._depends(*SECTIONS["guidance"]) | {
-            "translation": self._digest("translation"),
-            "store": read_manifest(snapshot).digest,
-        }
-        if self._finished("guidance", depends):
+        depends = self.guidance_depends()
+        if is_finished(self._enter("guidance", depends), depends):
             return
-        count = read_manifest(snapshot).count - int(self.config.guidance.exclude_self)
+        count = read_manifest(self._snapshot()).count - int(self.config.guidance.exclude_self)
         if self.config.guidance.retrieval_count > count:
             raise DataError(
                 f"guidance.retrieval_count = {self.config.guidance.retrieval_count}, but the store holds only "
                 f"{count} images besides the query's own; lower it or add images"
             )
-        name = f"{self.run.name}-{self.shards.digest}"
+        name = self._store_name("guidance")
         with self._store(name):
             upstream = {stage: self._model(stage) for stage in ("translation", "retrieval")}
             self._train("guidance", depends, {**upstream, "store": name, **self._perceptual("guidance")})
 
-    def evaluation(self) -> None:
-        """Measure every model; write `evaluation/results.json` and the figures."""
-        self.guidance()
-        depends = self._depends(*SECTIONS["evaluation"]) | {"guidance": self._digest("guidance")}
-        if self._finished("evaluation", depends):
-            return
-        share = resources(self.config.cluster)
-        actors = share.workers if share.gpu else max(1, int(ray.cluster_resources().get("CPU", 1)))
-        train, test = self.source("train"), self.source("test")
+    def guidance_depends(self) -> dict[str, Any]:
+        """Return what stage 3 depends on; the store must be there."""
+        return self._depends(*SECTIONS["guidance"]) | {
+            "translation": self._digest("translation"),
+            "store": read_manifest(self._snapshot()).digest,
+        }
+
+    def precision(self) -> None:
+        """Measure P@10 of the retrieval networks."""
+        self.retrieval()
+        depends = self._measuring() | {
+            "retrieval": self._digest("retrieval"),
+            "negatives": list(self.config.retrieval.negatives),
+        }
+        directory = self._enter("precision", depends)
 
         def measure() -> None:
-            name = f"{self.run.name}-{self.shards.digest}-evaluation"
-            with task("evaluation") as update, self._store(name) as store:
-                evaluate_run(
-                    self.config,
-                    self.run,
-                    name,
-                    train,
-                    test,
-                    package_versions(),
-                    gpu=share.gpu,
-                    workers=actors,
-                    progress=update,
-                )
-                faces = load_face_set(Path(self.shards.source))
-                draw_figures(self.config, self.run, store, test, train, faces, gpu=share.gpu)
+            with task(self._title("precision")):
+                train, test = self._open("train"), self._open("test")
+                measure_precision(self.config, self.run, directory, train, test, self._resources().gpu)
 
-        self._once("evaluation", depends, measure)
+        work_once(directory, depends, measure)
+
+    def reference(self) -> None:
+        """Train the judge and measure the real images: all labelled ones, whatever share of them trains."""
+        depends = self._measuring()
+        directory = self._enter("reference", depends)
+
+        def make() -> None:
+            share = self._resources()
+            with task(self._title("reference")) as update:
+                train, test = self._open("train"), self._open("test")
+                make_reference(
+                    self.config, directory, train, test,
+                    gpu=share.gpu, workers=self._actors(share), progress=update,
+                )  # fmt: skip
+
+        work_once(directory, depends, make)
+
+    def evaluation(self) -> None:
+        """Measure every model; write `evaluation/results.json`."""
+        self.guidance()
+        self.precision()
+        self.reference()
+        depends = self._depends(*SECTIONS["evaluation"]) | {"guidance": self._digest("guidance")}
+        if self.shared:  # values of several runs meet in tables: measured by one protocol
+            depends |= self._measuring()
+        directory = self._enter("evaluation", depends)
+
+        def measure() -> None:
+            with task(self._title("evaluation")) as update:
+                rows, _ = load_precision(stage_directory(self.run, "precision"))
+                name = self._store_name("evaluation")
+                evaluate_run(self.measuring(), name, self._store, rows, package_versions(), update)
+
+        work_once(directory, depends, measure)
+
+    def measuring(self) -> Evaluation:
+        """Return what the evaluation works with; its stages must be finished."""
+        share = self._resources()
+        kept = self.shared.base if self.shared else self.run
+        return Evaluation(
+            config=self.config, run=self.run, train=self._open("train"), test=self._open("test"),
+            faces=load_face_set(Path(self.shards.source)), protocol=self.protocol(),
+            reference=stage_directory(self.run, "reference"), measured=kept / "measured",
+            store_digest=read_manifest(self._snapshot()).digest, gpu=share.gpu, workers=self._actors(share),
+        )  # fmt: skip
+
+    def figures(self) -> None:
+        """Draw the figures, once."""
+        self.evaluation()
+        done = stage_directory(self.run, "evaluation") / FIGURES / "drawn.json"
+        if done.exists():
+            return
+        with task(self._title("figures")), self._store(self._store_name("figures")) as store:
+            faces = load_face_set(Path(self.shards.source))
+            test, train = self._open("test"), self._open("train")
+            drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=self._resources().gpu)
+            done.write_json(drawn)
 
     def report(self) -> Location:
         """Evaluate, then write `report/index.html`."""
-        self.evaluation()
+        self.figures()
         return write_report(self.config, self.run)
 
     def source(self, split: str) -> ImageSource:
         """Return the images of a split, opened once; training takes the configured fraction."""
-        if split not in self._sources:
-            fraction = self.config.data.fraction if split == "train" else 1.0
-            self._sources[split] = open_source(self.shards, self.config.data, split, fraction)
-        return self._sources[split]
+        return self._open(split, self.config.data.fraction if split == "train" else 1.0)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the protocol by which this run is measured."""
+        if not self._protocol:
+            drawn = load_face_set(Path(self.shards.source)) is not None
+            self._protocol = make_protocol(self.config, self.shards, drawn=drawn)
+        return self._protocol
 
     def retrieval_set(self) -> list[ImageSource]:
         """Return the images that the store holds: those that train, or everything but the test and val sets."""
@@ -171,15 +253,25 @@ class Pipeline:
             return [self.source("train")]
         # What only the store needs is read once, so it is not kept decoded.
         uncached = self.config.data.model_copy(update={"cache_mib": 0})
-        whole = self.config.data.fraction >= 1
-        train = self.source("train") if whole else open_source(self.shards, uncached, "train")
+        opened = self._sources.get(("train", 1.0))
+        train = opened or (
+            self.source("train")
+            if self.config.data.fraction >= 1
+            else open_source(self.shards, uncached, "train")
+        )
         rest = [UNLABELLED] if self.shards.splits.get(UNLABELLED) else []
         return [train, *(open_source(self.shards, uncached, split) for split in rest)]
 
     def seconds(self) -> dict[str, float]:
         """Return how long each finished stage took, over all its starts."""
-        files = {name: self.run / name / STAGE for name in SECTIONS}
+        files = {name: stage_directory(self.run, name) / STAGE for name in SECTIONS}
         return {name: file.read_json()["seconds"] for name, file in files.items() if file.exists()}
+
+    def _open(self, split: str, fraction: float = 1.0) -> ImageSource:
+        key = (split, fraction)
+        if key not in self._sources:
+            self._sources[key] = open_source(self.shards, self.config.data, split, fraction)
+        return self._sources[key]
 
     def _check_domains(self) -> None:
         """Raise where the shards' attributes are not those of the configuration; say what would fit."""
@@ -207,7 +299,13 @@ class Pipeline:
 
     def _store(self, name: str) -> RayStore:
         """Start the store's actors; they end with the `with` block."""
-        return RayStore.start(self.run / "store" / SNAPSHOT, name, timeout=self.config.store.timeout_s)
+        return RayStore.start(self._snapshot(), name, timeout=self.config.store.timeout_s)
+
+    def _store_name(self, use: str) -> str:
+        return f"{self.run.name}-{self.shards.digest}-{use}"
+
+    def _snapshot(self) -> Location:
+        return stage_directory(self.run, "store") / SNAPSHOT
 
     def _depends(self, *sections: str) -> dict[str, Any]:
         dump = self.config.model_dump(mode="json")
@@ -219,55 +317,43 @@ class Pipeline:
             **{key: value for key, value in values.items() if key.rsplit(".", 1)[-1] not in _WATCHING},
         }
 
+    def _measuring(self) -> dict[str, Any]:
+        return {"shards": self.shards.digest, "protocol": self.protocol()["digest"]}
+
     def _model(self, stage: str) -> str:
-        return str(self.run / stage / MODEL)
+        return str(stage_directory(self.run, stage) / MODEL)
 
     def _digest(self, stage: str) -> str:
-        return networks_digest(self.run / stage / MODEL)
+        return networks_digest(stage_directory(self.run, stage) / MODEL)
 
-    def _enter(self, name: str, depends: dict[str, Any], file: Location) -> dict[str, Any]:
-        """Return the stage's record; RunConflict where it was begun with something else."""
-        if not file.exists():
-            record = {"depends": depends, "finished": False, "seconds": 0.0, "versions": package_versions()}
-            file.write_json(record)
-            return record
-        record = file.read_json()
-        self._compare(name, record["depends"], depends)
-        return dict(record)
+    def _enter(self, stage: str, depends: Mapping[str, Any]) -> Location:
+        """Return the stage's directory, shared or the run's own."""
+        if self.shared is None:
+            return self.run / stage
+        place = self.shared.place(stage, depends)
+        link_stage(self.run, stage, place)
+        return place
 
-    def _compare(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-        for key in sorted(set(before) | set(now)):
-            old, new = before.get(key), now.get(key)
-            if old != new:
-                where = self.run if name == "run" else self.run / name
-                raise RunConflict(
-                    f"{where} was made with {key} = {old}, now {new}; "
-                    f"use another --run, or remove {where} to make it anew"
-                )
+    def _title(self, stage: str) -> str:
+        return f"{self.run.name} {stage}" if self.shared else stage
 
-    def _finished(self, name: str, depends: dict[str, Any]) -> bool:
-        return bool(self._enter(name, depends, self.run / name / STAGE)["finished"])
+    def _resources(self) -> Resources:
+        return resources(self.config.cluster, self.shared.trials if self.shared else 1)
 
-    def _once(self, name: str, depends: dict[str, Any], work: Callable[[], None]) -> None:
-        if self._finished(name, depends):
-            return
-        file, start = self.run / name / STAGE, time.monotonic()
-        finished = False
-        try:
-            work()
-            finished = True
-        finally:
-            record = file.read_json()
-            record["seconds"] += time.monotonic() - start
-            record["finished"] = finished
-            file.write_json(record)
+    def _actors(self, share: Resources) -> int:
+        """Return the number of evaluation actors: one a GPU, or one a core of this run's share."""
+        if share.gpu:
+            return share.workers
+        trials = self.shared.trials if self.shared else 1
+        return max(1, int(ray.cluster_resources().get("CPU", 1)) // trials)
 
     def _train(self, name: str, depends: dict[str, Any], upstream: dict[str, str]) -> None:
-        self._once(name, depends, lambda: self._fit(name, upstream))
+        directory = self._enter(name, depends)
+        work_once(directory, depends, lambda: self._fit(name, directory, upstream))
 
-    def _fit(self, name: str, upstream: dict[str, str]) -> None:
-        run = Run(self.config, str(self.run), name, self.source("train"), upstream)
-        share = resources(self.config.cluster)
+    def _fit(self, name: str, directory: Location, upstream: dict[str, str]) -> None:
+        run = Run(self.config, str(directory.parent), name, self.source("train"), upstream)
+        share = self._resources()
         # On CPUs stage 2 shares the cores with its triplet generators.
         busy = self.config.retrieval.generators if name == "retrieval" and not share.gpu else 0
         settings = getattr(self.config, name)
@@ -297,7 +383,7 @@ class Pipeline:
             ),
         )
         (run.directory / "failure.json").remove()
-        with task(name) as update, follow(lambda: _show(run.directory, update)):
+        with task(self._title(name)) as update, follow(lambda: _show(run.directory, update)):
             try:
                 with interruptible():
                     trainer.fit()

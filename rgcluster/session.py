@@ -39,8 +39,11 @@ class Resources:
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
-    """Hold a connection to Ray for the body; a cluster started here ends with it."""
+def ray_session(*, dashboard: bool = False) -> Iterator[None]:
+    """Hold a connection to Ray for the body; a cluster started here ends with it.
+
+    Trials that Ray Tune stops are cleaned up through the dashboard.
+    """
     if ray.is_initialized():
         yield
         return
@@ -51,7 +54,7 @@ def ray_session() -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(
-            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING,
+            address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING,
             object_store_memory=_object_store_bytes(),
         )  # fmt: skip
     for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
@@ -81,11 +84,11 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def resources(config: ClusterConfig) -> Resources:
-    """Return the workers of a stage and their shares of the cluster."""
+def resources(config: ClusterConfig, trials: int = 1) -> Resources:
+    """Return the workers of a stage and their shares of the cluster, which `trials` runs use at once."""
     total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0)) if config.gpu == "auto" else 0
-    cpus = float(total.get("CPU", 1))
+    gpus = int(total.get("GPU", 0)) // trials if config.gpu == "auto" else 0
+    cpus = float(total.get("CPU", 1)) / trials
     workers = config.workers or gpus or 1
     cores = max(1, int(cpus) // workers)
     return Resources(

@@ -69,6 +69,12 @@ class Location:
     def name(self) -> str:
         return self.path.rstrip("/").rsplit("/", 1)[-1]
 
+    @property
+    def parent(self) -> Location:
+        above = Location(self)
+        above.path = self.path.rstrip("/").rpartition("/")[0]
+        return above
+
     def local(self) -> Path:
         """Return the local path; DataError for a remote location."""
         if not self.is_local:

@@ -15,18 +15,20 @@ import rgcluster
 PACKAGE = Path(rgcluster.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "storage", "checkpoint", "progress", "session", "versions", "weights", "client"),
+    ("errors", "config", "storage", "checkpoint", "progress", "session", "versions", "weights", "client", "rundir"),
     ("model", "data", "store"),
     ("inference",),
     ("train", "evaluate"),
     ("pipeline", "serve"),
-    ("bench",),
+    ("bench", "study"),
     ("commands",),
     ("cli",),
 )
 """Ground floor first; `docs/architecture.md` says what each room holds."""
 
-GROUND = ("errors", "storage", "config", "weights", "checkpoint", "progress", "session", "versions", "client")
+GROUND = (
+    "errors", "storage", "config", "weights", "checkpoint", "progress", "session", "versions", "rundir", "client",
+)  # fmt: skip
 """The ground floor is single files: each imports only from those before it."""
 
 ONLY_IN = {"faiss": {"store/index.py"}}

@@ -16,6 +16,7 @@ from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
 from rgcluster.cli.serve import serve
+from rgcluster.cli.study import sweep, table
 from rgcluster.errors import RGClusterError, root_cause
 
 __all__ = ["app", "main"]
@@ -34,6 +35,8 @@ app.add_typer(train_app, name="train")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.command("serve")(serve)
+app.command("table")(table)
+app.command("sweep")(sweep)
 
 out = Console(highlight=False)
 

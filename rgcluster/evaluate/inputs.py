@@ -1,4 +1,8 @@
-"""What is translated in an evaluation: inputs, targets and noise, functions of the seed alone (section 4.1)."""
+"""What is translated in an evaluation: inputs, targets and noise, functions of the evaluation seed alone.
+
+The training seed is no part of them, so that runs of several training seeds are measured on the same inputs
+(section 4.1).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ import numpy.typing as npt
 from rgcluster.config import Config
 from rgcluster.model.noise import Draw, keyed_normal
 
-__all__ = ["EvaluationInputs", "evaluation_inputs"]
+__all__ = ["MEASURE_SEED", "EvaluationInputs", "evaluation_inputs"]
+
+MEASURE_SEED = 0
+"""Stands where training has its seed: in keyed noise, and for the judge."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,9 @@ def evaluation_inputs(
     Targets are the domains of random training images, as in training; an input's own domain may be drawn.
     """
     count = config.evaluation.images
-    generator = np.random.Generator(np.random.Philox(key=[config.seed % 2**64, 1000 + seed]))
+    generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 1000 + seed]))
     rounds = -(-count // num_test)
     rows = np.concatenate([generator.permutation(num_test) for _ in range(rounds)])[:count]
     targets = train_domains[generator.integers(len(train_domains), size=count)]
-    noise = keyed_normal(config.seed, Draw.TARGET_STYLE, 10**9 + seed, np.arange(count), config.style_size)
+    noise = keyed_normal(MEASURE_SEED, Draw.TARGET_STYLE, 10**9 + seed, np.arange(count), config.style_size)
     return EvaluationInputs(seed, rows, targets, noise)

@@ -19,10 +19,11 @@ from rgcluster.data.stream import ImageSource
 from rgcluster.evaluate.classifier import AttributeClassifier
 from rgcluster.evaluate.counterfactual import content_kept, mean_absolute_difference
 from rgcluster.evaluate.features import best_extractor, best_perceptual
-from rgcluster.evaluate.inputs import EvaluationInputs, evaluation_inputs
+from rgcluster.evaluate.inputs import MEASURE_SEED, EvaluationInputs, evaluation_inputs
 from rgcluster.evaluate.metrics import pairwise_diversity
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.guided import GuidedTranslator, load_models
+from rgcluster.model.handover import is_guided
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.storage import Location
 from rgcluster.store.store import RayStore
@@ -44,10 +45,11 @@ class Task:
     classifier: bytes
     faces: FaceSet | None
     gpu: bool
+    models: tuple[str, ...]
 
 
 class Measure:
-    """Chunks in (`seed`, `start`, `stop`; seed -1: real training images), one row an image and model out."""
+    """Chunks in (`seed`, `start`, `stop`), one row an image and model out."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(1)
@@ -61,7 +63,8 @@ class Measure:
             column for column in range(len(self.train.shards.attributes)) if column not in self.columns
         ]
         device = pick_device(self.config.cluster, gpu=task.gpu)
-        self.models = load_models(Location(task.run), self.config, RayStore.connect(task.store), device)
+        store = RayStore.connect(task.store) if any(map(is_guided, task.models)) else None
+        self.models = load_models(Location(task.run), self.config, store, device, task.models)
         self.classifier = AttributeClassifier.from_bytes(task.classifier).to(device.torch)
         prefer = self.config.evaluation.extractor
         size = self.config.data.image_size
@@ -73,9 +76,6 @@ class Measure:
 
     def __call__(self, chunk: Block) -> Block:
         seed, start, stop = (int(chunk[name][0]) for name in ("seed", "start", "stop"))
-        if seed < 0:
-            images = self.train.images(np.arange(start, stop))
-            return self._rows("real", seed, start, images, self.classifier.predict(images))
         inputs = self._of_seed(seed)
         span = slice(start, stop)
         rows, targets, noise = inputs.rows[span], inputs.targets[span], inputs.noise[span]
@@ -105,11 +105,10 @@ class Measure:
         start: int,
         images: UInt8Array,
         before: npt.NDArray[np.bool_],
-        after: npt.NDArray[np.bool_] | None = None,
-        truth: UInt8Array | None = None,
+        after: npt.NDArray[np.bool_],
+        truth: UInt8Array | None,
     ) -> Block:
         count = len(images)
-        after = before if after is None else after
         features, logits = self.extractor.features_and_logits(images)
         kept = content_kept(before, after, self.content)
         return {
@@ -119,7 +118,7 @@ class Measure:
             "features": features,
             "logits": logits,
             "predicted": after.astype(np.int8),
-            "kept": np.full(count, np.nan) if kept is None else kept,
+            "content_kept": np.full(count, np.nan) if kept is None else kept,
             "counterfactual": self._distances(images, truth),
             "untranslated": np.full(count, np.nan),
             "diversity": np.full(count, np.nan),
@@ -158,7 +157,7 @@ class Measure:
             targets = [change_domain(own, name, self.config.data) for name in names]
             numbers = np.arange(samples) + 10**6 * (start + place)
             keys = np.concatenate([numbers + 10**3 * number for number in range(len(names))])
-            noise = keyed_normal(self.config.seed, Draw.POSTERIOR, 10**9 + seed, keys, self.config.style_size)
+            noise = keyed_normal(MEASURE_SEED, Draw.POSTERIOR, 10**9 + seed, keys, self.config.style_size)
             made = model.translate(
                 np.repeat(images[place : place + 1], len(keys), axis=0),
                 np.repeat(np.concatenate(targets), samples, axis=0),

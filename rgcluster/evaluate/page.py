@@ -85,6 +85,8 @@ def _result_row(row: Row) -> str:
 
 def _cell(value: Value) -> str:
     spread = f' <span class="spread">± {escape(value.spread)}</span>' if value.spread else ""
+    if value.training:
+        spread += f' <span class="spread">‡ {escape(value.training)}</span>'
     paper = f'<span class="paper">paper {escape(value.paper)}</span>' if value.paper else ""
     return f'<span class="ours">{escape(value.text)}{spread}</span>{paper}'
 
@@ -153,6 +155,9 @@ table.results tbody th { white-space: nowrap; }
 .curve { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .s0 { stroke: var(--a); } .s1 { stroke: var(--b); stroke-dasharray: 6 3; }
 .s2 { stroke: var(--c); stroke-dasharray: 2 2; } .s3 { stroke: var(--d); stroke-dasharray: 8 3 2 3; }
+.panels.wide { grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); }
+.bar { stroke-width: 1; stroke-dasharray: none; }
+.d0 { fill: var(--a); } .d1 { fill: var(--b); } .d2 { fill: var(--c); } .d3 { fill: var(--d); }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; margin: .5rem 0;
   list-style: none; }
 .legend svg { width: 28px; height: 8px; margin-right: .4rem; vertical-align: middle; }

@@ -8,20 +8,26 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ray.data import ActorPoolStrategy
+from safetensors.numpy import load, save
 
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
 from rgcluster.data.stream import ImageSource, batches, rows_dataset
-from rgcluster.evaluate.retrieval import precision_at_k, random_baseline
+from rgcluster.evaluate.inputs import MEASURE_SEED
+from rgcluster.evaluate.retrieval import query_shares, random_shares
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import load_retrieval, load_translator
+from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 
-__all__ = ["retrieval_rows"]
+__all__ = ["load_precision", "measure_precision"]
 
 Block = dict[str, npt.NDArray[Any]]
+Shares = npt.NDArray[np.float64]
+
+ROWS, QUERIES = "rows.json", "queries.safetensors"
 K = 10
 CPUS_PER_EMBEDDER = 0.3
 
@@ -33,8 +39,9 @@ class EmbedAll:
         torch.set_num_threads(1)
         self.config, self.targets = config, targets
         self.device = pick_device(config.cluster, gpu=gpu)
-        self.translator = load_translator(Location(run) / "translation" / "model", config)
-        networks = load_retrieval(Location(run) / "retrieval" / "model", config, self.translator)
+        self.translator = load_translator(stage_directory(Location(run), "translation") / "model", config)
+        found = stage_directory(Location(run), "retrieval") / "model"
+        networks = load_retrieval(found, config, self.translator)
         self.networks = {name: network.to(self.device.torch) for name, network in networks.items()}
         self.translator.to(self.device.torch)
 
@@ -52,38 +59,63 @@ class EmbedAll:
         return {"row": block["row"], **{name: vector.cpu().numpy() for name, vector in vectors.items()}}
 
 
-def retrieval_rows(
-    config: Config, run: Location, train: ImageSource, test: ImageSource, gpu: bool
-) -> list[dict[str, Any]]:
-    """Return the table's rows: random, then each trained strategy.
+def measure_precision(
+    config: Config, run: Location, target: Location, train: ImageSource, test: ImageSource, gpu: bool
+) -> None:
+    """Write the table's rows - random, then each trained strategy - and every query's own shares.
 
     A query is a test image's content with the attributes of a random other test image; the gallery is the
-    training split; each evaluation seed draws other attributes.
+    whole training split; each evaluation seed draws other attributes.
     """
     attributes = train.shards.attributes
     columns = domain_columns(attributes, config.data.attributes, train.shards.location)
     content = [column for column in range(len(attributes)) if column not in columns]
     gallery = _embed(config, run, train, None, gpu)
     count = min(config.evaluation.queries, len(test.index))
-    measured: dict[str, list[npt.NDArray[np.float64]]] = {}
+    found: dict[str, list[Shares]] = {}
+    asked = []
     for seed in config.evaluation.seeds:
-        generator = np.random.Generator(np.random.Philox(key=[config.seed % 2**64, 2000 + seed]))
+        generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 2000 + seed]))
         donors = generator.permutation(len(test.index))
         wanted = test.index.labels.copy()
         wanted[:, columns] = test.index.labels[donors][:, columns]
         queries = _embed(config, run, test, wanted[:, columns], gpu)
         chosen = generator.permutation(len(test.index))[:count]
-        measured.setdefault("random", []).append(random_baseline(train.index.labels, wanted[chosen]))
-        for name in config.retrieval.negatives:
-            shares = precision_at_k(
-                gallery[name],
+        asked.append(chosen)
+        found.setdefault("random", []).append(random_shares(train.index.labels, wanted[chosen]))
+        for strategy in config.retrieval.negatives:
+            shares = query_shares(
+                gallery[strategy],
                 train.index.labels,
-                queries[name][chosen],
+                queries[strategy][chosen],
                 wanted[chosen],
                 min(K, len(train.index)),
             )
-            measured.setdefault(name, []).append(shares)
-    return [_row(name, np.stack(shares), columns, content, config) for name, shares in measured.items()]
+            found.setdefault(strategy, []).append(shares)
+    queried = {"row": np.concatenate(asked)}
+    for name, by_seed in found.items():
+        for key, values in _summed(np.concatenate(by_seed), columns, content).items():
+            queried[f"{name}/{key}"] = values.astype(np.float32)
+    (target / QUERIES).write_bytes(save(queried))
+    rows = [
+        _row(name, np.stack([shares.mean(axis=0) for shares in by_seed]), columns, content, config)
+        for name, by_seed in found.items()
+    ]
+    (target / ROWS).write_json(rows)
+
+
+def load_precision(location: Location) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
+    """Return the rows, and by `strategy/value` each query's own; `row` is its row in the test split."""
+    return (location / ROWS).read_json(), load((location / QUERIES).read_bytes())
+
+
+def _summed(shares: Shares, columns: list[int], content: list[int]) -> dict[str, Shares]:
+    """Return each query's P@10 of the attributes, of the content and their average, where there is content."""
+    attributes = shares[:, columns].mean(axis=1)
+    if not content:
+        return {"p10_attributes": attributes}
+    other = shares[:, content].mean(axis=1)
+    return {"p10_attributes": attributes, "p10_content": other, "p10_average": (attributes + other) / 2}
 
 
 def _embed(
@@ -119,8 +151,9 @@ def _row(
         row[f"p10_{key}_spread"] = None if values is None or len(values) < 2 else float(values.std(ddof=1))
     if not content:
         row["p10_content_note"] = "no attributes beyond the domain's"
-    row["p10_per_attribute"] = {
-        attribute: float(shares[:, column].mean())
-        for attribute, column in zip(config.data.attributes, columns, strict=True)
+    named = list(zip(config.data.attributes, columns, strict=True))
+    row["p10_per_attribute"] = {name: float(shares[:, column].mean()) for name, column in named}
+    row["p10_per_attribute_spread"] = {
+        name: float(shares[:, column].std(ddof=1)) if len(shares) > 1 else None for name, column in named
     }
     return row

@@ -15,6 +15,7 @@ from rgcluster.evaluate.curves import loss_panels
 from rgcluster.evaluate.page import details, figure, page, paragraphs, section, simple_table, table
 from rgcluster.evaluate.reading import limits, reading
 from rgcluster.evaluate.tables import accuracy_table, p10_table, retrieval_table, translation_table
+from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 
 __all__ = ["write_report"]
@@ -56,17 +57,18 @@ def write_report(config: Config, run: Location) -> Location:
 
 
 def _read(config: Config, run: Location) -> Parts:
-    evaluation = run / "evaluation"
+    places = {name: stage_directory(run, name) for name in STAGES}
+    evaluation = places["evaluation"]
     results = evaluation / "results.json"
     pictures = {name: evaluation / "figures" / f"{name}.png" for name in CAPTIONS}
     about = [file for name in ("manifest.json", "data.json") if (file := run / name).exists()]
-    records = {name: run / name / "stage.json" for name in STAGES}
+    records = {name: place / "stage.json" for name, place in places.items()}
     return Parts(
         config,
         results.read_json() if results.exists() else None,
         {key: value for file in about for key, value in file.read_json().items()},
         {name: file.read_json() for name, file in records.items() if file.exists()},
-        {name: _lines(run / name / "metrics.jsonl") for name in TRAINED},
+        {name: _lines(places[name] / "metrics.jsonl") for name in TRAINED},
         {name: file.read_bytes() for name, file in pictures.items() if file.exists()},
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from rgcluster.errors import DataError, TooFewNeighbours
 
-__all__ = ["nearest", "precision_at_k", "random_baseline"]
+__all__ = ["nearest", "precision_at_k", "query_shares", "random_baseline", "random_shares"]
 
 _DISTANCES_AT_ONCE = 16_000_000
 
@@ -51,11 +51,22 @@ def precision_at_k(
     Embeddings are [G, d] and [Q, d], labels 0 or 1, [G, A] and [Q, A]; the
     attributes asked for give P@10 attributes, the 35 others P@10 content.
     """
+    return query_shares(gallery_embeddings, gallery_labels, query_embeddings, wanted_labels, k).mean(0)
+
+
+def query_shares(
+    gallery_embeddings: np.ndarray,
+    gallery_labels: np.ndarray,
+    query_embeddings: np.ndarray,
+    wanted_labels: np.ndarray,
+    k: int = 10,
+) -> np.ndarray:
+    """Return each query's share of its k nearest whose label is the wanted one, float64 [Q, A]."""
     _check_labels(gallery_labels, wanted_labels)
     if len(gallery_labels) != len(gallery_embeddings) or len(wanted_labels) != len(query_embeddings):
         raise DataError("labels and embeddings differ in number: give one row of labels per embedding")
     found = gallery_labels[nearest(gallery_embeddings, query_embeddings, k)]
-    return (found == wanted_labels[:, None, :]).mean((0, 1))
+    return (found == wanted_labels[:, None, :]).mean(1)
 
 
 def random_baseline(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np.ndarray:
@@ -63,9 +74,14 @@ def random_baseline(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np
 
     Labels are 0 or 1, [G, A] and [Q, A]; with the shares p and q of ones in them it is p q + (1 - p)(1 - q).
     """
+    return random_shares(gallery_labels, wanted_labels).mean(0)
+
+
+def random_shares(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np.ndarray:
+    """Return the same for each query, float64 [Q, A]: the share of the gallery that has the wanted label."""
     _check_labels(gallery_labels, wanted_labels)
-    p, q = gallery_labels.mean(0, dtype=np.float64), wanted_labels.mean(0, dtype=np.float64)
-    return p * q + (1 - p) * (1 - q)
+    p = gallery_labels.mean(0, dtype=np.float64)
+    return np.where(wanted_labels == 1, p, 1 - p)
 
 
 def _check_labels(gallery: np.ndarray, wanted: np.ndarray) -> None:

@@ -1,139 +1,158 @@
-"""The evaluation of a run: the classifier, then every model on the same inputs, then `results.json`."""
+"""The evaluation of a run: every model on the same inputs, against the same reference, then `results.json`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import ray
-import torch
 from ray.data import ActorPoolStrategy
 
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
-from rgcluster.data.faces import load_face_set
+from rgcluster.data.faces import FaceSet
 from rgcluster.data.stream import ImageSource, batches
-from rgcluster.evaluate.classifier import AttributeClassifier, train_classifier
-from rgcluster.evaluate.features import best_extractor, best_perceptual, metric_name
 from rgcluster.evaluate.inputs import evaluation_inputs
 from rgcluster.evaluate.measure import Measure, Task
+from rgcluster.evaluate.measured import is_measured, load_measured, measured_place, save_measured
 from rgcluster.evaluate.metrics import fid_or_reason, inception_score, kernel_distance
-from rgcluster.evaluate.queries import retrieval_rows
-from rgcluster.storage import Location, digest_json
+from rgcluster.evaluate.reference import CHUNK, CPUS_PER_ACTOR, Progress, Reference, load_reference
+from rgcluster.model.handover import is_guided, network_digests
+from rgcluster.rundir import stage_directory
+from rgcluster.storage import Location
 
-__all__ = ["CLASSIFIER", "RESULTS", "evaluate_run"]
+__all__ = ["RESULTS", "Evaluation", "StartStore", "evaluate_run", "measurements", "over_seeds"]
 
 RESULTS = "results.json"
-CLASSIFIER = "classifier.safetensors"
-CHUNK = 64
-CPUS_PER_ACTOR = 0.4
 KID_SUBSETS = 50
 
-Progress = Callable[[int, int, str], None]
 Columns = dict[str, npt.NDArray[Any]]
 
 
-def evaluate_run(
-    config: Config,
-    run: Location,
-    store: str,
-    train: ImageSource,
-    test: ImageSource,
-    versions: dict[str, str],
-    *,
-    gpu: bool,
-    workers: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Measure every model of the run and every retrieval network; write and return `results.json`."""
-    directory = run / "evaluation"
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
-    classifier = _classifier(
-        config, directory / CLASSIFIER, train, gpu=gpu, threads=workers, progress=progress
-    )
-    faces = load_face_set(Path(train.shards.source))
-    task = Task(config, str(run), store, ray.put(train), ray.put(test), classifier, faces, gpu)
-    measured = _measure(task, len(train.index), workers, progress)
+class StartStore(Protocol):
+    """Starts the run's store under a name; it ends with the `with` block."""
 
-    real = measured.pop(("real", -1))
-    on_test = AttributeClassifier.from_bytes(classifier).predict(test.images(np.arange(len(test.index))))
-    rows = []
-    names = ["gmm-unit", *config.guidance.variants]
-    for name in names:
-        per_seed = [
-            _translation_values(
-                measured[(name, seed)],
-                real,
-                evaluation_inputs(config, seed, len(test.index), train.index.labels[:, columns]).targets,
-                columns,
-                config,
-            )
-            for seed in config.evaluation.seeds
-        ]
-        rows.append({**_about(name, config), **_over_seeds(per_seed)})
-    rows.append(_real_row(real, on_test, test.index.labels[:, columns], columns, config))
-    untouched = [measured[("gmm-unit", seed)]["untranslated"] for seed in config.evaluation.seeds]
+    def __call__(self, name: str) -> AbstractContextManager[Any]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation needs: the run, all labelled images, the reference, and where measurements are kept."""
+
+    config: Config
+    run: Location
+    train: ImageSource
+    test: ImageSource
+    faces: FaceSet | None
+    protocol: Mapping[str, Any]
+    reference: Location
+    measured: Location
+    store_digest: str
+    gpu: bool
+    workers: int
+
+    @property
+    def columns(self) -> list[int]:
+        """The columns of the labels that span the domains."""
+        shards = self.train.shards
+        return domain_columns(shards.attributes, self.config.data.attributes, shards.location)
+
+
+def evaluate_run(
+    evaluation: Evaluation, store_name: str, start_store: StartStore, retrieval: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str], progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure what is not measured yet; write and return the run's `results.json`."""
+    places = measurements(evaluation)
+    missing = tuple(name for name, place in places.items() if not is_measured(place))
+    reference = load_reference(evaluation.reference)
+    if missing:
+        with start_store(store_name):
+            _measure(evaluation, store_name, missing, places, reference, progress)
+    rows, untouched = [], None
+    for name, place in places.items():
+        values = load_measured(place).values
+        rows.append({**_about(name, evaluation.config), **over_seeds(values)})
+        untouched = values[0].get("untranslated") if untouched is None else untouched
+    rows.append(_real_row(evaluation, reference))
     results = {
-        "protocol": _protocol(config, train, test, versions, faces is not None, untouched),
-        "tables": {"translation": rows, "retrieval": retrieval_rows(config, run, train, test, gpu)},
-    }
-    (directory / RESULTS).write_json(results)
+        "protocol": {
+            **evaluation.protocol, "untranslated_counterfactual": untouched, "versions": dict(versions),
+        },
+        "training_seed": evaluation.config.seed,
+        "tables": {"translation": rows, "retrieval": list(retrieval)},
+    }  # fmt: skip
+    (stage_directory(evaluation.run, "evaluation") / RESULTS).write_json(results)
     return results
 
 
-def _classifier(
-    config: Config, file: Location, train: ImageSource, *, gpu: bool, threads: int, progress: Progress
-) -> bytes:
-    if file.exists():
-        return file.read_bytes()
-    torch.set_num_threads(max(1, threads))
-    classifier = train_classifier(
-        train.images(np.arange(len(train.index))),
-        train.index.labels,
-        train.shards.attributes,
-        steps=config.evaluation.classifier_steps,
-        seed=config.seed,
-        device="cuda" if gpu and torch.cuda.is_available() else "cpu",
-        progress=lambda done, total, loss: progress(done, total, "training the classifier"),
-    )
-    content = classifier.cpu().to_bytes()
-    file.write_bytes(content)
-    return content
+def measurements(evaluation: Evaluation) -> dict[str, Location]:
+    """Return where the measurements of each of the run's models lie, or will lie."""
+    config, run = evaluation.config, evaluation.run
+    base = network_digests(stage_directory(run, "translation") / "model")["translator"]
+    guided = network_digests(stage_directory(run, "guidance") / "model")
+    places = {}
+    for name in ("gmm-unit", *config.guidance.variants):
+        depends: dict[str, Any] = {
+            "protocol": evaluation.protocol["digest"],
+            "network": base if name == "gmm-unit" else guided[name],
+        }
+        if is_guided(name):
+            depends |= {
+                "store": evaluation.store_digest,
+                "retrieval_count": config.guidance.retrieval_count,
+                "exclude_self": config.guidance.exclude_self,
+            }
+        places[name] = measured_place(evaluation.measured, name, depends)
+    return places
 
 
-def _measure(task: Task, num_real: int, workers: int, progress: Progress) -> dict[tuple[str, int], Columns]:
-    """Return every image's measurements by model and seed."""
-    settings = task.config.evaluation
-    spans = [(seed, settings.images) for seed in settings.seeds] + [(-1, min(num_real, settings.images))]
+def _measure(
+    evaluation: Evaluation, store: str, models: tuple[str, ...], places: Mapping[str, Location],
+    reference: Reference, progress: Progress,
+) -> None:  # fmt: skip
+    """Translate and measure with the actors; save each model's measurements."""
+    config = evaluation.config
+    settings = config.evaluation
+    task = Task(
+        config, str(evaluation.run), store, ray.put(evaluation.train), ray.put(evaluation.test),
+        reference.judge, evaluation.faces, evaluation.gpu, models,
+    )  # fmt: skip
     chunks = [
-        {"seed": seed, "start": start, "stop": min(start + CHUNK, count)}
-        for seed, count in spans
-        for start in range(0, count, CHUNK)
+        {"seed": seed, "start": start, "stop": min(start + CHUNK, settings.images)}
+        for seed in settings.seeds
+        for start in range(0, settings.images, CHUNK)
     ]
     measured = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         Measure,
         fn_constructor_args=(task,),
         batch_size=1,
-        compute=ActorPoolStrategy(size=workers),
+        compute=ActorPoolStrategy(size=min(evaluation.workers, len(chunks))),
         num_cpus=CPUS_PER_ACTOR,
-        num_gpus=0.3 if task.gpu else None,
+        num_gpus=0.3 if evaluation.gpu else None,
     )
     parts: dict[tuple[str, int], list[Columns]] = {}
-    total = sum(
-        count if seed < 0 else count * (1 + len(task.config.guidance.variants)) for seed, count in spans
-    )
-    done = 0
+    total, done = len(settings.seeds) * settings.images * len(models), 0
     for block in batches(measured, None):
         done += len(block["seed"])
         progress(done, total, "translating and measuring")
         for model in np.unique(block["model"]):
             mine = block["model"] == model
-            part = {key: values[mine] for key, values in block.items()}
+            part = {key: values[mine] for key, values in block.items() if key != "model"}
             parts.setdefault((str(model), int(part["seed"][0])), []).append(part)
-    return {key: _joined(blocks) for key, blocks in parts.items()}
+    for model in models:
+        columns = [_joined(parts[(model, seed)]) for seed in settings.seeds]
+        values = []
+        for seed, made in zip(settings.seeds, columns, strict=True):
+            values.append(_values(evaluation, seed, made, reference))
+        keys = [key for key in columns[0] if key not in ("index", "predicted", "untranslated")]
+        save_measured(
+            places[model], values, {key: np.concatenate([made[key] for made in columns]) for key in keys}
+        )
 
 
 def _joined(blocks: list[Columns]) -> Columns:
@@ -142,42 +161,51 @@ def _joined(blocks: list[Columns]) -> Columns:
     return {key: values[order] for key, values in joined.items()}
 
 
-def _translation_values(
-    made: Columns, real: Columns, targets: npt.NDArray[np.int8], columns: list[int], config: Config
-) -> dict[str, Any]:
-    """Return one model's and one seed's values."""
-    right = made["predicted"][:, columns] == targets
-    fid = fid_or_reason(made["features"], real["features"])
+def _values(evaluation: Evaluation, seed: int, made: Columns, reference: Reference) -> dict[str, Any]:
+    """Return one model's values on one seed's inputs; add each input's test row and `acc` to `made`."""
+    config, columns = evaluation.config, evaluation.columns
+    inputs = evaluation_inputs(
+        config, seed, len(evaluation.test.index), evaluation.train.index.labels[:, columns]
+    )
+    right = made["predicted"][:, columns] == inputs.targets
+    made["row"], made["acc"] = inputs.rows, right.mean(axis=1)
+    fid = fid_or_reason(made["features"], reference.features)
     return {
+        "seed": seed,
         "acc": float(right.mean()),
         "acc_per_attribute": dict(zip(config.data.attributes, right.mean(axis=0).tolist(), strict=True)),
         "fid": fid.value,
         "fid_note": fid.note,
-        "kid": kernel_distance(made["features"], real["features"], subsets=KID_SUBSETS)[0],
+        "kid": kernel_distance(made["features"], reference.features, subsets=KID_SUBSETS)[0],
         "is": inception_score(made["logits"], splits=_splits(len(made["logits"])))[0],
-        "diversity": _mean(made["diversity"]),
-        "counterfactual": _mean(made["counterfactual"]),
-        "content_kept": _mean(made["kept"]),
+        **{key: _mean(made[key]) for key in ("diversity", "counterfactual", "content_kept")},
+        "untranslated": _mean(made["untranslated"]),
     }
 
 
-def _over_seeds(values: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return means over the seeds, and the standard deviation of each as `*_spread`."""
+def over_seeds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return means over the evaluation seeds, and the standard deviation of each as `*_spread`."""
     row: dict[str, Any] = {}
     for key, first in values[0].items():
+        if key in ("seed", "untranslated"):
+            continue
         column = [value[key] for value in values]
         if isinstance(first, dict):
             row[key] = {name: float(np.mean([item[name] for item in column])) for name in first}
+            row[f"{key}_spread"] = {name: _spread([item[name] for item in column]) for name in first}
         elif first is None or isinstance(first, str):
             row[key] = first
         else:
-            row[key] = float(np.mean(column))
-            row[f"{key}_spread"] = float(np.std(column, ddof=1)) if len(column) > 1 else None
+            row[key], row[f"{key}_spread"] = float(np.mean(column)), _spread(column)
     return row
 
 
+def _spread(column: Sequence[float]) -> float | None:
+    return float(np.std(column, ddof=1)) if len(column) > 1 else None
+
+
 def _about(name: str, config: Config) -> dict[str, Any]:
-    guided = name.startswith("rg-unit")
+    guided = is_guided(name)
     steps = config.translation.steps + (config.guidance.steps if name != "gmm-unit" else 0)
     return {
         "model": name,
@@ -187,15 +215,10 @@ def _about(name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _real_row(
-    real: Columns,
-    predicted: npt.NDArray[np.bool_],
-    labels: npt.NDArray[np.int8],
-    columns: list[int],
-    config: Config,
-) -> dict[str, Any]:
-    """Real images: IS of the training images, the classifier's accuracy on the test images."""
-    right = predicted[:, columns] == labels.astype(bool)
+def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
+    """Real images: IS of the training images, the judge's accuracy on the test images."""
+    config, columns = evaluation.config, evaluation.columns
+    right = reference.on_test[:, columns] == evaluation.test.index.labels[:, columns].astype(bool)
     empty = ("fid", "kid", "diversity", "counterfactual", "content_kept")
     return {
         "model": "real",
@@ -204,7 +227,7 @@ def _real_row(
         "data_fraction": config.data.fraction,
         "acc": float(right.mean()),
         "acc_per_attribute": dict(zip(config.data.attributes, right.mean(axis=0).tolist(), strict=True)),
-        "is": inception_score(real["logits"], splits=_splits(len(real["logits"])))[0],
+        "is": inception_score(reference.logits, splits=_splits(len(reference.logits)))[0],
         **dict.fromkeys(empty),
     }
 
@@ -217,50 +240,3 @@ def _splits(count: int) -> int:
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
-
-
-def _protocol(
-    config: Config,
-    train: ImageSource,
-    test: ImageSource,
-    versions: dict[str, str],
-    drawn: bool,
-    untouched: list[npt.NDArray[np.float64]],
-) -> dict[str, Any]:
-    prefer = config.evaluation.extractor
-    size = config.data.image_size
-    extractor = best_extractor(None if prefer == "auto" else prefer, image_size=size)
-    perceptual = best_perceptual(image_size=size)
-    protocol = {
-        "extractor": extractor.protocol,
-        "perceptual": perceptual.protocol,
-        "names": {
-            **{key: metric_name(key.upper(), extractor.name) for key in ("fid", "kid", "is")},
-            "diversity": metric_name("diversity", perceptual.name),
-        },
-        "image_size": size,
-        "resize_filter": "centre crop, then bilinear with antialiasing (Pillow)",
-        "translations": "lossless, rounded to 8 bits",
-        "images": config.evaluation.images,
-        "test_images": len(test.index),
-        "real_images": min(len(train.index), config.evaluation.images),
-        "inputs": "test images, repeated with other targets; real images are training images",
-        "targets": "domains of random training images",
-        "queries": min(config.evaluation.queries, len(test.index)),
-        "gallery": len(train.index),
-        "diversity_inputs": config.evaluation.diversity_inputs,
-        "diversity_samples": config.evaluation.diversity_samples,
-        "counterfactuals": config.evaluation.counterfactuals if drawn else 0,
-        "seeds": list(config.evaluation.seeds),
-        "classifier_steps": config.evaluation.classifier_steps,
-        "data": train.shards.digest,
-        "drawn_faces": drawn,
-    }
-    digest = digest_json(protocol)
-    distances = [value for value in map(_mean, untouched) if value is not None]
-    return {
-        **protocol,
-        "untranslated_counterfactual": float(np.mean(distances)) if distances else None,
-        "digest": digest,
-        "versions": versions,
-    }

@@ -44,11 +44,12 @@ MODEL_NAMES = {
 
 @dataclass(frozen=True)
 class Value:
-    """One cell: our value, its spread over evaluation seeds, and the paper's; empty where there is none."""
+    """One cell: our value, its spreads over evaluation and over training seeds, the paper's; empty where none."""
 
     text: str
     spread: str = ""
     paper: str = ""
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Column:
             self._text(row.get(self.key)) or "–",
             self._text(row.get(f"{self.key}_spread")),
             self._text(paper.get(self.key)),
+            self._text(row.get(f"{self.key}_training_spread")),
         )
 
     def _text(self, number: float | None) -> str:
@@ -125,13 +127,14 @@ def retrieval_table(results: Results) -> Table:
         Column("p10_average", "average", "↑"),
     ]
     rows = _rows(results, "retrieval")
+    spread = (_SPREAD_NOTE.split(";")[0] + ".",) if rows else ()
     notes = sorted({row["p10_content_note"] for row in rows if row.get("p10_content_note")})
     return Table(
         "Retrieval, P@10 (the paper's Table 1)",
         "negatives",
         tuple(column.heading for column in columns),
         _table_rows(rows, columns, _negatives, lambda row: PAPER_RETRIEVAL.get(row["negatives"], {})),
-        tuple(f"No P@10 of the content: {note}." for note in notes),
+        (*spread, *(f"No P@10 of the content: {note}." for note in notes)),
     )
 
 
@@ -164,10 +167,11 @@ def fractions_table(results: Results) -> Table:
 
 
 def counts_table(results: Results) -> Table:
-    """Table 4, from the `rg-unit` rows of runs with several `retrieval_count`."""
+    """Table 4, from runs with several `retrieval_count`: none at equal budget, M nearest, M random."""
+    shown = ("gmm-unit-continued", "rg-unit", "rg-unit-random")
     rows = sorted(
-        (row for row in _rows(results, "translation") if row["model"] == "rg-unit"),
-        key=lambda row: row["retrieval_count"],
+        (row for row in _rows(results, "translation") if row["model"] in shown),
+        key=lambda row: (shown.index(row["model"]), row["retrieval_count"]),
     )
     columns = [column for column in translation_columns(results) if column.key != "diversity"]
     return Table(
@@ -177,8 +181,8 @@ def counts_table(results: Results) -> Table:
         _table_rows(
             rows,
             columns,
-            lambda row: str(row["retrieval_count"]),
-            lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}),
+            _count_name,
+            lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}) if row["model"] == "rg-unit" else {},
         ),
         (_SPREAD_NOTE, *_empty_notes(results)),
     )
@@ -211,7 +215,10 @@ def kid_scale(results: Results) -> tuple[str, float]:
     return f"{name} ×1000", 1000.0
 
 
-_SPREAD_NOTE = "± is the standard deviation over the evaluation seeds; ×1000 means printed times 1,000."
+_SPREAD_NOTE = (
+    "± is the standard deviation over the evaluation seeds, ‡ over the training seeds where several were run; "
+    "×1000 means printed times 1,000."
+)
 
 
 def _empty_notes(results: Results) -> list[str]:
@@ -254,14 +261,29 @@ def _per_attribute(
         corner,
         tuple(column.heading for column in columns),
         tuple(
-            Row(name(row), tuple(column.value(row.get(key) or {}, paper(row)) for column in columns))
+            Row(name(row), tuple(column.value(_unfolded(row, key), paper(row)) for column in columns))
             for row in rows
         ),
     )
 
 
+def _unfolded(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the values by attribute, and their spreads, as keys of one row."""
+    flat = dict(row.get(key) or {})
+    for kind in ("spread", "training_spread"):
+        flat |= {f"{name}_{kind}": value for name, value in (row.get(f"{key}_{kind}") or {}).items()}
+    return flat
+
+
 def _model_name(row: Mapping[str, Any]) -> str:
     return MODEL_NAMES.get(row["model"], str(row["model"]))
+
+
+def _count_name(row: Mapping[str, Any]) -> str:
+    count = row["retrieval_count"]
+    return {"gmm-unit-continued": "0 (continued)", "rg-unit-random": f"{count}, random"}.get(
+        row["model"], str(count)
+    )
 
 
 def _paper_model(name: str) -> Mapping[str, float]:

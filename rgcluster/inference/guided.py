@@ -15,6 +15,7 @@ from rgcluster.inference.tensors import to_images, to_pixels
 from rgcluster.model.gmm import prior_mean, sample_style
 from rgcluster.model.handover import is_guided, load_guided, load_retrieval, load_translator
 from rgcluster.model.translator import Translator
+from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 from rgcluster.store.client import Neighbours, Store
 
@@ -109,7 +110,7 @@ def load_models(
 
     The store must be given where a guided one is loaded; StoreMismatch where other networks embedded it.
     """
-    base = load_translator(run / "translation" / "model", config)
+    base = load_translator(stage_directory(run, "translation") / "model", config)
     models: dict[str, GuidedTranslator] = {}
     if not names or "gmm-unit" in names:
         models["gmm-unit"] = GuidedTranslator("gmm-unit", base, config, device, None)
@@ -119,11 +120,10 @@ def load_models(
             continue
         if is_guided(name) and retriever is None:
             assert store is not None, "a guided translator needs the store"
-            network = load_retrieval(run / "retrieval" / "model", config, base)[
-                config.retrieval.negatives[-1]
-            ]
+            found = load_retrieval(stage_directory(run, "retrieval") / "model", config, base)
+            network = found[config.retrieval.negatives[-1]]
             retriever = Retriever(store, network.to(device.torch), base.to(device.torch), config, device)
-        translator = load_guided(run / "guidance" / "model", config, name)
+        translator = load_guided(stage_directory(run, "guidance") / "model", config, name)
         models[name] = GuidedTranslator(
             name, translator, config, device, retriever if is_guided(name) else None
         )

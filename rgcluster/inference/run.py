@@ -12,6 +12,7 @@ from rgcluster.errors import DataError
 from rgcluster.inference.device import Device
 from rgcluster.model.handover import load_discriminator
 from rgcluster.model.noise import Draw, keyed_normal
+from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 
 __all__ = ["KEEP", "Judge", "open_run", "snapshot_of", "style_noise", "wanted_changes"]
@@ -31,7 +32,7 @@ def open_run(run: str) -> tuple[Config, Location]:
 
 def snapshot_of(run: Location) -> Location:
     """Return where the run's store lies."""
-    return run / "store" / "snapshot"
+    return stage_directory(run, "store") / "snapshot"
 
 
 def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:
@@ -57,7 +58,7 @@ class Judge:
     """D of stage 1 as a classifier of an image's own attributes."""
 
     def __init__(self, run: Location, config: Config, device: Device) -> None:
-        network = load_discriminator(run / "translation" / "model", config)
+        network = load_discriminator(stage_directory(run, "translation") / "model", config)
         self._network = network.eval().requires_grad_(False).to(device.torch)
         self._data, self._device = config.data, device
 

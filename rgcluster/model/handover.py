@@ -21,6 +21,7 @@ __all__ = [
     "load_guided",
     "load_retrieval",
     "load_translator",
+    "network_digests",
     "networks_digest",
     "save_networks",
 ]
@@ -80,6 +81,11 @@ def is_guided(variant: str) -> bool:
 def networks_digest(location: Location) -> str:
     """Return the digest of everything in a hand-over directory."""
     return str(read_checkpoint_manifest(location)["sha256"])
+
+
+def network_digests(location: Location) -> dict[str, str]:
+    """Return the digest of each network in a hand-over directory, by name."""
+    return dict(read_checkpoint_manifest(location)["digests"])
 
 
 def _load(network: Network, tree: Mapping[str, Any], name: str, location: Location) -> Network:

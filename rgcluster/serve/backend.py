@@ -41,7 +41,7 @@ class Served:
 def describe(name: str, run: str) -> Served:
     """Read what is served under `name`; DataError or CheckpointError where the run is not finished."""
     config, location = open_run(run)
-    digest = str(read_checkpoint_manifest(location / "guidance" / "model")["sha256"])
+    digest = str(read_checkpoint_manifest(stage_directory(location, "guidance") / "model")["sha256"])
     manifest = read_manifest(snapshot_of(location))
     if config.guidance.retrieval_count > manifest.count:
         raise DataError(f"{location}: the store holds fewer images than guide a picture; train the run again")

@@ -1,0 +1,1 @@
+"""Several runs that are compared: the paper's tables, and sweeps."""

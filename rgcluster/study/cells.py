@@ -1,0 +1,54 @@
+"""A study: one directory of runs that differ in few settings and share what they have in common.
+
+    DIR/cells/<name>/       a run directory, whose stages are links
+    DIR/stages/<digest>/    the stages, each once, keyed by what it depends on
+    DIR/measured/           the models' measurements, each once
+
+Where DIR is itself a run, its finished stages are taken as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rgcluster.config import Config, with_values
+from rgcluster.data.shards import ShardSet
+from rgcluster.pipeline import Pipeline, Shared
+from rgcluster.storage import Location, digest_json
+
+__all__ = ["Cell", "Study", "cell_name"]
+
+Cell = Mapping[str, Any]
+"""The settings of a run that differ from the study's, by `section.key`."""
+
+
+class Study:
+    """The runs of a directory, made on demand."""
+
+    def __init__(
+        self, root: Location, config: Config, shards: ShardSet, shared: Shared | None = None
+    ) -> None:
+        self.root, self.config, self.shards = root, config, shards
+        self.shared = shared or Shared(root / "stages", root)
+
+    def pipeline(self, cell: Cell) -> Pipeline:
+        """Return the run of a cell, its directory prepared."""
+        config = with_values(self.config, cell)
+        pipeline = Pipeline(self.root / "cells" / cell_name(config, cell), config, self.shards, self.shared)
+        pipeline.prepare()
+        return pipeline
+
+
+def cell_name(config: Config, cell: Cell) -> str:
+    """Return a name that says what the cell changes, and that another configuration never has."""
+    said = [f"{key.rsplit('.', 1)[-1]}-{_short(value)}" for key, value in cell.items() if key != "seed"]
+    digest = digest_json(config.model_dump(mode="json"))[:8]
+    return re.sub(r"[^\w.-]+", "_", "-".join([f"seed-{config.seed}", *said]))[:80] + f"-{digest}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

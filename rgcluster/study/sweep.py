@@ -1,0 +1,142 @@
+"""`rgcluster sweep`: shared stages first, then the trials, then the best of them, plots and `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rgcluster.config import with_values
+from rgcluster.errors import ConfigError, RGClusterError
+from rgcluster.evaluate.protocol import require_same
+from rgcluster.progress import console
+from rgcluster.session import ray_session
+from rgcluster.storage import Location
+from rgcluster.study.cells import Cell, Study
+from rgcluster.study.live import LiveTable
+from rgcluster.study.plots import write_sweep_report
+from rgcluster.study.run import open_study
+from rgcluster.study.space import Axis, cells_of
+from rgcluster.study.trials import Plan, Trial, concurrency, finished_results, run_trials
+
+__all__ = ["METRICS", "SweepOptions", "sweep"]
+
+METRICS = {
+    "kid": "min", "fid": "min", "is": "max", "acc": "max", "counterfactual": "min", "content_kept": "max",
+    "diversity": "max",
+}  # fmt: skip
+"""What a sweep may be judged by, and its better direction."""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How to search, and by what to judge."""
+
+    axes: tuple[Axis, ...]
+    search: Literal["grid", "random"] = "grid"
+    samples: int = 10
+    asha: bool = False
+    grace: int = 0
+    loss: str = "rg-unit/total"
+    metric: str = "kid"
+    trials: int | None = None
+
+
+def sweep(
+    data: str | None, run: str, preset: str | None, overrides: Iterable[str], options: SweepOptions
+) -> Location:
+    """Run the sweep, or go on with it; return its report."""
+    if options.metric not in METRICS:
+        raise ConfigError(f"--metric {options.metric}: choose {', '.join(METRICS)}")
+    root, config, shards = open_study(data, run, preset, overrides)
+    # The baselines do not depend on what most sweeps change: a trial trains the guided translator alone.
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "guidance.variants" not in given | {axis.key for axis in options.axes}:
+        config = with_values(config, {"guidance.variants": ["rg-unit"]})
+    cells = cells_of(options.axes, options.search, options.samples, config.seed)
+    for cell in cells:  # every mistake before anything starts
+        with_values(config, cell, "the sweep")
+    with ray_session(dashboard=True):
+        study = Study(root, config, shards)
+        trials = _run(study, cells, options)
+        return _conclude(study, trials, options)
+
+
+def _run(study: Study, cells: Sequence[Cell], options: SweepOptions) -> list[Trial]:
+    number = min(len(cells), *(concurrency(with_values(study.config, cell), options.trials) for cell in cells))
+    console.print(f"{len(cells)} trials, {number} at once")
+    _train_shared(study, cells)
+    plan = Plan(study.root, study.config, study.shards, study.shared.sources, number, options.loss)
+    grace = options.grace or max(1, study.config.guidance.steps // 4)
+    with LiveTable(study, options.metric) as table:
+        return run_trials(plan, cells, asha=options.asha, grace=grace, report=table.show)
+
+
+def _train_shared(study: Study, cells: Sequence[Cell]) -> None:
+    """Train what several trials need: stages 1 and 2, the store, P@10, the reference; stage 3 where two share it."""
+    stage3: dict[str, int] = {}
+    for cell in cells:
+        pipeline = study.pipeline(cell)
+        pipeline.store()
+        pipeline.precision()
+        pipeline.reference()
+        for split in ("train", "test"):
+            pipeline.source(split)
+        key = str(sorted(pipeline.guidance_depends().items()))
+        stage3[key] = stage3.get(key, 0) + 1
+        if stage3[key] == 2:
+            pipeline.guidance()
+
+
+def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> Location:
+    """Write `sweep/results.json` and the report; RGClusterError where no trial finished."""
+    rows, protocols = [], {}
+    for trial in trials:
+        name = study.pipeline(trial.cell).run.name
+        row: dict[str, Any] = {"name": name, "cell": dict(trial.cell), "state": trial.state}
+        note = study.root / "sweep" / "trials" / f"{name}.json"
+        if note.exists():
+            row["why"] = note.read_json()["why"]
+        results = finished_results(study, trial.cell)
+        if results:
+            protocols[name] = results["protocol"]
+            row["rows"] = [r for r in results["tables"]["translation"] if r["model"] != "real"]
+        rows.append(row)
+    if not protocols:
+        why = next((row["why"] for row in rows if "why" in row), "none was begun")
+        raise RGClusterError(f"no trial of the sweep finished: {why}; the same command tries again")
+    require_same(protocols)
+    best = _best(rows, options.metric)
+    results = {
+        "protocol": next(iter(protocols.values())),
+        "metric": options.metric,
+        "direction": METRICS[options.metric],
+        "search": "asha" if options.asha else options.search,
+        "axes": [axis.key for axis in options.axes],
+        "best": best,
+        "trials": rows,
+    }
+    directory = study.root / "sweep"
+    (directory / "results.json").write_json(results)
+    if best:
+        chosen = next(row["cell"] for row in rows if row["name"] == best)
+        (directory / "best.yaml").write_text(with_values(study.config, chosen).to_yaml())
+        console.print(f"best by {options.metric}: {best}")
+    failed = [row for row in rows if row["state"] == "failed"]
+    for row in failed:
+        console.print(f"{row['name']} failed: {row.get('why', '')}")
+    return write_sweep_report(directory, results)
+
+
+def _best(rows: Sequence[dict[str, Any]], metric: str) -> str | None:
+    """Return the name of the finished trial whose guided translator is the best."""
+    values = {
+        row["name"]: value
+        for row in rows
+        for own in row.get("rows", [])
+        if own["model"] == "rg-unit" and (value := own.get(metric)) is not None
+    }
+    if not values:
+        return None
+    choose = min if METRICS[metric] == "min" else max
+    return choose(values, key=lambda name: values[name])

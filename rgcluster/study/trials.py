@@ -1,0 +1,233 @@
+"""Ray Tune over the cells of a sweep: a trial trains stage 3 and measures; earlier stages are there already.
+
+What is finished is known from the disk, so a sweep whose driver died goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from rgcluster.config import Config
+from rgcluster.data.shards import ShardSet
+from rgcluster.errors import ConfigError, root_cause
+from rgcluster.evaluate.run import RESULTS
+from rgcluster.pipeline import Pipeline, Shared
+from rgcluster.progress import follow
+from rgcluster.rundir import STAGE, stage_directory
+from rgcluster.session import resources
+from rgcluster.storage import Location
+from rgcluster.study.cells import Cell, Study
+from rgcluster.train.metrics import read_metrics
+
+__all__ = ["Plan", "Trial", "concurrency", "finished_results", "run_trials"]
+
+CPUS_PER_DRIVER = 0.05
+CPUS_PER_SHARD = 0.1
+CPUS_TO_READ = 0.2
+
+NOTES = "sweep/trials"
+"""Below the study: a file for every trial that ended without results, and why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the trials' drivers need; plain values and object references."""
+
+    root: Location
+    config: Config
+    shards: ShardSet
+    sources: dict[tuple[str, float], Any]
+    trials: int
+    loss: str
+    """The line of `metrics.jsonl` that ASHA ranks trials by, lower is better."""
+
+    def study(self) -> Study:
+        shared = Shared(self.root / "stages", self.root, dict(self.sources), self.trials)
+        return Study(self.root, self.config, self.shards, shared)
+
+
+@dataclass
+class Trial:
+    """One cell on its way."""
+
+    cell: Cell
+    state: str = "waiting"
+    step: int = 0
+    loss: float | None = None
+
+
+def concurrency(config: Config, most: int | None = None) -> int:
+    """Return how many trials may run at once; ConfigError where the cluster cannot run even one.
+
+    A trial holds its driver, its store's shards and its workers, and must be able to read beside them: drivers
+    that hold what workers wait for would wait for ever.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = float(total.get("CPU", 0)), int(total.get("GPU", 0))
+    wanted = config.cluster.workers or 1
+    if config.cluster.gpu == "auto" and gpus:
+        if wanted > gpus:
+            raise ConfigError(f"a trial wants {wanted} GPUs, the cluster has {gpus}: lower cluster.workers")
+        limit = gpus // wanted
+    else:
+        limit = max(1, int(cpus) // wanted)
+    share = resources(config.cluster)
+    held = CPUS_PER_DRIVER + CPUS_PER_SHARD * config.store.shards + CPUS_TO_READ
+    need = held + share.workers * share.cpus_per_worker
+    if need > cpus:
+        raise ConfigError(
+            f"a trial needs {need:.2f} CPUs ({share.workers} workers, {config.store.shards} shards of the "
+            f"store, a driver), the cluster has {cpus:g}: lower store.shards or cluster.workers, or add machines"
+        )
+    # However many trials, their workers take the same share of the CPUs in all.
+    fitting = int((cpus - share.workers * share.cpus_per_worker) / held)
+    return max(1, min(limit, fitting, most or limit))
+
+
+def run_trials(
+    plan: Plan, cells: Sequence[Cell], *, asha: bool, grace: int, report: Callable[[list[Trial]], None]
+) -> list[Trial]:
+    """Run the cells that have no results yet; return every trial's state. `report` is told of every change."""
+    study = plan.study()
+    trials = [Trial(cell, _state(study.pipeline(cell), plan.root, asha)) for cell in cells]
+    report(trials)
+    # ASHA compares with the trials before: those that ended tell it again what they told.
+    open_ = [number for number, trial in enumerate(trials) if trial.state == "waiting" or asha]
+    if not any(trials[number].state == "waiting" for number in open_):
+        return trials
+    steps = plan.config.guidance.steps
+    scheduler = (
+        ASHAScheduler(time_attr="step", metric="loss", mode="min", max_t=steps, grace_period=grace)
+        if asha
+        else None
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(_drive, plan=plan, cells=list(cells)), {"cpu": CPUS_PER_DRIVER}
+        ),
+        param_space={"cell": tune.grid_search(open_)},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=plan.trials, scheduler=scheduler, reuse_actors=False
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(plan.root / "sweep"),
+            verbose=0,
+            callbacks=[_Watch(trials, steps, report)],
+        ),
+    )
+    _quiet()
+    found = tuner.fit()
+    for result in (found[place] for place in range(len(found))):
+        number = result.config["cell"] if result.config else None
+        if number is not None and result.error:
+            trials[number].state = "failed"
+            _note(plan.root, study.pipeline(cells[number]).run.name, "failed", _first_line(result.error))
+    for trial in trials:
+        pipeline = study.pipeline(trial.cell)
+        if _finished(pipeline):
+            trial.state = "finished"
+        elif trial.state not in ("failed", "waiting"):
+            trial.state = "stopped"
+            _note(plan.root, pipeline.run.name, "stopped", f"by ASHA, at step {trial.step} of {steps}")
+    report(trials)
+    return trials
+
+
+def finished_results(study: Study, cell: Cell) -> dict[str, Any] | None:
+    """Return the results of a finished cell."""
+    pipeline = study.pipeline(cell)
+    if not _finished(pipeline):
+        return None
+    return dict((stage_directory(pipeline.run, "evaluation") / RESULTS).read_json())
+
+
+def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, Any]:
+    """Be a trial: train stage 3, telling Tune of its loss, then measure."""
+    pipeline = plan.study().pipeline(cells[setting["cell"]])
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        for line in read_metrics(stage_directory(pipeline.run, "guidance")):
+            if line["step"] > told and plan.loss in line:
+                told = line["step"]
+                tune.report({"step": told, "loss": line[plan.loss], "stage": "guidance"})
+
+    if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped before: it stays stopped
+        tell()
+        return {"step": told, "stage": "stopped"}
+    try:
+        with follow(tell):
+            pipeline.guidance()
+        tell()
+        pipeline.evaluation()
+    except Exception as error:
+        raise root_cause(error) from None
+    return {"step": plan.config.guidance.steps, "stage": "done"}
+
+
+class _Watch(tune.Callback):
+    """Keeps the live table's states."""
+
+    def __init__(self, trials: list[Trial], steps: int, report: Callable[[list[Trial]], None]) -> None:
+        self.trials, self.steps, self.report = trials, steps, report
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._set(trial, "training")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        own = self.trials[trial.config["cell"]]
+        own.step, own.loss = int(result.get("step", own.step)), result.get("loss", own.loss)
+        self._set(trial, "measuring" if own.step >= self.steps else "training")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._set(trial, "ended")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._set(trial, "failed")
+
+    def _set(self, trial: Any, state: str) -> None:
+        own = self.trials[trial.config["cell"]]
+        if own.state not in ("finished", "stopped"):
+            own.state = state
+        self.report(self.trials)
+
+
+def _state(pipeline: Pipeline, root: Location, asha: bool) -> str:
+    if _finished(pipeline):
+        return "finished"
+    note = root / NOTES / f"{pipeline.run.name}.json"
+    if note.exists() and asha and note.read_json()["state"] == "stopped":
+        return "stopped"
+    note.remove()
+    return "waiting"
+
+
+def _finished(pipeline: Pipeline) -> bool:
+    file = stage_directory(pipeline.run, "evaluation") / STAGE
+    return file.exists() and bool(file.read_json()["finished"])
+
+
+def _note(root: Location, name: str, state: str, why: str) -> None:
+    (root / NOTES / f"{name}.json").write_json({"state": state, "why": why})
+
+
+def _first_line(error: BaseException) -> str:
+    cause = root_cause(error)
+    return f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
+
+
+def _quiet() -> None:
+    # Its own files of every trial, in formats that the results do not need.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
