@@ -23,6 +23,7 @@ from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
 from rgcluster.errors import ConfigError, DataError, root_cause
+from rgcluster.evaluate.failures import worst_inputs
 from rgcluster.evaluate.figures import FIGURES, draw_figures
 from rgcluster.evaluate.protocol import make_protocol
 from rgcluster.evaluate.queries import load_precision, measure_precision
@@ -228,7 +229,8 @@ class Pipeline:
         with task(self._title("figures")), self._store(self._store_name("figures")) as store:
             faces = load_face_set(Path(self.shards.source))
             test, train = self._open("test"), self._open("train")
-            drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=self._resources().gpu)
+            worst, gpu = worst_inputs(self.measuring()), self._resources().gpu
+            drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=gpu, worst=worst)
             done.write_json(drawn)
 
     def report(self) -> Location:

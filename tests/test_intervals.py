@@ -83,4 +83,6 @@ def test_kernel_leaves_out_pairs_of_copies() -> None:
 
 def test_inception_is_the_score_without_splits() -> None:
     a = images(50, 50, 4)
-    assert inception(a, np.ones((1, 50)))[0] == pytest.approx(inception_score(a["logits"], splits=1)[0], rel=1e-6)
+    assert inception(a, np.ones((1, 50)))[0] == pytest.approx(
+        inception_score(a["logits"], splits=1)[0], rel=1e-6
+    )

@@ -333,11 +333,12 @@ def test_figures(
     with store:
         drawn = draw_figures(config, run, store, test, train, faces, gpu=False)
     expected = {"translations", "comparison", "retrievals", "samples", "masks", "interpolation", "triplets"}
-    expected -= set() if config.model.attention else {"masks"}
-    assert {name.removesuffix(".png") for name in drawn} == expected
+    expected |= {"matrix", "changes", "counterfactuals"}
+    expected -= (set() if config.model.attention else {"masks"}) | (set() if faces else {"counterfactuals"})
+    assert {name.removesuffix(".png") for name in drawn} == expected | {"interpolation.gif"}
     for name in drawn:
         with Image.open(tmp_path / "evaluation" / "figures" / name) as picture:
-            assert min(picture.size) > 200
+            assert min(picture.size) >= 128
 
 
 def test_a_large_kid_is_printed_as_it_is() -> None:

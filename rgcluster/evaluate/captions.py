@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CAPTIONS"]
+__all__ = ["CAPTIONS", "FILES"]
 
 CAPTIONS: dict[str, tuple[str, str]] = {
     "translations": (
@@ -35,6 +35,30 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "From the style of one domain to another's in equal steps. The attribute should change steadily, and "
         "nothing else.",
     ),
+    "interpolation-moving": (
+        "Interpolation in motion",
+        "The same, there and back. What moves beside the attribute is what the model confuses with it.",
+    ),
+    "matrix": (
+        "One face in every domain",
+        "Rows and columns set attributes together, so most cells change several at once. Along a row only the "
+        "column's attributes should change, down a column only the row's.",
+    ),
+    "changes": (
+        "Retrievals for each change (Figure 8)",
+        "An image and, for every change of an attribute, the two nearest images in the store.",
+    ),
+    "counterfactuals": (
+        "Translations and the truth",
+        "Drawn faces only: the translation beside the same face drawn with the attributes asked for, and what "
+        "differs. Below stand the mean absolute distances to the truth, of the input and of the translation: "
+        "where the second is larger, the change was not worth its errors.",
+    ),
+    "failures": (
+        "Failure cases",
+        "The evaluation's inputs in whose RG-UNIT translations the judge sees least of the attributes asked "
+        "for, the worst first. Below each translation stands what the judge sees instead; it errs too.",
+    ),
     "triplets": (
         "Triplets (Figure 2)",
         "What the retrieval network learns from. The positive is the image translated to the attributes at "
@@ -43,4 +67,6 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "translated to its own domain.",
     ),
 }
-"""File name without its ending: title and caption."""
+"""Name: title and caption. The file has this name and the ending .png, but for `FILES`."""
+
+FILES = {"interpolation-moving": "interpolation.gif"}

@@ -1,4 +1,4 @@
-"""The paper's figures of a run's own models (Figures 2 to 7 and 9), as labelled sheets."""
+"""The paper's figures of a run's own models (Figures 2 to 9), as labelled sheets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from rgcluster.data.attributes import change_domain
 from rgcluster.data.faces import FaceSet
 from rgcluster.data.images import UInt8Array
 from rgcluster.data.stream import ImageSource
+from rgcluster.evaluate.animation import moving_interpolation
+from rgcluster.evaluate.domains import changes, counterfactuals, matrix
+from rgcluster.evaluate.failures import Failures, failures
 from rgcluster.evaluate.measure import draw_counterfactual
 from rgcluster.evaluate.scene import (
     Domains,
@@ -29,6 +32,7 @@ from rgcluster.inference.tensors import to_images, to_pixels
 from rgcluster.model.gmm import prior_mean, sample_style
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.model.triplets import CATEGORIES, generate_negatives
+from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 from rgcluster.store.client import Store
 
@@ -53,6 +57,7 @@ def draw_figures(
     faces: FaceSet | None,
     *,
     gpu: bool,
+    worst: Failures | None = None,
 ) -> list[str]:
     """Write the figures into `run/evaluation/figures` and return their file names.
 
@@ -68,10 +73,15 @@ def draw_figures(
         "samples.png": samples(scene),
         "masks.png": masks(scene) if config.model.attention else None,
         "interpolation.png": interpolation(scene),
+        "interpolation.gif": moving_interpolation(scene),
         "triplets.png": triplets(scene),
+        "matrix.png": matrix(scene),
+        "changes.png": changes(scene),
+        "counterfactuals.png": counterfactuals(scene) if faces is not None else None,
+        "failures.png": failures(scene, worst) if worst else None,
     }
     for name, picture in drawn.items():
-        file = run / "evaluation" / FIGURES / name
+        file = stage_directory(run, "evaluation") / FIGURES / name
         file.remove() if picture is None else file.write_bytes(picture)
     return [name for name, picture in drawn.items() if picture is not None]
 

@@ -34,9 +34,10 @@ def details(summary: str, text: str) -> str:
 
 
 def figure(name: str, title: str, caption: str, picture: bytes) -> str:
-    """Return a PNG, embedded, with its caption; on a narrow screen it scrolls rather than shrinks."""
+    """Return a PNG or GIF, embedded, with its caption; on a narrow screen it scrolls rather than shrinks."""
     data = base64.b64encode(picture).decode()
-    image = f'<img src="data:image/png;base64,{data}" alt="{escape(f"{title}. {caption}")}">'
+    kind = "gif" if picture[:3] == b"GIF" else "png"
+    image = f'<img src="data:image/{kind};base64,{data}" alt="{escape(f"{title}. {caption}")}">'
     return (
         f'<figure id="figure-{name}">\n{_scrolling(title, image)}\n'
         f"<figcaption><strong>{escape(title)}.</strong> {escape(caption)}</figcaption>\n</figure>\n"

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from rgcluster.config import Config
-from rgcluster.evaluate.captions import CAPTIONS
+from rgcluster.evaluate.captions import CAPTIONS, FILES
 from rgcluster.evaluate.curves import loss_panels
 from rgcluster.evaluate.page import details, figure, page, paragraphs, section, simple_table, table
 from rgcluster.evaluate.reading import limits, reading
@@ -60,7 +60,7 @@ def _read(config: Config, run: Location) -> Parts:
     places = {name: stage_directory(run, name) for name in STAGES}
     evaluation = places["evaluation"]
     results = evaluation / "results.json"
-    pictures = {name: evaluation / "figures" / f"{name}.png" for name in CAPTIONS}
+    pictures = {name: evaluation / "figures" / FILES.get(name, f"{name}.png") for name in CAPTIONS}
     about = [file for name in ("manifest.json", "data.json") if (file := run / name).exists()]
     records = {name: place / "stage.json" for name, place in places.items()}
     return Parts(
@@ -144,11 +144,11 @@ def _figure(parts: Parts, name: str) -> str:
     title, caption = CAPTIONS[name]
     if name in parts.figures:
         return figure(name, title, caption, parts.figures[name])
-    why = (
-        "the generator has no attention"
-        if name == "masks" and not parts.config.model.attention
-        else "not drawn"
-    )
+    why = "not drawn"
+    if name == "masks" and not parts.config.model.attention:
+        why = "the generator has no attention"
+    if name == "counterfactuals" and not _protocol(parts).get("drawn_faces"):
+        why = "photographs have none"
     return paragraphs([f"{title}: {why}."], "missing")
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "Scene",
     "change_captions",
     "described",
+    "free_attributes",
     "interpolation_ends",
     "make_scene",
     "plain",
@@ -116,7 +117,7 @@ def interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, 
     group = (
         config.data.attributes if config.data.domains == "one-hot" else next(iter(config.data.exclusive), ())
     )
-    free = _free(config)
+    free = free_attributes(config)
     if len(group) > 1 and (number % 2 == 0 or not free):
         start, stop = (change_domain(own[None], name, config.data)[0] for name in group[:2])
         return f"{plain(group[0])} to {plain(group[1])}", start, stop
@@ -126,7 +127,7 @@ def interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, 
     return f"{plain(name)} to not {plain(name)}", start, stop
 
 
-def _free(config: Config) -> list[str]:
+def free_attributes(config: Config) -> list[str]:
     """Return the attributes that exclude no other."""
     if config.data.domains == "one-hot":
         return []
@@ -136,7 +137,7 @@ def _free(config: Config) -> list[str]:
 
 def shown_changes(config: Config, count: int) -> list[str]:
     """Return the changes that a figure shows: one of a group, the free ones, then the rest."""
-    free = _free(config)
+    free = free_attributes(config)
     bound = [name for name in config.data.attributes if name not in free]
     return [*bound[1:2], *free, *bound[2:], *bound[:1]][:count]
 
@@ -157,7 +158,7 @@ def _change(config: Config, name: str, own: Domains, target: Domains) -> str:
 
 def described(config: Config, domain: Domains) -> str:
     """Return a domain as text; of free attributes that are not there, as `not Male`."""
-    free = _free(config)
+    free = free_attributes(config)
     words = [
         plain(name) if value else f"not {plain(name)}"
         for name, value in zip(config.data.attributes, domain, strict=True)
