@@ -246,6 +246,8 @@ class EvaluationConfig(Section):
     seeds: tuple[int, ...] = (0, 1, 2)
     classifier_steps: int = Field(2000, ge=1)
     extractor: Literal["auto", "inception-v3-compat", "efficientnet-lite0"] = "auto"
+    perceptual: Literal["auto", "lpips-alex", "lpips-vgg", "efficientnet-lite0"] = "auto"
+    """What diversity is measured with; `auto`: LPIPS on AlexNet where its weights are found."""
     figure_rows: int = Field(8, ge=1)
 
 

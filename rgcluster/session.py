@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 import ray  # noqa: E402
 
 from rgcluster.config import ClusterConfig  # noqa: E402
+from rgcluster.weights import chosen_paths  # noqa: E402
 
 __all__ = ["Resources", "interruptible", "ray_session", "resources"]
 
@@ -51,7 +52,12 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        # A local cluster's processes inherit the environment; another cluster's must be told of weights.
+        told = chosen_paths()
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.WARNING,
+            runtime_env={"env_vars": told} if told else None,
+        )  # fmt: skip
     else:
         ray.init(
             address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING,

@@ -1,7 +1,7 @@
 """Pretrained weights that measurements may use: where they are looked for, and what was found.
 
 Nothing is ever downloaded. A file is looked for at the path in an environment
-variable, then in torch's hub cache, then inside an installed package.
+variable, which `--weights NAME=PATH` sets, then in torch's hub cache, then inside an installed package.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -26,6 +27,8 @@ __all__ = [
     "KnownWeights",
     "SurveyRow",
     "Weights",
+    "choose",
+    "chosen_paths",
     "environment_variable",
     "find",
     "load_state",
@@ -112,6 +115,24 @@ def find(name: str) -> Weights | None:
             published = any(digest.startswith(_mark(file)) for file in known.file_names)
             return Weights(name, path, digest, published)
     return None
+
+
+def choose(texts: Iterable[str]) -> None:
+    """Take weights from the paths in `name=path`, in this process and those it starts; ConfigError names the fault."""
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not path:
+            raise ConfigError(f"--weights {text}: expected NAME=PATH")
+        file = Path(path).expanduser().resolve()
+        if not file.is_file():
+            raise ConfigError(f"--weights {text}: {file} is no file")
+        os.environ[environment_variable(_known(name).name)] = str(file)
+
+
+def chosen_paths() -> dict[str, str]:
+    """Return the environment variables that are set, which workers on other machines must have too."""
+    variables = (environment_variable(known.name) for known in KNOWN)
+    return {variable: os.environ[variable] for variable in variables if os.environ.get(variable)}
 
 
 def load_state(weights: Weights, content: bytes | None = None) -> dict[str, torch.Tensor]:

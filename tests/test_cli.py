@@ -52,3 +52,15 @@ def test_weights_lists_what_each_metric_uses() -> None:
     result = command("weights")
     assert result.returncode == 0
     assert "efficientnet-lite0" in result.stdout and "fid-inception" in result.stdout
+    for name in ("lpips-alex", "lpips-vgg", "resnet50", "vgg16", "in use", "looked in", "sha256"):
+        assert name in result.stdout
+
+
+def test_weights_take_a_path_and_refuse_a_wrong_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.pth"
+    file.write_bytes(b"weights")
+    found = command("--weights", f"vgg16={file}", "weights")
+    assert found.returncode == 0 and str(file) in "".join(found.stdout.split("\n"))
+    for text, words in (("vgg17=x", "is no file"), (f"vgg17={file}", "no weights are called 'vgg17'")):
+        refused = command("--weights", text, "weights")
+        assert refused.returncode == 2 and words in refused.stderr

@@ -14,7 +14,12 @@ import torch
 from rgcluster import weights
 from rgcluster.errors import CheckpointError, ConfigError, DataError
 from rgcluster.evaluate import features
-from rgcluster.evaluate.metrics import pairwise_diversity
+from rgcluster.evaluate.metrics import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    pairwise_diversity,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +154,9 @@ def test_lpips_rows_give_the_packages_distance(monkeypatch: pytest.MonkeyPatch, 
     assert ours.name == "lpips-alex"
     images = _images(2, side=64)
     rows = ours.perceptual(images)
+    for scale in (images / 127.5 - 1, images / 255):  # the ranges that LPIPS is often given
+        with pytest.raises(DataError, match="convert them to uint8, 0 to 255"):
+            ours.perceptual(scale.astype(np.float32))
 
     theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     theirs.net.load_state_dict(
@@ -160,7 +168,8 @@ def test_lpips_rows_give_the_packages_distance(monkeypatch: pytest.MonkeyPatch, 
     assert float(((rows[0] - rows[1]) ** 2).sum()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_inception_is_torch_fidelitys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def random_inception(monkeypatch: pytest.MonkeyPatch, file: Path) -> Any:
+    """torch-fidelity's Inception with random weights, which are in the file and chosen by the environment."""
     from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
     torch.manual_seed(0)
@@ -169,9 +178,43 @@ def test_inception_is_torch_fidelitys(monkeypatch: pytest.MonkeyPatch, tmp_path:
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *args, **kwargs: {})
         patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
         theirs = fidelity.FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], verbose=False)
-    file = tmp_path / "inception.pth"
     torch.save(theirs.state_dict(), file)
     monkeypatch.setenv("RGCLUSTER_WEIGHTS_FID_INCEPTION", str(file))
+    return theirs
+
+
+@pytest.mark.long
+def test_fid_kid_and_is_equal_torch_fidelity_on_the_same_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch_fidelity
+    from PIL import Image
+
+    random_inception(monkeypatch, tmp_path / "inception.pth")
+    made, real = _images(14, side=32), _images(16, side=32)[::-1] // 2
+    for name, images in (("made", made), ("real", real)):
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{number:03d}.png")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "made"), input2=str(tmp_path / "real"), fid=True, kid=True, isc=True,
+        feature_extractor_weights_path=str(tmp_path / "inception.pth"), cuda=False, cache=False, verbose=False,
+        kid_subsets=5, kid_subset_size=8, isc_splits=2, batch_size=8, save_cpu_ram=True,
+    )  # fmt: skip
+    net = features.best_extractor()
+    ours, ours_logits = net.features_and_logits(made)
+    reals = net.features(real)
+    assert frechet_distance(ours, reals) == pytest.approx(
+        theirs["frechet_inception_distance"], rel=1e-2, abs=1e-3
+    )
+    kid = kernel_distance(ours, reals, subsets=5, subset_size=8, seed=2020)
+    assert kid[0] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-2, abs=1e-5)
+    score = inception_score(ours_logits, splits=2)
+    assert score[0] == pytest.approx(theirs["inception_score_mean"], rel=1e-3)
+
+
+def test_inception_is_torch_fidelitys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    theirs = random_inception(monkeypatch, tmp_path / "inception.pth")
     ours = features.best_extractor()
     assert ours.name == "inception-v3-compat"
     images = _images(2)

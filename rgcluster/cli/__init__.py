@@ -92,8 +92,18 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights", metavar="NAME=PATH", help="pretrained weights, named as `rgcluster weights` does"
+        ),
+    ] = None,
 ) -> None:
     """Retrieval-guided image-to-image translation on Ray."""
+    if weights:
+        from rgcluster.weights import choose
+
+        choose(weights)
 
 
 @app.command()
@@ -269,8 +279,12 @@ def weights() -> None:
         )
         out.print(f"[bold]{row.name}[/bold]: {found}")
         out.print(f"  for {row.used_by}; otherwise {row.otherwise}")
-        if not row.weights:
-            out.print(f"  looked in {', '.join(row.looked_in)}")
+        out.print(f"  looked in {', '.join(row.looked_in)}")
+    from rgcluster.evaluate.features import names_in_use
+
+    out.print("[bold]in use[/bold]")
+    for metric, name in names_in_use().items():
+        out.print(f"  {metric}: {name}")
 
 
 @app.command("presets")

@@ -30,6 +30,7 @@ __all__ = [
     "best_perceptual",
     "default_input_size",
     "metric_name",
+    "names_in_use",
 ]
 
 
@@ -71,6 +72,15 @@ def metric_name(metric: str, extractor: str) -> str:
     if extractor == InceptionV3.name:
         return metric
     return plain.get((metric, extractor), f"{metric} ({extractor})")
+
+
+def names_in_use(image_size: int = 128) -> dict[str, str]:
+    """Return what each metric would be called now, for images of this size."""
+    extractor, perceptual = best_extractor(image_size=image_size), best_perceptual(image_size=image_size)
+    return {
+        **{metric: metric_name(metric, extractor.name) for metric in ("FID", "KID", "IS")},
+        "diversity": metric_name("diversity", perceptual.name),
+    }
 
 
 def best_extractor(

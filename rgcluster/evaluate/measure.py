@@ -71,7 +71,10 @@ class Measure:
         self.extractor = best_extractor(
             None if prefer == "auto" else prefer, image_size=size, device=device.torch
         )
-        self.perceptual = best_perceptual(image_size=size, device=device.torch)
+        perceptual = self.config.evaluation.perceptual
+        self.perceptual = best_perceptual(
+            None if perceptual == "auto" else perceptual, image_size=size, device=device.torch
+        )
         self._inputs: dict[int, EvaluationInputs] = {}
 
     def __call__(self, chunk: Block) -> Block:

@@ -33,7 +33,9 @@ def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str,
     """
     settings, size = config.evaluation, config.data.image_size
     extractor = best_extractor(None if settings.extractor == "auto" else settings.extractor, image_size=size)
-    perceptual = best_perceptual(image_size=size)
+    perceptual = best_perceptual(
+        None if settings.perceptual == "auto" else settings.perceptual, image_size=size
+    )
     train, test = shards.splits.get("train", 0), shards.splits.get("test", 0)
     judge = default_architecture(size)
     started = find("resnet50") if judge == "resnet50" else None

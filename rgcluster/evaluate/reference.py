@@ -69,7 +69,7 @@ def make_reference(
         _Look,
         fn_constructor_args=(config, ray.put(train), gpu),
         batch_size=1,
-        compute=ActorPoolStrategy(size=workers),
+        compute=ActorPoolStrategy(size=min(workers, -(-count // CHUNK))),
         num_cpus=CPUS_PER_ACTOR,
         num_gpus=0.3 if gpu else None,
     )
