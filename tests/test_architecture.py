@@ -15,7 +15,18 @@ import rgcluster
 PACKAGE = Path(rgcluster.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "storage", "checkpoint", "progress", "session", "versions", "weights", "client", "rundir"),
+    (
+        "errors",
+        "config",
+        "storage",
+        "checkpoint",
+        "progress",
+        "session",
+        "versions",
+        "weights",
+        "client",
+        "rundir",
+    ),
     ("model", "data", "store"),
     ("inference",),
     ("train", "evaluate"),

@@ -15,6 +15,7 @@ from rgcluster.config import Config
 from rgcluster.errors import DataError
 from rgcluster.inference.jobs import Job, Outcome, variant_of
 from rgcluster.inference.run import open_run, snapshot_of
+from rgcluster.rundir import stage_directory
 from rgcluster.serve.engine import Engine
 from rgcluster.store.client import Neighbours
 from rgcluster.store.snapshot import read_manifest

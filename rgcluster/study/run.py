@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rgcluster.config import Config, load_config, with_values, parse_override
+from rgcluster.config import Config, load_config, parse_override, with_values
 from rgcluster.data.shards import ShardSet, open_shards
 from rgcluster.errors import DataError
 from rgcluster.session import ray_session

@@ -63,7 +63,9 @@ def sweep(
 
 
 def _run(study: Study, cells: Sequence[Cell], options: SweepOptions) -> list[Trial]:
-    number = min(len(cells), *(concurrency(with_values(study.config, cell), options.trials) for cell in cells))
+    number = min(
+        len(cells), *(concurrency(with_values(study.config, cell), options.trials) for cell in cells)
+    )
     console.print(f"{len(cells)} trials, {number} at once")
     _train_shared(study, cells)
     plan = Plan(study.root, study.config, study.shards, study.shared.sources, number, options.loss)
