@@ -6,12 +6,12 @@ INSTALLED := $(VENV)/.installed
 # Tests start Ray clusters of their own on this machine; no token is needed among them.
 TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test test-full check clean setup
+.PHONY: demo test test-full check clean setup chromium
 
 demo: $(INSTALLED)
 	$(BIN)/rgcluster demo --run runs/demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) chromium
 	$(TEST_ENV) $(BIN)/python -m pytest
 
 test-full: $(INSTALLED)
@@ -23,6 +23,13 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 setup: $(INSTALLED)
+
+# The page is tested in a real browser, where one can be had.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		echo "no Chromium: the test of the page will be skipped"
 
 # faiss-gpu where a GPU answers, faiss-cpu elsewhere.
 $(INSTALLED): pyproject.toml

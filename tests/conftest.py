@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from untrained import untrained_run
 
 # Read by Ray when it is imported, so they stand before any test imports it.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -59,6 +60,14 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = command("demo", "--preset", "smoke", "--run", str(run), timeout=850)
     assert result.returncode == 0, result.stderr[-3000:]
     (run / "seconds").write_text(str(time.monotonic() - start))
+    return run
+
+
+@pytest.fixture(scope="session")
+def noise_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of networks that never learnt anything, for what serves runs."""
+    run = tmp_path_factory.mktemp("serve") / "noise"
+    untrained_run(run)
     return run
 
 

@@ -19,7 +19,7 @@ import requests
 import torch
 from PIL import Image
 from serving import encoded, endpoint, endpoint_of, engine_for, post, settings_for
-from untrained import noise_images, untrained_run
+from untrained import noise_images
 
 import rgcluster
 from rgcluster.errors import EndpointError, RequestRefused, StoreUnavailable
@@ -30,13 +30,6 @@ from rgcluster.storage import Location
 from rgcluster.store.local import LocalStore
 
 ALL = "0,1,0,1,1"
-
-
-@pytest.fixture(scope="session")
-def noise_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("serve") / "noise"
-    untrained_run(run)
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,27 @@ def data(
         _show("data", bench_data((folder or Path(temporary)).resolve(), images, console.print), json_)
 
 
+@bench_app.command("serve")
+def serve(
+    run: Annotated[Path, typer.Option("--run", help="finished run to serve")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8765,
+    requests: Annotated[int, typer.Option(help="requests of each client", min=1)] = 40,
+    memory_requests: Annotated[
+        int, typer.Option(help="requests over which memory is watched; 0: not at all", min=0)
+    ] = 10_000,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of `rgcluster serve`")
+    ] = None,
+    json_: JsonOption = None,
+) -> None:
+    """The endpoint over HTTP, against the translators called directly and in full batches."""
+    from rgcluster.bench.serve import bench_serve
+    from rgcluster.serve.settings import named_runs, settings_of
+
+    settings = settings_of({"runs": named_runs([str(run)])}, set_ or ())
+    _show("serve", bench_serve(settings, port, requests, memory_requests, console.print), json_)
+
+
 def _show(name: str, rows: list[Row], file: Path | None) -> None:
     from rgcluster.bench.result import as_json, as_table
 

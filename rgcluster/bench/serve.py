@@ -1,0 +1,198 @@
+"""The endpoint over HTTP, against the same translators called directly and in full batches in the same run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import requests
+
+from rgcluster.bench.result import Row
+from rgcluster.data.images import encode_png
+from rgcluster.inference.jobs import Guidance, Job, Translators
+from rgcluster.inference.run import open_run, style_noise
+from rgcluster.serve.deployments import open_store, store_name
+from rgcluster.serve.engine import serving_device
+from rgcluster.serve.launch import serving
+from rgcluster.serve.settings import ServeSettings
+
+__all__ = ["bench_serve"]
+
+CLIENTS = (1, 8, 16, 32)
+TARGET = 1
+"""Requests set the second attribute and leave the others: a full vector, so that D is not asked."""
+DIRECT_CALLS = 60
+KINDS: tuple[Guidance, ...] = ("off", "on")
+SPOKEN = {"off": "without retrieval", "on": "with retrieval"}
+
+
+@dataclass
+class Load:
+    """Latencies in seconds of the requests that succeeded, how many did not, and the time it all took."""
+
+    seconds: list[float]
+    refused: int
+    failed: int
+    elapsed: float
+
+    def percentile(self, share: float) -> float:
+        return 1000 * float(np.percentile(self.seconds, share)) if self.seconds else float("nan")
+
+
+def bench_serve(
+    settings: ServeSettings, port: int, requests_each: int, memory_requests: int, say: Callable[[str], None]
+) -> list[Row]:
+    """Measure latency and throughput, memory over `memory_requests`, and ten times too many clients."""
+    name, run = next(iter(settings.runs.items()))
+    rows: list[Row] = []
+    with serving(settings, "127.0.0.1", port) as address:
+        direct = _Direct(run, settings)
+        image = encode_png(direct.pixels[0])
+        for kind in KINDS:
+            say(f"{SPOKEN[kind]}: called directly")
+            alone, batched = direct.measure(kind)
+            for clients in CLIENTS:
+                say(f"{SPOKEN[kind]}: {clients} clients")
+                load = _load(address, name, image, direct.target, kind, clients, requests_each)
+                rows += _rows(f"{SPOKEN[kind]}, {clients} clients", load, alone, batched, settings)
+        if memory_requests:
+            say(f"memory over {memory_requests} requests")
+            rows += _memory(address, name, image, direct.target, memory_requests)
+        say("ten times more clients than places")
+        rows += _overload(address, name, image, direct.target, 10 * settings.limits.waiting)
+    return rows
+
+
+class _Direct:
+    """The translators in this process, on the endpoint's own store."""
+
+    def __init__(self, run: str, settings: ServeSettings) -> None:
+        config, location = open_run(run)
+        self._rows, self._style = settings.batch_rows, config.style_size
+        store = open_store(location, store_name(location), settings.store_timeout_s)
+        device = serving_device(settings, config.cluster)
+        self._translators = Translators(location, config, store, device, max_rows=self._rows, degrade=False)
+        self._translators.warm_up()
+        ids = store.ids()[: self._rows]
+        self.pixels = store.fetch(ids)
+        self._vector = np.eye(config.num_attributes, dtype=np.int8)[TARGET % config.num_attributes]
+        self.target = ",".join(map(str, self._vector.tolist()))
+
+    def measure(self, kind: Guidance) -> tuple[float, float]:
+        """Return the milliseconds of one call for one image, and images a second in full batches."""
+        jobs = [self._job(number, kind) for number in range(self._rows)]
+        alone = [_timed(lambda: self._translators.run(jobs[:1])) for _ in range(DIRECT_CALLS)]
+        full = [_timed(lambda: self._translators.run(jobs)) for _ in range(DIRECT_CALLS // 2)]
+        return 1000 * float(np.median(alone)), self._rows / float(np.median(full))
+
+    def _job(self, number: int, kind: Guidance) -> Job:
+        pixels = self.pixels[number % len(self.pixels)]
+        noise = style_noise(number, 1, self._style)
+        return Job(pixels, self._vector[None], np.ones((1, 1), np.float32), noise, None, kind, number)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _load(
+    address: str, name: str, image: bytes, target: str, kind: str, clients: int, each: int, patience: int = 0
+) -> Load:
+    """Let `clients` send `each` requests one after another; `patience`: times a refused one is sent again."""
+    load, lock = Load([], 0, 0, 0.0), threading.Lock()
+
+    def client(number: int) -> None:
+        with requests.Session() as session:
+            session.headers["Content-Type"] = "image/png"
+            _once(session, address, name, image, target, kind, number)  # opens the connection
+            start_line.wait()
+            for turn in range(each):
+                for _ in range(patience + 1):
+                    begun = time.perf_counter()
+                    status = _once(session, address, name, image, target, kind, number * each + turn)
+                    took = time.perf_counter() - begun
+                    with lock:
+                        if status == 200:
+                            load.seconds.append(took)
+                        elif status == 429:
+                            load.refused += 1
+                        else:
+                            load.failed += 1
+                    if status != 429 or not patience:
+                        break
+                    time.sleep(1.0)
+
+    start_line = threading.Barrier(clients + 1)
+    with ThreadPoolExecutor(clients) as pool:
+        running = [pool.submit(client, number) for number in range(clients)]
+        start_line.wait()
+        start = time.perf_counter()
+        for one in running:
+            one.result()
+    load.elapsed = time.perf_counter() - start
+    return load
+
+
+def _once(
+    session: requests.Session, address: str, name: str, image: bytes, target: str, kind: str, seed: int
+) -> int:
+    query: dict[str, str | int] = {"target": target, "guidance": kind, "seed": seed, "model": name, "format": "png"}
+    try:
+        return session.post(f"{address}/v1/translate", params=query, data=image, timeout=60).status_code
+    except requests.RequestException:
+        return 0
+
+
+def _rows(case: str, load: Load, alone: float, batched: float, settings: ServeSettings) -> list[Row]:
+    direct, full = "one direct call", f"direct calls of {settings.batch_rows}"
+    rows = [Row(case, f"p{share}", load.percentile(share), "ms", direct, alone) for share in (50, 95, 99)]
+    rows.append(Row(case, "over the direct call", load.percentile(50) - alone, "ms"))
+    rows.append(Row(case, "throughput", len(load.seconds) / load.elapsed, "images/s", full, batched))
+    rows.append(Row(case, "failed", load.failed, "requests"))
+    return rows
+
+
+def _memory(address: str, name: str, image: bytes, target: str, total: int) -> list[Row]:
+    """Compare the memory of Serve's processes after a tenth of the requests and after all."""
+    clients, sizes = 16, []
+    for share in (0.1, 0.45, 0.45):
+        load = _load(address, name, image, target, "on", clients, max(1, int(total * share) // clients))
+        sizes.append(_serve_mib())
+        if load.failed:
+            return [Row("memory", "failed", load.failed, "requests")]
+    case = f"memory over {total} requests"
+    return [
+        Row(case, f"after {share:.0%}", size, "MiB", "after 10%", sizes[0])
+        for share, size in zip((0.55, 1.0), sizes[1:], strict=True)
+    ]
+
+
+def _serve_mib() -> float:
+    """Return the memory that Serve's own processes hold for themselves, below this one."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "Serve" in " ".join(process.cmdline()) or "ServeReplica" in process.name():
+                total += process.memory_full_info().uss
+        except psutil.Error:
+            continue
+    return total / 2**20
+
+
+def _overload(address: str, name: str, image: bytes, target: str, clients: int) -> list[Row]:
+    load = _load(address, name, image, target, "on", clients, 2, patience=3)
+    case = f"{clients} clients"
+    return [
+        Row(case, "accepted", len(load.seconds), "requests"),
+        Row(case, "told to come again (429)", load.refused, "requests"),
+        Row(case, "failed", load.failed, "requests"),
+        Row(case, "p50 of the accepted", load.percentile(50), "ms"),
+        Row(case, "p99 of the accepted", load.percentile(99), "ms"),
+    ]
