@@ -57,7 +57,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "failures": (
         "Failure cases",
         "The evaluation's inputs in whose RG-UNIT translations the judge sees least of the attributes asked "
-        "for, the worst first. Below each translation stands what the judge sees instead; it errs too.",
+        "for, the worst first. Below each translation stands in how many attributes the judge contradicts the "
+        "target, or what it sees instead; it errs too.",
     ),
     "triplets": (
         "Triplets (Figure 2)",

@@ -80,10 +80,12 @@ _HEADS = {
 
 
 def _missed(names: tuple[str, ...], seen: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int8]) -> str:
-    """Return the attributes in which the judge contradicts the target, with what it sees."""
+    """Return in how many attributes the judge contradicts the target; of a single one, what it sees."""
     wrong = [
-        f"{'' if own else 'no '}{plain(name).replace(' Hair', '')}"
+        f"{'' if own else 'no '}{plain(name)}"
         for name, own, target in zip(names, seen, wanted, strict=True)
         if bool(own) != bool(target)
     ]
-    return ", ".join(wrong) or "as asked"
+    if len(wrong) == 1:
+        return wrong[0]
+    return f"{len(wrong)} of {len(names)} wrong" if wrong else "as asked"

@@ -180,6 +180,9 @@ class _Watch(tune.Callback):
     def __init__(self, trials: list[Trial], steps: int, report: Callable[[list[Trial]], None]) -> None:
         self.trials, self.steps, self.report = trials, steps, report
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes its callbacks to disk: this one belongs to this process
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._set(trial, "training")
 
