@@ -103,8 +103,9 @@ def run_trials(
     if not any(trials[number].state == "waiting" for number in open_):
         return trials
     steps = plan.config.guidance.steps
+    # One more step than there are: at its last, ASHA would end a trial that has yet to measure.
     scheduler = (
-        ASHAScheduler(time_attr="step", metric="loss", mode="min", max_t=steps, grace_period=grace)
+        ASHAScheduler(time_attr="step", metric="loss", mode="min", max_t=steps + 1, grace_period=grace)
         if asha
         else None
     )
