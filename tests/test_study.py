@@ -110,6 +110,18 @@ def test_a_sweep_that_cannot_run_is_refused_at_once(smoke_run: Path, tmp_path: P
     assert not (tmp_path / "no").exists() or not list((tmp_path / "no").rglob("metrics.jsonl"))
 
 
+def test_a_trial_that_fails_leaves_the_others_results(study: Path, tmp_path: Path) -> None:
+    """Of two trials one asks for more neighbours than there are images; the other is there already."""
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    line = ("sweep", "--preset", "smoke", "--data", str(shards_of(study)), "--run", str(copy))
+    result = command(*line, "--retrieval-count", "1,1000")
+    assert result.returncode == 1
+    assert "1 of 2 trials failed" in result.stderr and "the store holds only 127 images" in result.stderr
+    trials = json.loads((copy / "sweep" / "results.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials] == ["finished", "failed"]
+
+
 def shards_of(study: Path) -> Path:
     cell = next((study / "cells").iterdir())
     return Path(json.loads((cell / "data.json").read_text())["shards"])

@@ -189,3 +189,49 @@ def test_a_random_search_is_drawn_by_the_seed_within_its_ranges() -> None:
 def test_what_cannot_be_swept_is_refused(texts: list[str], search: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         cells_of([parse_axis(text) for text in texts], search, 3, 0)
+
+
+def test_the_live_table_shows_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from rgcluster.study import live
+    from rgcluster.study.trials import Trial
+
+    for terminal in (True, False):
+        screen = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+        monkeypatch.setattr(live, "console", screen)
+        monkeypatch.setattr(live, "finished_results", lambda study, cell: made_results(kid=0.25))
+        trials = [Trial({"guidance.retrieval_count": 3}), Trial({"guidance.retrieval_count": 10})]
+        study: Any = None
+        with live.LiveTable(study, "kid") as table:
+            table.show(trials)
+            trials[0].state, trials[0].step, trials[0].loss = "training", 5, 1.25
+            table.show(trials)
+            trials[0].state = "finished"
+            table.show(trials)
+        text = screen.file.getvalue()  # type: ignore[attr-defined]
+        assert all(word in text for word in ("waiting", "training", "finished", "10"))
+        if terminal:
+            assert "1.25" in text and "0.25" in text
+
+
+def test_a_plot_has_a_line_for_each_setting_of_the_other_axis(tmp_path: Path) -> None:
+    from rgcluster.study.plots import write_sweep_report
+
+    made = results()
+    trials = [
+        {
+            "name": f"{count}-{share}", "state": "finished",
+            "cell": {"guidance.retrieval_count": count, "data.fraction": share},
+            "rows": [made["tables"]["translation"][3] | {"kid": share / count}],
+        }
+        for count in (1, 3, 10) for share in (0.25, 1.0)
+    ]  # fmt: skip
+    sweep = {
+        "protocol": made["protocol"], "metric": "kid", "search": "grid", "best": "10-0.25", "trials": trials,
+        "axes": ["guidance.retrieval_count", "data.fraction"],
+    }  # fmt: skip
+    page = write_sweep_report(Location(tmp_path), sweep).read_text()
+    plot = (tmp_path / "plots" / "guidance.retrieval_count-kid.svg").read_text()
+    assert plot.count("<circle") == 6 and plot.count("<title>") == 2
+    assert "RG-UNIT, fraction 0.25" in page and "10-0.25" in page

@@ -91,7 +91,7 @@ def _train_shared(study: Study, cells: Sequence[Cell]) -> None:
 
 
 def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> Location:
-    """Write `sweep/results.json` and the report; RGClusterError where no trial finished."""
+    """Write `sweep/results.json` and the report; RGClusterError where a trial failed."""
     rows, protocols = [], {}
     for trial in trials:
         name = study.pipeline(trial.cell).run.name
@@ -124,10 +124,14 @@ def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> L
         chosen = next(row["cell"] for row in rows if row["name"] == best)
         (directory / "best.yaml").write_text(with_values(study.config, chosen).to_yaml())
         console.print(f"best by {options.metric}: {best}")
+    report = write_sweep_report(directory, results)
     failed = [row for row in rows if row["state"] == "failed"]
-    for row in failed:
-        console.print(f"{row['name']} failed: {row.get('why', '')}")
-    return write_sweep_report(directory, results)
+    if failed:
+        raise RGClusterError(
+            f"{len(failed)} of {len(rows)} trials failed, {failed[0]['name']}: {failed[0].get('why', '')}; the rest "
+            f"is in {report}, the same command tries them again"
+        )
+    return report
 
 
 def _best(rows: Sequence[dict[str, Any]], metric: str) -> str | None:

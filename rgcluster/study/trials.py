@@ -135,9 +135,10 @@ def run_trials(
         pipeline = study.pipeline(trial.cell)
         if _finished(pipeline):
             trial.state = "finished"
-        elif trial.state not in ("failed", "waiting"):
-            trial.state = "stopped"
-            _note(plan.root, pipeline.run.name, "stopped", f"by ASHA, at step {trial.step} of {steps}")
+        elif trial.state == "ended":
+            trial.state = "stopped" if asha else "failed"
+            why = f"by ASHA, at step {trial.step} of {steps}" if asha else "ended without results"
+            _note(plan.root, pipeline.run.name, trial.state, why)
     report(trials)
     return trials
 
@@ -232,6 +233,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _quiet() -> None:
+    # Ctrl-C ends the sweep, which goes on later, rather than every trial by itself.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Its own files of every trial, in formats that the results do not need.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
