@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -68,6 +68,9 @@ def write_table(directory: Location, results: Results) -> Location:
     return file
 
 
+_WORDS = {"better": "better on", "worse": "worse on", "no difference": "undecided on"}
+
+
 def verdicts(results: Results) -> list[str]:
     """Return a sentence for each comparison: on what it is better, worse, or not different beyond the interval."""
     by_title: dict[str, list[Mapping[str, Any]]] = {}
@@ -76,8 +79,8 @@ def verdicts(results: Results) -> list[str]:
     sentences = []
     for title, records in by_title.items():
         said = [
-            f"{_joined(names)} {word}"
-            for verdict, word in (("better", "better"), ("worse", "worse"), ("no difference", "undecided"))
+            f"{word} {', '.join(names)}"
+            for verdict, word in _WORDS.items()
             if (names := [_text(results, record) for record in records if record["verdict"] == verdict])
         ]
         sentences.append(f"{title}: {'; '.join(said)}.")
@@ -127,7 +130,7 @@ def notes(results: Results) -> list[str]:
 def _text(results: Results, record: Mapping[str, Any]) -> str:
     scale, digits, name = _how(results, record["metric"])
     low, high = record["low"] * scale, record["high"] * scale
-    return f"{name} {record['difference'] * scale:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{name} ({record['difference'] * scale:+.{digits}f}, {low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def _how(results: Results, metric: str) -> tuple[float, int, str]:
@@ -137,10 +140,6 @@ def _how(results: Results, metric: str) -> tuple[float, int, str]:
         return scale, _DIGITS[metric], name
     name = results["protocol"]["names"].get(metric, _NAMES.get(metric, metric))
     return _SCALES.get(metric, 1.0), _DIGITS.get(metric, 4), _NAMES.get(metric, name)
-
-
-def _joined(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _data(results: Results) -> str:
