@@ -16,9 +16,9 @@ import uvicorn
 from PIL import Image
 
 from rgcluster.inference.run import snapshot_of
+from rgcluster.serve.application import create_app
 from rgcluster.serve.backend import Backend, InProcess, describe
 from rgcluster.serve.engine import Engine
-from rgcluster.serve.front import create_app
 from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.storage import Location
 from rgcluster.store.client import Store

@@ -143,7 +143,13 @@ def _load(
 def _once(
     session: requests.Session, address: str, name: str, image: bytes, target: str, kind: str, seed: int
 ) -> int:
-    query: dict[str, str | int] = {"target": target, "guidance": kind, "seed": seed, "model": name, "format": "png"}
+    query: dict[str, str | int] = {
+        "target": target,
+        "guidance": kind,
+        "seed": seed,
+        "model": name,
+        "format": "png",
+    }
     try:
         return session.post(f"{address}/v1/translate", params=query, data=image, timeout=60).status_code
     except requests.RequestException:

@@ -26,10 +26,10 @@ from ray.serve.schema import LoggingConfig
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
 from rgcluster.inference.jobs import Job, Outcome
 from rgcluster.inference.run import snapshot_of
+from rgcluster.serve.application import create_app
 from rgcluster.serve.backend import Served, describe
 from rgcluster.serve.engine import Engine
 from rgcluster.serve.errors import busy, unavailable
-from rgcluster.serve.front import create_app
 from rgcluster.serve.metrics import RayFrontMetrics, TranslatorMetrics, ours
 from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.storage import Location

@@ -1,4 +1,4 @@
-"""The HTTP API of a number of runs, whatever translates behind it."""
+"""What each path of the API does, whatever translates behind it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
+from fastapi import Request, Response
 
-from rgcluster import __version__
 from rgcluster.data.images import UInt8Array
 from rgcluster.errors import DataError, StoreUnavailable, TooFewNeighbours
 from rgcluster.inference.jobs import Job, Outcome
@@ -21,14 +19,11 @@ from rgcluster.inference.run import KEEP, style_noise
 from rgcluster.serve.answers import Spent, answer_of, near_of, png_of
 from rgcluster.serve.backend import Backend, Served
 from rgcluster.serve.errors import ApiError, invalid, unavailable
-from rgcluster.serve.guard import Guard, Places
-from rgcluster.serve.metrics import FrontMetrics, NoMetrics
-from rgcluster.serve.operations import PNG, described_operation
-from rgcluster.serve.pages import add_page
+from rgcluster.serve.guard import Places
+from rgcluster.serve.metrics import FrontMetrics
 from rgcluster.serve.parameters import read_parameters
 from rgcluster.serve.pictures import read_picture
 from rgcluster.serve.schemas import (
-    Answer,
     Domains,
     Example,
     Examples,
@@ -51,50 +46,12 @@ from rgcluster.serve.uploads import Upload, read_upload
 from rgcluster.store.client import Neighbours
 from rgcluster.store.index import NO_ID
 
-__all__ = ["create_app"]
+__all__ = ["Front"]
 
 P = TypeVar("P", bound=Parameters)
 
 DECODERS = 2
 """Threads that decode and encode images: a few large ones must not take all cores."""
-
-
-def create_app(
-    settings: ServeSettings, served: Sequence[Served], backend: Backend, metrics: FrontMetrics | None = None
-) -> FastAPI:
-    """Return the ASGI application: /v1, the page, the API's description."""
-    metrics = metrics or NoMetrics()
-    front = Front(settings, served, backend, metrics)
-    app = FastAPI(
-        title="rgcluster", version=__version__, docs_url=None, redoc_url=None,
-        description="Retrieval-guided image-to-image translation.",
-    )  # fmt: skip
-    app.add_middleware(Guard, api_key=settings.api_key, metrics=metrics)
-
-    async def refused(request: Request, error: Exception) -> Response:
-        fault = error if isinstance(error, ApiError) else _of_http(error)
-        metrics.failed(fault.fault.code)
-        return _Fault(fault)
-
-    app.add_exception_handler(ApiError, refused)
-    app.add_exception_handler(HTTPException, refused)
-    front.add_routes(app)
-    add_page(app)
-    return app
-
-
-class _Fault(Response):
-    def __init__(self, error: ApiError) -> None:
-        super().__init__(error.body(), error.status, error.headers, "application/json")
-
-
-def _of_http(error: Exception) -> ApiError:
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
-    return ApiError(
-        error.status_code, code, str(error.detail).lower(), remedy="/openapi.json describes what there is",
-        headers=dict(error.headers or {}),
-    )  # fmt: skip
 
 
 class Front:
@@ -114,43 +71,6 @@ class Front:
         self._uploads = Places(limits.uploads, "uploads", limits.retry_after_s)
         self._places = Places(limits.waiting, "requests at once", limits.retry_after_s)
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
-
-    def add_routes(self, app: FastAPI) -> None:
-        """Add /v1."""
-        image = ("image",)
-        number = ({"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}},)
-        for path, method, endpoint, description in (
-            ("translate", "POST", self.translate, described_operation(
-                "Translate an image", "Into the domain of `target`, in `samples` ways.",
-                TranslateParameters, Answer, parts=image, gives=PNG)),
-            ("interpolate", "POST", self.interpolate, described_operation(
-                "Walk between two domains", "Pictures on the way from `start` to `end`.",
-                InterpolateParameters, Answer, parts=image, gives=PNG)),
-            ("reference", "POST", self.reference, described_operation(
-                "Take the style of another image", "The part `reference` gives the style, `image` the rest.",
-                ReferenceParameters, Answer, parts=("image", "reference"), gives=PNG)),
-            ("neighbors", "POST", self.neighbours_of_image, described_operation(
-                "Real images like this one", "That look alike and have the target's attributes.",
-                NearParameters, NearAnswer, parts=image)),
-            ("neighbors", "GET", self.neighbours_of_stored, described_operation(
-                "Real images like a stored one", "That look alike and have the target's attributes.",
-                StoredNearParameters, NearAnswer)),
-            ("domains", "GET", self.domains, described_operation(
-                "The attributes of a model", "Those that a target may name.", ModelParameter, Domains)),
-            ("models", "GET", self.models, described_operation(
-                "What is served", "Every run under its name.", Parameters, Models)),
-            ("examples", "GET", self.examples, described_operation(
-                "Images to try", "That the model was not trained on, if it can be helped.",
-                ModelParameter, Examples)),
-            ("examples/{number}", "GET", self.example, described_operation(
-                "One of the examples", "As a file.", ModelParameter, None,
-                gives={"image/jpeg": {}, "image/png": {}}, path=number)),
-            ("health", "GET", self.health, described_operation(
-                "Alive?", "Says so without asking anything behind it.", Parameters, Health)),
-            ("ready", "GET", self.ready, described_operation(
-                "Ready?", "503 until every model can answer.", Parameters, Health)),
-        ):  # fmt: skip
-            app.add_api_route(f"/v1/{path}", endpoint, methods=[method], **description)  # type: ignore[arg-type]
 
     async def translate(self, request: Request) -> Response:
         upload, spent = await self._read(request)

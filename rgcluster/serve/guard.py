@@ -79,19 +79,23 @@ class Guard:
 
         try:
             if self._needs_key(scope["path"]) and not self._has_key(scope):
-                await send_fault(measured_send, _no_key())
+                await self._refuse(measured_send, _no_key())
             else:
                 await self._app(scope, receive, measured_send)
         except ApiError as error:
-            await send_fault(measured_send, error)
+            await self._refuse(measured_send, error)
         except Exception:
             log.exception("unexpected error on %s %s", scope["method"], scope["path"])
             if status:  # the answer has begun: all that is left is to end it
                 raise
-            await send_fault(measured_send, _internal())
+            await self._refuse(measured_send, _internal())
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.answered(route, status, time.perf_counter() - start)
+
+    async def _refuse(self, send: Send, error: ApiError) -> None:
+        self._metrics.failed(error.fault.code)
+        await send_fault(send, error)
 
     def _needs_key(self, path: str) -> bool:
         return self._key is not None and (path.startswith("/v1/") or path == "/metrics") and path not in OPEN
