@@ -7,6 +7,7 @@ safetensors file, the rest to the manifest, which is written last and names the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,17 @@ from torch import Tensor, nn
 from rgcluster.errors import CheckpointError, DataError
 from rgcluster.storage import Location, digest_bytes
 
-__all__ = ["load_module", "load_tree", "network_digest", "read_checkpoint_manifest", "save_tree"]
+__all__ = [
+    "MANIFEST",
+    "Snapshot",
+    "load_module",
+    "load_tree",
+    "network_digest",
+    "read_checkpoint_manifest",
+    "save_snapshot",
+    "save_tree",
+    "take_snapshot",
+]
 
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
@@ -25,18 +36,37 @@ SCHEMA_VERSION = 1
 _TENSOR = "__tensor__"
 
 
-def save_tree(location: Location, tree: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `tree` into the directory; return the manifest, which holds `about` too."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A tree as it was at one moment: copies of its tensors on the CPU, and the rest."""
+
+    tensors: dict[str, Tensor]
+    skeleton: Any
+
+
+def take_snapshot(tree: Mapping[str, Any]) -> Snapshot:
+    """Copy `tree`, so that it can be written while training goes on."""
     tensors: dict[str, Tensor] = {}
     skeleton = _split(tree, "", tensors)
-    content = save_tensors(tensors)
+    return Snapshot(tensors, skeleton)
+
+
+def save_tree(location: Location, tree: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `tree` into the directory; return the manifest, which holds `about` too."""
+    return save_snapshot(location, take_snapshot(tree), about)
+
+
+def save_snapshot(location: Location, snapshot: Snapshot, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `snapshot` into the directory, the manifest last: without it there is no checkpoint."""
+    (location / MANIFEST).remove()
+    content = save_tensors(snapshot.tensors)
     (location / TENSORS).write_bytes(content)
     manifest = {
         "schema": SCHEMA_VERSION,
         **about,
         "sha256": digest_bytes(content),
         "bytes": len(content),
-        "tree": skeleton,
+        "tree": snapshot.skeleton,
     }
     (location / MANIFEST).write_json(manifest)
     return manifest
@@ -68,6 +98,7 @@ def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{file}: missing or corrupt (its digest is not the manifest's); restore it or train again"
         )
     tensors = load_tensors(content)
+    del content
     return _join(manifest["tree"], tensors), manifest
 
 

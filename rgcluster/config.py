@@ -141,9 +141,15 @@ class LossConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam, its rate halved every `halve_every` steps (0: never)."""
+    """Adam, its rate halved every `halve_every` steps (0: never).
+
+    The rate is `learning_rate` for a batch of `rate_of_batch` (0: for whatever batch), and follows the batch
+    by `rate_rule`: as its square root, in proportion, or not at all.
+    """
 
     learning_rate: float = Field(1e-4, gt=0)
+    rate_of_batch: int = Field(0, ge=0)
+    rate_rule: Literal["sqrt", "linear", "none"] = "sqrt"
     betas: tuple[float, float] = (0.5, 0.999)
     halve_every: int = Field(200_000, ge=0)
     gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm, 0: no clipping")
@@ -156,7 +162,12 @@ class StageConfig(Section):
     batch_size: int = Field(..., ge=1, description="over all workers")
     report_every: int = Field(25, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(500, ge=1)
+    checkpoint_keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    checkpoint_best: str = Field("", description="a loss whose best checkpoint is kept as well, e.g. total")
+    checkpoint_order: Literal["min", "max"] = "min"
     sample_every: int = Field(500, ge=1)
+    accumulate: int = Field(1, ge=1, description="pieces in which a worker takes its part of a batch")
+    loss_limit: float = Field(1e6, gt=0, description="a larger loss stops the training")
 
 
 class TranslationConfig(StageConfig):
@@ -255,10 +266,24 @@ class ClusterConfig(Section):
     """How the work is laid over the machines."""
 
     workers: int = Field(0, ge=0, description="Ray Train workers, 0: one per GPU, or one on CPUs")
+    min_workers: int = Field(
+        0, ge=0, description="fewer workers do while machines are missing; 0: always as many"
+    )
     threads: int = Field(0, ge=0, description="torch threads per worker, 0: the cores divided by the workers")
     gpu: Literal["auto", "never"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     max_failures: int = Field(3, ge=0, description="worker failures a stage survives")
+    collective_timeout_s: int = Field(600, gt=0, description="longest wait of a worker for the others")
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where losses go besides `metrics.jsonl`; the last two are extras to install."""
+
+    @model_validator(mode="after")
+    def _elastic(self) -> ClusterConfig:
+        if self.min_workers and not self.workers:
+            raise ValueError("min_workers needs workers, the most there may be")
+        if self.min_workers > max(self.workers, 1):
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}")
+        return self
 
 
 class Config(Section):

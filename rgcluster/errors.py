@@ -1,7 +1,9 @@
 """Every error that rgcluster raises on purpose.
 
     RGClusterError            exit status 1: the work failed
-    ├── TrainingDiverged      a loss is NaN or infinite
+    ├── TrainingDiverged      a loss is NaN, infinite or beyond its limit
+    ├── OutOfMemory           the networks and a batch do not fit in memory
+    ├── CollectiveStalled     a worker waited too long for the others
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     ├── StorageError          no room, or no leave, to write a file
     ├── EndpointError         an endpoint did not answer, or failed
@@ -23,9 +25,11 @@ from collections.abc import Iterator
 
 __all__ = [
     "CheckpointError",
+    "CollectiveStalled",
     "ConfigError",
     "DataError",
     "EndpointError",
+    "OutOfMemory",
     "RGClusterError",
     "RequestRefused",
     "RunConflict",
@@ -35,6 +39,7 @@ __all__ = [
     "TooFewNeighbours",
     "TrainingDiverged",
     "UserError",
+    "causes",
     "root_cause",
 ]
 
@@ -46,7 +51,15 @@ class RGClusterError(Exception):
 
 
 class TrainingDiverged(RGClusterError):
-    """A loss became NaN or infinite."""
+    """A loss became NaN, infinite or larger than its limit."""
+
+
+class OutOfMemory(RGClusterError):
+    """The networks and a batch do not fit in the memory of the device or the machine."""
+
+
+class CollectiveStalled(RGClusterError):
+    """A worker waited longer for the others than a collective may take."""
 
 
 class StoreUnavailable(RGClusterError):
@@ -101,11 +114,16 @@ def root_cause(error: BaseException) -> BaseException:
     Ray wraps what a task, an actor or a Train worker raised, several layers
     deep; this walks causes, contexts and per-worker failures.
     """
-    for inner in _walk(error, set()):
+    for inner in causes(error):
         # Ray makes a class that is both its own and ours, whose text is a traceback: take the one inside.
         if isinstance(inner, RGClusterError) and type(inner).__module__ == __name__:
             return inner
     return error
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and every error inside it."""
+    yield from _walk(error, set())
 
 
 def _walk(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:

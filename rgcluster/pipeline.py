@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.train import LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig
+from ray.train.v2.api.config import FailureConfig, RunConfig
 
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
@@ -22,7 +22,7 @@ from rgcluster.data.faces import load_face_set
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
-from rgcluster.errors import ConfigError, DataError, root_cause
+from rgcluster.errors import ConfigError, DataError, OutOfMemory, root_cause
 from rgcluster.evaluate.failures import worst_inputs
 from rgcluster.evaluate.figures import FIGURES, draw_figures
 from rgcluster.evaluate.protocol import make_protocol
@@ -38,8 +38,11 @@ from rgcluster.storage import Location, digest_json
 from rgcluster.store.snapshot import read_manifest
 from rgcluster.store.store import RayStore
 from rgcluster.train.embed import build_store
+from rgcluster.train.guards import is_out_of_memory, memory_advice
 from rgcluster.train.loop import MODEL, raise_failure, train_worker
 from rgcluster.train.metrics import read_metrics
+from rgcluster.train.notices import read_notices
+from rgcluster.train.preflight import check_storage
 from rgcluster.train.stage import Run
 from rgcluster.versions import package_versions
 from rgcluster.weights import find
@@ -48,7 +51,6 @@ __all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline", "Shared"]
 
 SNAPSHOT = "snapshot"
 RUN_MANIFEST = "manifest.json"
-KEPT_CHECKPOINTS = 2
 SECTIONS = {
     "translation": ("data", "model", "translation"),
     "retrieval": ("data", "model", "retrieval"),
@@ -368,34 +370,45 @@ class Pipeline:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"run": run, "gpu": share.gpu, "threads": max(1, share.threads - busy)},
-            torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo", timeout_s=600),
+            torch_config=TorchConfig(
+                backend="nccl" if share.gpu else "gloo", timeout_s=self.config.cluster.collective_timeout_s
+            ),
             scaling_config=ScalingConfig(
-                num_workers=share.workers,
+                num_workers=share.range,  # type: ignore[arg-type]
                 use_gpu=share.gpu,
                 resources_per_worker={"CPU": share.cpus_per_worker},
             ),
             run_config=RunConfig(  # type: ignore[arg-type]
-                name="checkpoints",
+                name="ray",
                 storage_path=str(run.directory),
                 failure_config=FailureConfig(
                     max_failures=self.config.cluster.max_failures, controller_failure_limit=3
                 ),
-                checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
+        check_storage(run.directory)
         (run.directory / "failure.json").remove()
+        told = len(read_notices(run.directory))
         with task(self._title(name)) as update, follow(lambda: _show(run.directory, update)):
             try:
                 with interruptible():
                     trainer.fit()
             except Exception as error:
                 raise_failure(run.directory)
+                if is_out_of_memory(error):
+                    raise OutOfMemory(memory_advice(name, settings)) from None
                 raise root_cause(error) from None
+            finally:
+                for notice in read_notices(run.directory)[told:]:
+                    console.print(f"{name}: {notice}", soft_wrap=True)
             raise_failure(run.directory)
 
 
-_WATCHING = {"report_every", "checkpoint_every", "sample_every", "timeout_s", "cache_mib", "generators"}
+_WATCHING = {
+    "report_every", "checkpoint_every", "checkpoint_keep", "checkpoint_best", "checkpoint_order", "sample_every",
+    "accumulate", "loss_limit", "timeout_s", "cache_mib", "generators",
+}  # fmt: skip
 
 
 def _show(directory: Location, update: Update) -> None:

@@ -37,6 +37,12 @@ class Resources:
     cpus_per_worker: float
     threads: int
     gpu: bool
+    min_workers: int = 0
+
+    @property
+    def range(self) -> int | tuple[int, int]:
+        """Ray Train's `num_workers`: one number, or the fewest and the most."""
+        return (self.min_workers, self.workers) if self.min_workers else self.workers
 
 
 @contextmanager
@@ -97,9 +103,8 @@ def resources(config: ClusterConfig, trials: int = 1) -> Resources:
     cpus = float(total.get("CPU", 1)) / trials
     workers = config.workers or gpus or 1
     cores = max(1, int(cpus) // workers)
-    return Resources(
-        workers, min(float(cores), cpus * CPUS_FOR_WORKERS / workers), config.threads or cores, gpus > 0
-    )
+    cpus_per_worker = min(float(cores), cpus * CPUS_FOR_WORKERS / workers)
+    return Resources(workers, cpus_per_worker, config.threads or cores, gpus > 0, config.min_workers)
 
 
 def _object_store_bytes() -> int:

@@ -420,7 +420,10 @@ def test_a_balanced_stream(shards: ShardSet) -> None:
 
 @pytest.mark.parametrize(
     ("batch", "world", "words"),
-    [(33, 1, "batch of 33 is larger than the 32 training images"), (9, 2, "does not divide among 2 workers")],
+    [
+        (33, 1, "batch of 33 is larger than the 32 training images"),
+        (2, 3, "less than a row for each of 3 workers"),
+    ],
 )
 def test_unfitting_batches(shards: ShardSet, batch: int, world: int, words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -149,9 +149,22 @@ class StreamPlan:
             for at in range(self.start, self.stop, steps)
         ]
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Return where in each batch this rank's rows begin and end; ranks' counts differ by one at most."""
+        return self.batch * self.rank // self.world, self.batch * (self.rank + 1) // self.world
+
+    @property
+    def rows(self) -> int:
+        """Return the rows of a batch that are this rank's."""
+        first, last = self.part
+        return last - first
+
     def of_rank(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return which positions of the stream are this rank's."""
-        return positions % self.batch // (self.batch // self.world) == self.rank
+        first, last = self.part
+        place = positions % self.batch
+        return (first <= place) & (place < last)
 
 
 def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
@@ -161,9 +174,10 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
             f"batch of {plan.batch} is larger than the {len(source.index)} training images; "
             "lower batch_size or add images"
         )
-    if plan.batch % plan.world:
+    if plan.batch < plan.world:
         raise DataError(
-            f"batch of {plan.batch} does not divide among {plan.world} workers; change batch_size or workers"
+            f"batch of {plan.batch} is less than a row for each of {plan.world} workers; "
+            "raise batch_size or use fewer workers"
         )
     _configure()
     reader = _ReadWindows(ray.put(source), plan)

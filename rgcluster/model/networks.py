@@ -186,8 +186,15 @@ class RetrievalEncoder(nn.Module):
             nn.Linear(model.retrieval_hidden, model.retrieval_dim),
         )
 
-    def forward(self, content: Tensor, style: Tensor) -> Tensor:
-        return self.head(torch.cat([self.layers(content).flatten(1), style], dim=1)).float()
+    def forward(self, content: Tensor, style: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Embed; `kept` [B, retrieval_hidden] takes dropout's place: 0 where a unit is dropped."""
+        x = torch.cat([self.layers(content).flatten(1), style], dim=1)
+        if kept is None:
+            return self.head(x).float()
+        *hidden, _, last = self.head
+        for layer in hidden:
+            x = layer(x)
+        return last(x * kept).float()
 
 
 class RetrievalFusion(nn.Module):

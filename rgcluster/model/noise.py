@@ -24,6 +24,7 @@ class Draw(IntEnum):
     OWN_STYLE = 7
     CATEGORY = 8
     HARD_STYLE = 9
+    DROPOUT = 10
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

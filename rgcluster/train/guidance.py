@@ -38,7 +38,7 @@ from rgcluster.store.client import Neighbours, Pending
 from rgcluster.store.store import RayStore
 from rgcluster.train.stage import Run, Stage, Worker
 from rgcluster.train.translation import SAMPLE_ROWS, make_ingest, make_perceptual, stream_blocks
-from rgcluster.train.translator import TranslatorTrainer
+from rgcluster.train.translator import Piece, TranslatorTrainer
 
 __all__ = ["GuidanceStage", "StoreGuide"]
 
@@ -88,10 +88,11 @@ class StoreGuide:
 
 @dataclass(frozen=True)
 class GuidedBatch:
-    """A batch with its encoder outputs, and for each variant its guide, the queries already on their way."""
+    """A piece of a batch with its encoder outputs, and each variant's guide, the queries already on their way."""
 
     batch: Batch
     guides: dict[str, StoreGuide | None]
+    share: float
 
 
 class GuidanceStage(Stage):
@@ -123,12 +124,12 @@ class GuidanceStage(Stage):
                 translator, discriminator, config, self.settings, device, worker.world, perceptual
             )
 
-    def inputs(self, start: int, stop: int) -> Iterator[GuidedBatch]:
-        """Yield each step's batch once the queries of the next are on their way."""
-        ahead: GuidedBatch | None = None
+    def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
+        """Yield each step's pieces once the queries of the next step are on their way."""
+        ahead: list[GuidedBatch] | None = None
         blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
         for block in self.timed(blocks):
-            prepared = self._prepare(block)
+            prepared = [self._prepare(piece, share) for piece, share in self.pieces(block)]
             if ahead is not None:
                 yield ahead
             ahead = prepared
@@ -136,7 +137,7 @@ class GuidanceStage(Stage):
             yield ahead
 
     @torch.no_grad()
-    def _prepare(self, block: dict[str, npt.NDArray[Any]]) -> GuidedBatch:
+    def _prepare(self, block: dict[str, npt.NDArray[Any]], share: float) -> GuidedBatch:
         batch = self.ingest.batch(block, self.settings.loss)
         with self.worker.device.autocast():
             batch = replace(
@@ -159,12 +160,13 @@ class GuidanceStage(Stage):
             guides[name] = StoreGuide(
                 self.retriever, own, row_ids, key, random=random, fuse_cycle=self.settings.fuse_cycle
             )
-        return GuidedBatch(batch, guides)
+        return GuidedBatch(batch, guides, share)
 
-    def step(self, step: int, item: GuidedBatch) -> Parts:
+    def step(self, step: int, item: list[GuidedBatch]) -> Parts:
         parts: Parts = {}
         for name, trainer in self.trainers.items():
-            measured = trainer.update(step, item.batch, item.guides[name])
+            pieces = [Piece(piece.batch, piece.guides[name], piece.share) for piece in item]
+            measured = trainer.update_in_pieces(step, pieces)
             parts |= {f"{name}/{key}": value for key, value in measured.items()}
         return parts
 

@@ -1,11 +1,13 @@
-"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a stage goes on."""
+"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a stage goes on; and the trackers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rgcluster.storage import Location
+from rgcluster.train.trackers import open_trackers
 
 __all__ = ["METRICS", "MetricsLog", "read_metrics"]
 
@@ -13,17 +15,13 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends lines to `metrics.jsonl`, and the same scalars to TensorBoard where the directory is local."""
+    """Appends lines to `metrics.jsonl`, and hands the same numbers to the trackers named."""
 
-    def __init__(self, directory: Location, step: int) -> None:
+    def __init__(self, directory: Location, step: int, trackers: Sequence[str] = ()) -> None:
         self._file = directory / METRICS
         self._lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
         self._write_all()
-        self._board = None
-        if directory.is_local:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(directory.local() / "tensorboard"), purge_step=step + 1)
+        self._trackers = open_trackers(trackers, directory, step)
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one line; it must hold `step`."""
@@ -34,14 +32,14 @@ class MetricsLog:
                 file.write(line + "\n")
         else:  # object stores cannot append
             self._write_all()
-        if self._board:
-            for name, value in values.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, values["step"])
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        del numbers["step"]
+        for tracker in self._trackers:
+            tracker.log(values["step"], numbers)
 
     def close(self) -> None:
-        if self._board:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _write_all(self) -> None:
         self._file.write_text("".join(line + "\n" for line in self._lines))

@@ -12,19 +12,30 @@ from rgcluster.config import OptimizerConfig, RetrievalConfig
 __all__ = ["Optimizer", "learning_rate"]
 
 
-def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Return the rate at `step`: halved every `halve_every` steps."""
+def learning_rate(config: OptimizerConfig, step: int, batch: int = 0) -> float:
+    """Return the rate at `step` for batches of `batch`: halved every `halve_every` steps.
+
+    Where `rate_of_batch` names the batch that `learning_rate` is for, the rate follows the batch by
+    `rate_rule`: "sqrt" suits Adam, whose steps do not grow with the gradient; "linear" suits SGD.
+    """
     halvings = step // config.halve_every if config.halve_every else 0
-    return config.learning_rate * 0.5**halvings
+    power = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}[config.rate_rule]
+    scale = (batch / config.rate_of_batch) ** power if config.rate_of_batch and batch else 1.0
+    return config.learning_rate * scale * 0.5**halvings
 
 
 class Optimizer:
     """Adam (or SGD with momentum for R), with the rate of each step and optional clipping."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], config: OptimizerConfig, sgd: RetrievalConfig | None = None
+        self,
+        parameters: Iterable[nn.Parameter],
+        config: OptimizerConfig,
+        sgd: RetrievalConfig | None = None,
+        *,
+        batch: int = 0,
     ) -> None:
-        self.config = config
+        self.config, self.batch = config, batch
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if sgd is not None and sgd.kind == "sgd":
             self.inner: torch.optim.Optimizer = torch.optim.SGD(
@@ -39,7 +50,7 @@ class Optimizer:
     def step(self, step: int) -> None:
         """Update with the gradients at hand, at the rate of `step`."""
         for group in self.inner.param_groups:
-            group["lr"] = learning_rate(self.config, step)
+            group["lr"] = learning_rate(self.config, step, self.batch)
         if self.config.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         self.inner.step()

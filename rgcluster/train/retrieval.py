@@ -19,12 +19,14 @@ from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import encoder_digests, load_translator, save_networks
 from rgcluster.model.losses import Parts, triplet_loss
 from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.noise import Draw, keyed_uniform
 from rgcluster.model.triplets import encode_triplets
 from rgcluster.storage import Location
 from rgcluster.train.optimizer import Optimizer
 from rgcluster.train.stage import Run, Stage, Worker
-from rgcluster.train.translator import distribute
+from rgcluster.train.translator import Sums, weighted
 from rgcluster.train.triplet_stream import triplet_dataset
+from rgcluster.train.workers import distribute, synchronised
 
 __all__ = ["RetrievalStage"]
 
@@ -56,7 +58,9 @@ class RetrievalStage(Stage):
             for name, network in self.networks.items()
         }
         self.optimizers = {
-            name: Optimizer(network.parameters(), self.settings.optimizer, self.settings)
+            name: Optimizer(
+                network.parameters(), self.settings.optimizer, self.settings, batch=self.settings.batch_size
+            )
             for name, network in self.networks.items()
         }
         self._last: Block | None = None
@@ -71,10 +75,22 @@ class RetrievalStage(Stage):
             triplets = triplet_dataset(
                 self.run.source, part, self.config, columns, self.run.upstream["translation"], gpus
             )
-            yield from self.timed(batches(triplets, settings.batch_size // worker.world))
+            yield from self.timed(batches(triplets, part.rows))
 
     def step(self, step: int, item: Block) -> Parts:
         self._last = item
+        sums = Sums()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        pieces = self.pieces(item)
+        for index, (piece, share) in enumerate(pieces):
+            self._backward(step, piece, share, sums, last=index == len(pieces) - 1)
+        for optimizer in self.optimizers.values():
+            optimizer.step(step)
+        return sums.values
+
+    def _backward(self, step: int, item: Block, share: float, sums: Sums, *, last: bool) -> None:
+        """Add a piece's gradients to those of every network."""
         device = self.worker.device
         with device.autocast():
             anchor, positive, negatives = encode_triplets(
@@ -85,18 +101,22 @@ class RetrievalStage(Stage):
                 torch.from_numpy(np.array(item["target_style"])).to(device.torch),
                 torch.from_numpy(np.array(item["categories"])).to(device.torch),
             )
-        # Dropout is the only chance left to torch: keyed, so that a resumed step drops the same units.
-        torch.manual_seed(hash((self.config.seed, step, self.worker.rank)) % 2**63)
-        parts: Parts = {}
+        kept = self._dropout(step, item["row_id"])
         for (name, network), negative in zip(self._distributed.items(), negatives, strict=True):
-            with device.autocast():
-                a, p, n = network(anchor, positive, negative)
-                loss, measured = triplet_loss(a, p, n, self.settings.margin)
-            self.optimizers[name].zero_grad()
-            loss.backward()
-            self.optimizers[name].step(step)
-            parts |= {f"{name}/{key}": value.detach() for key, value in {"total": loss, **measured}.items()}
-        return parts
+            with synchronised(network, last):
+                with device.autocast():
+                    a, p, n = network(kept, anchor, positive, negative)
+                    loss, measured = triplet_loss(a, p, n, self.settings.margin)
+                weighted(loss, share).backward()
+            sums.add({f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()}, share)
+
+    def _dropout(self, step: int, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return factors [3 * B, retrieval_hidden] for anchors, positives and negatives, keyed by row."""
+        model = self.config.model
+        uniform = keyed_uniform(self.config.seed, Draw.DROPOUT, step, rows, 3 * model.retrieval_hidden)
+        kept = (uniform >= model.retrieval_dropout) / (1 - model.retrieval_dropout)
+        parts = kept.astype(np.float32).reshape(len(rows), 3, -1).swapaxes(0, 1)
+        return torch.from_numpy(parts.reshape(3 * len(rows), -1)).to(self.worker.device.torch)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -133,6 +153,8 @@ class _Triple(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *pairs: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, kept: torch.Tensor, *pairs: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
         contents, styles = zip(*pairs, strict=True)
-        return self.network(torch.cat(contents), torch.cat(styles)).chunk(len(pairs))
+        return self.network(torch.cat(contents), torch.cat(styles), kept).chunk(len(pairs))

@@ -46,6 +46,10 @@ class Worker:
     world: int
     device: Device
 
+    def rows(self, batch: int) -> int:
+        """Return how many rows of a global batch are this worker's; the workers' counts differ by one at most."""
+        return batch * (self.rank + 1) // self.world - batch * self.rank // self.world
+
 
 class Stage(ABC):
     """One stage's networks and its step."""
@@ -63,7 +67,7 @@ class Stage(ABC):
 
     @abstractmethod
     def step(self, step: int, item: Any) -> Parts:
-        """Update the networks; return detached scalars."""
+        """Update the networks; return detached scalars, whose mean over the workers is the batch's."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -80,6 +84,25 @@ class Stage(ABC):
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Return pictures uint8 [h, w, 3] by name that show how training goes after `step` steps."""
         return {}
+
+    def rows_of(self, step: int) -> npt.NDArray[np.int64]:
+        """Return the rows of the training images in the batch of `step`, those of all workers."""
+        batch = self.settings.batch_size
+        return self.run.source.order(self.config.seed).rows(step * batch, (step + 1) * batch)
+
+    def pieces(self, block: dict[str, npt.NDArray[Any]]) -> list[tuple[dict[str, npt.NDArray[Any]], float]]:
+        """Cut a step's block into `accumulate` pieces, each with its share.
+
+        A share is the piece's rows over those of an even part of the batch: weighted by it, losses that are
+        means over pieces add up, over pieces and workers, to the mean over the batch however it was cut.
+        """
+        settings, rows = self.settings, len(next(iter(block.values())))
+        even = settings.batch_size / self.worker.world
+        cuts = np.array_split(np.arange(rows), min(settings.accumulate, rows))
+        return [
+            ({name: values[cut[0] : cut[-1] + 1] for name, values in block.items()}, len(cut) / even)
+            for cut in cuts
+        ]
 
     def waits(self) -> dict[str, float]:
         """Return seconds spent waiting since the last call, by what for."""

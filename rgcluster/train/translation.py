@@ -18,11 +18,11 @@ from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import save_networks
 from rgcluster.model.losses import Parts, PerceptualDistance
 from rgcluster.model.networks import Discriminator
-from rgcluster.model.translator import Batch, Translator
+from rgcluster.model.translator import Translator
 from rgcluster.storage import Location
 from rgcluster.train.ingest import Ingest
 from rgcluster.train.stage import Run, Stage, Worker
-from rgcluster.train.translator import TranslatorTrainer
+from rgcluster.train.translator import Piece, TranslatorTrainer
 
 __all__ = ["SAMPLE_ROWS", "TranslationStage", "make_ingest", "make_perceptual", "stream_blocks"]
 
@@ -50,7 +50,7 @@ def stream_blocks(
     """Yield this worker's blocks of images, one a step."""
     plan = StreamPlan(start, stop, batch, worker.rank, worker.world, run.config.seed)
     for part in plan.segments():
-        yield from batches(image_stream(run.source, part), batch // worker.world)
+        yield from batches(image_stream(run.source, part), part.rows)
 
 
 class TranslationStage(Stage):
@@ -73,13 +73,16 @@ class TranslationStage(Stage):
             make_perceptual(run, self.settings.loss.perceptual, worker),
         )
 
-    def inputs(self, start: int, stop: int) -> Iterator[Batch]:
+    def inputs(self, start: int, stop: int) -> Iterator[list[Piece]]:
         blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
         for block in self.timed(blocks):
-            yield self.ingest.batch(block, self.settings.loss)
+            pieces = self.pieces(block)
+            yield [
+                Piece(self.ingest.batch(piece, self.settings.loss), None, share) for piece, share in pieces
+            ]
 
-    def step(self, step: int, item: Batch) -> Parts:
-        return self.trainer.update(step, item)
+    def step(self, step: int, item: list[Piece]) -> Parts:
+        return self.trainer.update_in_pieces(step, item)
 
     def state(self) -> dict[str, Any]:
         return self.trainer.state()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from rgcluster.checkpoint import load_module
 from rgcluster.config import Config, GuidanceConfig, TranslationConfig
@@ -18,18 +17,17 @@ from rgcluster.model.losses import Parts, adversarial_loss, discriminator_loss, 
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Guide, TranslationObjective, Translator, update_ema
 from rgcluster.train.optimizer import Optimizer
+from rgcluster.train.workers import distribute, synchronised
 
-__all__ = ["TranslatorTrainer", "distribute"]
+__all__ = ["Piece", "Sums", "TranslatorTrainer", "weighted"]
 
 
-def distribute(module: nn.Module, world: int, device: Device) -> nn.Module:
-    """Wrap `module` so that its gradients are averaged over the workers."""
-    if world == 1:
-        return module
-    ids = [device.torch.index] if device.torch.type == "cuda" else None
-    return DistributedDataParallel(
-        module, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+class Piece(NamedTuple):
+    """A part of a step's batch that is computed at once; `share` weighs its losses (`Stage.pieces`)."""
+
+    batch: Batch
+    guide: Guide | None
+    share: float
 
 
 class TranslatorTrainer:
@@ -46,6 +44,7 @@ class TranslatorTrainer:
         perceptual: nn.Module | None = None,
     ) -> None:
         self.config, self.stage, self.device = config, stage, device
+        self._kind = config.data.domains
         layout = {"device": device.torch, "memory_format": device.layout}
         self.translator = translator.to(**layout)  # type: ignore[call-overload]
         self.discriminator = discriminator.to(**layout)  # type: ignore[call-overload]
@@ -53,31 +52,65 @@ class TranslatorTrainer:
         objective = TranslationObjective(self.translator, config, stage.loss, perceptual)
         self._objective = distribute(objective, world, device)
         self._judge = distribute(self.discriminator, world, device)
-        self._generator_optimizer = Optimizer(self.translator.parameters(), stage.optimizer)
-        self._discriminator_optimizer = Optimizer(self.discriminator.parameters(), stage.optimizer)
+        self._generator_optimizer = Optimizer(
+            self.translator.parameters(), stage.optimizer, batch=stage.batch_size
+        )
+        self._discriminator_optimizer = Optimizer(
+            self.discriminator.parameters(), stage.optimizer, batch=stage.batch_size
+        )
 
     def update(self, step: int, batch: Batch, guide: Guide | None = None) -> Parts:
         """Update D, then the translator, on one fake; return the detached parts of both losses."""
-        loss, kind = self.stage.loss, self.config.data.domains
-        with self.device.autocast():
-            translated, parts = self._objective(batch, guide, self.attention(step))
-            judged, judge_parts = discriminator_loss(
-                self._judge, batch.image, translated, batch.domain, loss, kind
-            )
+        return self.update_in_pieces(step, [Piece(batch, guide, 1.0)])
+
+    def update_in_pieces(self, step: int, pieces: Sequence[Piece]) -> Parts:
+        """Do as `update` does with the pieces' batches joined; return the parts' sums under the shares.
+
+        A single piece needs one fake. Of several no graph is kept until D is updated, so each paints its
+        fake again: the memory of one piece for the time of another fake.
+        """
+        attention, whole = self.attention(step), len(pieces) == 1
+        made, sums = None, Sums()
         self._discriminator_optimizer.zero_grad()
-        judged.backward()
+        for index, piece in enumerate(pieces):
+            last = index == len(pieces) - 1
+            with synchronised(self._judge, last):
+                with self.device.autocast():
+                    if whole:
+                        made = self._objective(piece.batch, piece.guide, attention)
+                    fake = made[0] if made else self._fake(piece, attention)
+                    judged, parts = discriminator_loss(
+                        self._judge, piece.batch.image, fake, piece.batch.domain, self.stage.loss, self._kind
+                    )
+                weighted(judged, piece.share).backward()
+            sums.add(parts, piece.share)
         self._discriminator_optimizer.step(step)
 
-        with self.device.autocast(), _frozen(self.discriminator):
-            scores, logits = self.discriminator(translated)
-            parts["adversarial"] = adversarial_loss(scores, real=True, config=loss)
-            parts["domain"] = domain_loss(logits, batch.target, kind)
-            total = weighted_sum(parts, loss)
         self._generator_optimizer.zero_grad()
-        total.backward()
+        for index, piece in enumerate(pieces):
+            last = index == len(pieces) - 1
+            with synchronised(self._objective, last):
+                with self.device.autocast(), _frozen(self.discriminator):
+                    translated, parts = made or self._objective(piece.batch, piece.guide, attention)
+                    scores, logits = self.discriminator(translated)
+                    parts["adversarial"] = adversarial_loss(scores, real=True, config=self.stage.loss)
+                    parts["domain"] = domain_loss(logits, piece.batch.target, self._kind)
+                    total = weighted_sum(parts, self.stage.loss)
+                weighted(total, piece.share).backward()
+            sums.add({"total": total, **parts}, piece.share)
         self._generator_optimizer.step(step)
         update_ema(self.average, self.translator, self.stage.ema)
-        return {name: value.detach() for name, value in {"total": total, **parts, **judge_parts}.items()}
+        return sums.values
+
+    @torch.no_grad()
+    def _fake(self, piece: Piece, attention: float) -> Tensor:
+        """Return x_hat [B, 3, h, w] without its graph."""
+        batch, net = piece.batch, self.translator
+        content = net.content_encoder(batch.image) if batch.content is None else batch.content
+        near = piece.guide.translation() if piece.guide else None
+        return net.generator(
+            net.total_content(content, near), batch.target_style, batch.image, attention
+        ).image
 
     def attention(self, step: int) -> float:
         """Return how far the mask is in force at `step`: a ramp in stage 1, fully in stage 3."""
@@ -114,9 +147,18 @@ def _frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(True)
 
 
-def mean_over_workers(values: Tensor, world: int) -> Tensor:
-    """Return the mean of `values` over all workers."""
-    if world > 1:
-        torch.distributed.all_reduce(values)
-        values = values / world
-    return values
+class Sums:
+    """Detached parts, added up under their shares."""
+
+    def __init__(self) -> None:
+        self.values: Parts = {}
+
+    def add(self, parts: Parts, share: float) -> None:
+        for name, value in parts.items():
+            term = weighted(value.detach(), share)
+            self.values[name] = self.values[name] + term if name in self.values else term
+
+
+def weighted(loss: Tensor, share: float) -> Tensor:
+    """Return `loss` times `share`; the whole batch on one worker costs nothing."""
+    return loss if share == 1 else loss * share

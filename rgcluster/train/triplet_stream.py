@@ -40,7 +40,7 @@ def triplet_dataset(
     return image_stream(source, plan).map_batches(
         GenerateTriplets,
         fn_constructor_args=(ray.put(source), config, columns, translator, gpus > 0),
-        batch_size=plan.batch // plan.world,
+        batch_size=plan.rows,
         compute=ActorPoolStrategy(size=config.retrieval.generators),
         num_cpus=CPUS_PER_GENERATOR,
         num_gpus=gpus or None,

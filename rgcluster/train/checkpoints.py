@@ -1,0 +1,126 @@
+"""A stage's checkpoints: written beside the training, kept by age and by metric, found again when sound.
+
+They do not go through Ray Train's own checkpoints, whose copies would block every worker and whose list
+cannot fall back from a damaged one to the one before.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from rgcluster.checkpoint import (
+    MANIFEST,
+    Snapshot,
+    load_tree,
+    read_checkpoint_manifest,
+    save_snapshot,
+    take_snapshot,
+)
+from rgcluster.config import StageConfig
+from rgcluster.errors import CheckpointError
+from rgcluster.storage import Location
+from rgcluster.train.notices import add_notice
+
+__all__ = ["CHECKPOINTS", "Checkpoints"]
+
+CHECKPOINTS = "checkpoints"
+"""Directory of the checkpoints, below a stage's own."""
+
+Tree = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints below a stage's directory, one writer at a time.
+
+    `settings` says how many are kept: the newest `checkpoint_keep`, and the one whose `checkpoint_best` is
+    best.
+    """
+
+    def __init__(self, directory: Location, kind: str, settings: StageConfig) -> None:
+        self._directory, self._kind, self._settings = directory, kind, settings
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, state: Tree, metrics: dict[str, Any]) -> None:
+        """Copy `state` and return; a thread writes it. Raises what the write before this one raised."""
+        self.wait()  # at most one copy of the state waits in memory
+        score = metrics.get(self._settings.checkpoint_best)
+        self._pending = self._thread.submit(self._write, step, take_snapshot(state), score)
+
+    def wait(self) -> None:
+        """Wait until the last one is written; raise what its write raised."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait as `wait` does, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def steps(self) -> list[int]:
+        """Return the steps of the directories there are, whole or not, oldest first."""
+        names = (self._directory / CHECKPOINTS).names()
+        return [int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit()]
+
+    def latest(self) -> tuple[int, Tree] | None:
+        """Return step and state of the newest sound checkpoint; a notice names each damaged one passed over."""
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                tree = self.load(step)
+            except CheckpointError as error:
+                damaged.append(str(error).split(";")[0])
+                continue
+            self._tell(damaged, f"went on from step {step}")
+            return step, tree
+        self._tell(damaged, "no other is left, so this stage began anew")
+        return None
+
+    def load(self, step: int) -> Tree:
+        """Return the state after `step`; CheckpointError where it is damaged, partial or another stage's."""
+        location = self._place(step)
+        if not (location / MANIFEST).exists():
+            raise CheckpointError(f"{location}: only part of it was written; remove it")
+        tree, manifest = load_tree(location)
+        if (manifest.get("kind"), manifest.get("step")) != (self._kind, step):
+            raise CheckpointError(f"{location}: holds another stage or step; remove it")
+        return tree
+
+    def place(self, step: int) -> str:
+        """Return where the checkpoint of `step` lies."""
+        return str(self._place(step))
+
+    def _place(self, step: int) -> Location:
+        return self._directory / CHECKPOINTS / f"step-{step:08d}"
+
+    def _write(self, step: int, snapshot: Snapshot, score: float | None) -> None:
+        about = {"kind": self._kind, "step": step, "score": score}
+        save_snapshot(self._place(step), snapshot, about)
+        self._prune(step)
+
+    def _prune(self, newest: int) -> None:
+        """Remove what is neither among the newest nor the best; what was only partly written goes too."""
+        scores: dict[int, float | None] = {}
+        for step in self.steps():
+            if step > newest:  # left by a run that was cut back further than this
+                continue
+            try:
+                scores[step] = read_checkpoint_manifest(self._place(step)).get("score")
+            except CheckpointError:
+                self._place(step).remove()
+        kept = set(sorted(scores)[-self._settings.checkpoint_keep :])
+        scored = {step: score for step, score in scores.items() if score is not None}
+        if scored:
+            best = max if self._settings.checkpoint_order == "max" else min
+            kept.add(best(scored, key=lambda step: (scored[step], step)))
+        for step in set(scores) - kept:
+            (self._place(step) / MANIFEST).remove()  # first, so that what is half removed is no checkpoint
+            self._place(step).remove()
+
+    def _tell(self, damaged: list[str], outcome: str) -> None:
+        if damaged:
+            add_notice(self._directory, f"damaged checkpoint passed over: {'; '.join(damaged)}; {outcome}")

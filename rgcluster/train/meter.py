@@ -1,0 +1,60 @@
+"""What a step's losses were, and how fast steps went; nothing is read back from the device within a report's span."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rgcluster.model.losses import Parts
+from rgcluster.train.guards import check_losses
+from rgcluster.train.stage import Stage
+from rgcluster.train.workers import mean_over_workers
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Gathers the losses of a report's span on the device and reads them back once."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._names: list[str] = []
+        self._rows: list[Tensor] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self._clock = time.perf_counter()
+
+    def add(self, parts: Parts) -> None:
+        """Take one step's losses, scalars on the device."""
+        self._names = sorted(parts)
+        self._rows.append(torch.stack([parts[name].float() for name in self._names]))
+
+    def report(self, step: int) -> dict[str, Any]:
+        """Return the metrics line of the steps since the last; TrainingDiverged where a loss left its bounds."""
+        worker, settings, count = self._stage.worker, self._stage.settings, len(self._rows)
+        losses = mean_over_workers(torch.stack(self._rows), worker).cpu()
+        seconds = time.perf_counter() - self._clock
+        check_losses(self._stage, step - count, self._names, losses)
+        line = {
+            "step": step,
+            "steps": settings.steps,
+            "seconds_per_step": seconds / count,
+            "images_per_second": settings.batch_size * count / seconds,
+            **{f"wait_{name}": value / count for name, value in self._stage.waits().items()},
+            **_peak_memory(worker.device.torch),
+            **dict(zip(self._names, losses.mean(dim=0).tolist(), strict=True)),
+        }
+        self._rows = []
+        self.restart_clock()
+        return line
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory that tensors took on a GPU since the start, in GiB."""
+    if device.type != "cuda":
+        return {}
+    return {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
