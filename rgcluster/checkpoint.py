@@ -21,6 +21,7 @@ from rgcluster.storage import Location, digest_bytes
 __all__ = [
     "MANIFEST",
     "Snapshot",
+    "TENSORS",
     "load_module",
     "load_tree",
     "network_digest",

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rgcluster.model.convolution import Conv3x3, conv3x3
+
 __all__ = [
     "AdaptiveInstanceNorm",
     "AdaptiveResidualBlock",
@@ -57,8 +59,12 @@ class ConvBlock(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        padding = (kernel - 1) // 2 if stride == 1 else 1
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
+        self.conv: nn.Conv2d
+        if kernel == 3 and stride == 1:
+            self.conv = Conv3x3(inputs, outputs, "reflect")
+        else:
+            padding = (kernel - 1) // 2 if stride == 1 else 1
+            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
         self.norm = norm
         self.activation = activation
 
@@ -106,8 +112,8 @@ class AdaptiveResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first = Conv3x3(channels, channels)
+        self.second = Conv3x3(channels, channels)
         self.adain = AdaptiveInstanceNorm()
 
     def forward(self, x: Tensor, parameters: Tensor) -> Tensor:
@@ -140,4 +146,4 @@ class UpsampleConv(nn.Module):
             return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
         weight = torch.einsum("oiyx,pky,qlx->opqikl", self.conv.weight, self.taps, self.taps).flatten(0, 2)
         bias = self.conv.bias.repeat_interleave(4) if self.conv.bias is not None else None
-        return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), 2)
+        return F.pixel_shuffle(conv3x3(x, weight, bias), 2)

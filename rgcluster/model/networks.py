@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.config import Config
+from rgcluster.model.convolution import Conv3x3
 from rgcluster.model.layers import (
     AdaptiveResidualBlock,
     ConvBlock,
@@ -208,8 +209,8 @@ class RetrievalFusion(nn.Module):
         super().__init__()
         channels, count = 4 * config.model.width, config.guidance.retrieval_count
         self.literal = config.model.fusion == "literal"
-        self.inner = nn.Conv2d(count * channels, channels, 3, padding=1, padding_mode="reflect")
-        self.outer = nn.Conv2d(2 * channels, channels, 3, padding=1, padding_mode="reflect")
+        self.inner = Conv3x3(count * channels, channels, "reflect")
+        self.outer = Conv3x3(2 * channels, channels, "reflect")
         if not self.literal:
             nn.init.zeros_(self.outer.weight)
             nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
