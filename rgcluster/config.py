@@ -108,8 +108,15 @@ class ModelConfig(Section):
     retrieval_dim: int = Field(100, ge=2)
     retrieval_hidden: int = Field(512, ge=8)
     retrieval_dropout: float = Field(0.1, ge=0, lt=1)
-    fusion: Literal["residual", "literal"] = "residual"
-    """`literal`: eq. 9 as printed; `residual`: c + outer(...), zero at the start."""
+    fusion: Literal["residual", "literal", "linear"] = "residual"
+    """`literal`: eq. 9 as printed; `linear`: without its ReLUs; `residual`: c + outer(...), zero at the start."""
+    layer_norm: Literal["group", "released"] = "group"
+    """`released`: the 2021 code's, whose unbiased deviation gets the epsilon."""
+    retrieval_norm: Literal["instance", "layer"] = "instance"
+    discriminator_layers: int = Field(4, ge=1, le=5)
+    discriminator_scales: int = Field(1, ge=1, le=3, description="D sees the image halved, too, where 2")
+    discriminator_slope: float = Field(0.01, ge=0, lt=1, description="of D's leaky ReLU")
+    class_bias: bool = Field(True, description="whether D's class head has a bias")
     prior_std: float = Field(0.5, gt=0)
 
 

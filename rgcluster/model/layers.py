@@ -13,10 +13,12 @@ __all__ = [
     "AdaptiveResidualBlock",
     "ConvBlock",
     "LayerNorm2d",
+    "ReleasedLayerNorm",
     "ResidualBlock",
-    "initialise",
     "UpsampleConv",
+    "initialise",
     "instance_norm",
+    "layer_norm",
 ]
 
 EPSILON = 1e-5
@@ -45,8 +47,27 @@ class LayerNorm2d(nn.Module):
         return F.group_norm(x, 1, self.weight, self.bias, EPSILON)
 
 
+class ReleasedLayerNorm(LayerNorm2d):
+    """The 2021 code's: divides by the unbiased deviation plus epsilon."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
+        count = x[0].numel()
+        deviation = (centred.square().sum(dim=(1, 2, 3), keepdim=True) / (count - 1)).sqrt()
+        scaled = centred / (deviation + EPSILON)
+        return scaled * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def layer_norm(channels: int, kind: str) -> LayerNorm2d:
+    """Return a layer norm of `model.layer_norm`."""
+    return ReleasedLayerNorm(channels) if kind == "released" else LayerNorm2d(channels)
+
+
 class ConvBlock(nn.Module):
-    """Convolution that keeps or halves the size, then norm, then activation."""
+    """Convolution that keeps or halves the size, then norm, then activation.
+
+    `norm` is False, True for instance norm, or a module.
+    """
 
     def __init__(
         self,
@@ -55,8 +76,9 @@ class ConvBlock(nn.Module):
         kernel: int,
         stride: int = 1,
         *,
-        norm: bool = False,
+        norm: bool | nn.Module = False,
         activation: str = "relu",
+        slope: float = 0.01,
     ) -> None:
         super().__init__()
         self.conv: nn.Conv2d
@@ -66,16 +88,18 @@ class ConvBlock(nn.Module):
             padding = (kernel - 1) // 2 if stride == 1 else 1
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
         self.norm = norm
-        self.activation = activation
+        self.activation, self.slope = activation, slope
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        if self.norm:
+        if isinstance(self.norm, nn.Module):
+            x = self.norm(x)
+        elif self.norm:
             x = instance_norm(x)
         if self.activation == "relu":
             return F.relu(x)
         if self.activation == "leaky":
-            return F.leaky_relu(x, 0.01)
+            return F.leaky_relu(x, self.slope)
         return x
 
 

@@ -7,7 +7,8 @@ float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,10 @@ from rgcluster.model.convolution import Conv3x3
 from rgcluster.model.layers import (
     AdaptiveResidualBlock,
     ConvBlock,
-    LayerNorm2d,
     ResidualBlock,
     UpsampleConv,
     initialise,
+    layer_norm,
 )
 
 __all__ = [
@@ -115,10 +116,10 @@ class Generator(nn.Module):
         )
         self.decoder = nn.Sequential(
             UpsampleConv(4 * width, 2 * width, model.upsampling),
-            LayerNorm2d(2 * width),
+            layer_norm(2 * width, model.layer_norm),
             nn.ReLU(),
             UpsampleConv(2 * width, width, model.upsampling),
-            LayerNorm2d(width),
+            layer_norm(width, model.layer_norm),
             nn.ReLU(),
         )
         # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
@@ -140,27 +141,61 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: image -> real/fake map [B, 1, h/16, w/16] and domain logits [B, n] (Table 5); 2.92 M parameters at 128 px."""
+    """D: image -> real/fake map and domain logits [B, n] (Table 5); 2.92 M parameters at 128 px.
+
+    The map is [B, scales, h/16, w/16] with four layers; a scale beyond the first sees the image halved once
+    more, its map is brought to the first one's size and its logits are averaged with the others'.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width = config.model.width
-        self.layers = nn.Sequential(
-            ConvBlock(3, width, 4, 2, activation="leaky"),
-            ConvBlock(width, 2 * width, 4, 2, activation="leaky"),
-            ConvBlock(2 * width, 4 * width, 4, 2, activation="leaky"),
-            ConvBlock(4 * width, 8 * width, 4, 2, activation="leaky"),
-        )
-        self.source = nn.Conv2d(8 * width, 1, 1)
-        self.domain = nn.Conv2d(8 * width, config.num_attributes, config.data.image_size // 16)
+        model = config.model
+        scales = [_ScaleDiscriminator(config, scale) for scale in range(model.discriminator_scales)]
+        # One scale, the paper's, keeps its layers at the top of the state dict.
+        self.scales: nn.ModuleList | None = None
+        if len(scales) == 1:
+            self.layers, self.source, self.domain = scales[0].layers, scales[0].source, scales[0].domain
+        else:
+            self.scales = nn.ModuleList(scales)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.layers(image)
-        return self.source(x).float(), self.domain(x).flatten(1).float()
+        if self.scales is None:
+            return _judge(self, image)
+        maps, logits = [], []
+        for scale in self.scales:
+            found, classes = _judge(scale, image)
+            maps.append(F.interpolate(found, size=maps[0].shape[-2:]) if maps else found)
+            logits.append(classes)
+            image = F.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
+        return torch.cat(maps, dim=1), torch.stack(logits).mean(dim=0)
+
+
+class _ScaleDiscriminator(nn.Module):
+    """The layers of D for the image halved `scale` times."""
+
+    def __init__(self, config: Config, scale: int) -> None:
+        super().__init__()
+        model, width = config.model, config.model.width
+        widths = [3, *(min(2**layer, 8) * width for layer in range(model.discriminator_layers))]
+        self.layers = nn.Sequential(
+            *(
+                ConvBlock(before, after, 4, 2, activation="leaky", slope=model.discriminator_slope)
+                for before, after in itertools.pairwise(widths)
+            )
+        )
+        side = config.data.image_size // 2 ** (scale + model.discriminator_layers)
+        self.source = nn.Conv2d(widths[-1], 1, 1)
+        self.domain = nn.Conv2d(widths[-1], config.num_attributes, side, bias=model.class_bias)
+
+
+def _judge(network: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    x = network.layers(image)
+    return network.source(x).float(), network.domain(x).flatten(1).float()
 
 
 class RetrievalEncoder(nn.Module):
@@ -169,13 +204,20 @@ class RetrievalEncoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         model, width = config.model, config.model.width
+
+        def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> ConvBlock:
+            own = model.retrieval_norm == "layer"
+            return ConvBlock(
+                inputs, outputs, kernel, stride, norm=layer_norm(outputs, model.layer_norm) if own else True
+            )
+
         self.layers = nn.Sequential(
-            ConvBlock(4 * width, 2 * width, 3, norm=True),
-            ConvBlock(2 * width, 2 * width, 4, 2, norm=True),
-            ConvBlock(2 * width, width, 3, norm=True),
-            ConvBlock(width, width, 4, 2, norm=True),
-            ConvBlock(width, width // 2, 3, norm=True),
-            ConvBlock(width // 2, width // 2, 4, 2, norm=True),
+            block(4 * width, 2 * width, 3),
+            block(2 * width, 2 * width, 4, 2),
+            block(2 * width, width, 3),
+            block(width, width, 4, 2),
+            block(width, width // 2, 3),
+            block(width // 2, width // 2, 4, 2),
         )
         side = config.data.image_size // 32
         self.head = nn.Sequential(
@@ -201,21 +243,24 @@ class RetrievalEncoder(nn.Module):
 class RetrievalFusion(nn.Module):
     """f (eq. 9): content [B, C, h, w] and the contents of M neighbours [B, M, C, h, w] -> c_total.
 
-    Both convolutions are 3x3 with ReLU in the literal form. In the residual form the outer one has no
+    Both convolutions are 3x3, with ReLU in the literal form, without in the linear one. In the residual form
+    the outer one has no
     ReLU, starts at zero and is added to the content, so stage 3 begins as stage 1 ended.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         channels, count = 4 * config.model.width, config.guidance.retrieval_count
-        self.literal = config.model.fusion == "literal"
+        self.form = config.model.fusion
         self.inner = Conv3x3(count * channels, channels, "reflect")
         self.outer = Conv3x3(2 * channels, channels, "reflect")
-        if not self.literal:
+        if self.form == "residual":
             nn.init.zeros_(self.outer.weight)
             nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
 
     def forward(self, content: Tensor, retrieved: Tensor) -> Tensor:
-        merged = F.relu(self.inner(retrieved.flatten(1, 2)))
-        update = self.outer(torch.cat([content, merged], dim=1))
-        return F.relu(update) if self.literal else content + update
+        merged = self.inner(retrieved.flatten(1, 2))
+        if self.form == "linear":
+            return self.outer(torch.cat([content, merged], dim=1))
+        update = self.outer(torch.cat([content, F.relu(merged)], dim=1))
+        return F.relu(update) if self.form == "literal" else content + update
