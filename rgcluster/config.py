@@ -279,6 +279,11 @@ class ClusterConfig(Section):
     threads: int = Field(0, ge=0, description="torch threads per worker, 0: the cores divided by the workers")
     gpu: Literal["auto", "never"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels-last"] = "auto"
+    convolutions: Literal["auto", "direct", "winograd"] = "auto"
+    """How 3x3 convolutions are computed; `auto` is Winograd's on a CPU in fp32 from 128 channels on."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """Whether torch compiles the networks, each on its own; `auto` does so on a GPU."""
     max_failures: int = Field(3, ge=0, description="worker failures a stage survives")
     collective_timeout_s: int = Field(600, gt=0, description="longest wait of a worker for the others")
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)

@@ -3,6 +3,7 @@
     RGClusterError            exit status 1: the work failed
     ├── TrainingDiverged      a loss is NaN, infinite or beyond its limit
     ├── OutOfMemory           the networks and a batch do not fit in memory
+    ├── ExportMismatch        an exported translator computes something else
     ├── CollectiveStalled     a worker waited too long for the others
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     ├── StorageError          no room, or no leave, to write a file
@@ -29,6 +30,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EndpointError",
+    "ExportMismatch",
     "OutOfMemory",
     "RGClusterError",
     "RequestRefused",
@@ -56,6 +58,10 @@ class TrainingDiverged(RGClusterError):
 
 class OutOfMemory(RGClusterError):
     """The networks and a batch do not fit in the memory of the device or the machine."""
+
+
+class ExportMismatch(RGClusterError):
+    """An exported translator does not compute what the original does."""
 
 
 class CollectiveStalled(RGClusterError):

@@ -32,7 +32,16 @@ from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import Evaluation, evaluate_run
 from rgcluster.model.handover import networks_digest
 from rgcluster.progress import Update, console, follow, task
-from rgcluster.rundir import STAGE, enter, is_finished, link_stage, refuse_other, stage_directory, work_once
+from rgcluster.rundir import (
+    STAGE,
+    binding,
+    enter,
+    is_finished,
+    link_stage,
+    refuse_other,
+    stage_directory,
+    work_once,
+)
 from rgcluster.session import Resources, interruptible, resources
 from rgcluster.storage import Location, digest_json
 from rgcluster.store.snapshot import read_manifest
@@ -47,7 +56,7 @@ from rgcluster.train.stage import Run
 from rgcluster.versions import package_versions
 from rgcluster.weights import find
 
-__all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline", "Shared"]
+__all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline", "Shared", "flatten"]
 
 SNAPSHOT = "snapshot"
 RUN_MANIFEST = "manifest.json"
@@ -104,10 +113,9 @@ class Pipeline:
         for name, sections in SECTIONS.items():
             file = self.run / name / STAGE
             if file.exists() and sections:  # digests of upstream networks are compared at the stage's turn
-                before = {
-                    key: value for key, value in file.read_json()["depends"].items() if key not in SECTIONS
-                }
-                refuse_other(self.run / name, before, self._depends(*sections))
+                record = file.read_json()
+                before = {key: value for key, value in record["depends"].items() if key not in SECTIONS}
+                refuse_other(self.run / name, before, binding(record, self._depends(*sections)))
         (self.run / "config.yaml").write_text(self.config.to_yaml())
         (self.run / "data.json").write_json({"shards": self.shards.location, "dataset": self.shards.dataset})
 
@@ -313,7 +321,7 @@ class Pipeline:
 
     def _depends(self, *sections: str) -> dict[str, Any]:
         dump = self.config.model_dump(mode="json")
-        values = _flatten({name: dump[name] for name in sections})
+        values = flatten({name: dump[name] for name in sections})
         # How the work is watched is no part of what it yields.
         return {
             "seed": self.config.seed,
@@ -418,11 +426,12 @@ def _show(directory: Location, update: Update) -> None:
         update(last["step"], last["steps"], f"{last['images_per_second']:.0f} images/s")
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as one level of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -17,6 +17,7 @@ from rgcluster.versions import package_versions
 
 __all__ = [
     "STAGE",
+    "binding",
     "enter",
     "is_finished",
     "link_stage",
@@ -59,8 +60,15 @@ def enter(directory: Location, depends: Depends, name: str = STAGE) -> dict[str,
         file.write_json(record)
         return record
     record = dict(file.read_json())
-    refuse_other(directory, record["depends"], depends)
+    refuse_other(directory, record["depends"], binding(record, depends))
     return record
+
+
+def binding(record: Mapping[str, Any], depends: Depends) -> Depends:
+    """Return what a stage depends on: of imported networks only what they were imported with."""
+    if "imported" not in record:
+        return depends
+    return {key: value for key, value in depends.items() if key in record["depends"]}
 
 
 def refuse_other(directory: Location, before: Depends, now: Depends) -> None:

@@ -131,7 +131,9 @@ class Studio:
 def losses(directory: Path) -> list[dict[str, Any]]:
     """The lines of a stage's `metrics.jsonl` without what depends on the machine's speed."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    timings = ("seconds_per_step", "images_per_second", "wait_data", "wait_neighbours")
+    timings = (
+        "seconds_per_step", "images_per_second", "wait_data", "wait_neighbours", "peak_memory_gib"
+    )  # fmt: skip
     return [{name: value for name, value in line.items() if name not in timings} for line in lines]
 
 

@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("train", "evaluate"),
     ("pipeline", "serve"),
-    ("bench", "study"),
+    ("bench", "study", "exchange"),
     ("commands",),
     ("cli",),
 )

@@ -6,7 +6,6 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +22,13 @@ from tiny import (
 )
 from torch import Tensor, nn
 
+from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.checkpoint import load_tree, save_tree
 from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
 from rgcluster.inference.tensors import to_images, to_pixels
-from rgcluster.model.gmm import kl_divergence
-from rgcluster.model.losses import Parts, domain_loss
+from rgcluster.model.convolution import use_convolutions
+from rgcluster.model.losses import Parts
 from rgcluster.model.translator import Batch
 from rgcluster.storage import Location
 from rgcluster.train.ingest import Ingest
@@ -440,61 +440,30 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
 # --- the same training, written plainly ---
 
 
-class PlainTrainer:
-    """Two fakes a step, D on real and fake apart, torch's plain Adam: how one would first write it."""
-
-    def __init__(self, *overrides: str) -> None:
-        self.config = tiny_config(*overrides)
-        self.net, self.d = tiny_translator(self.config), tiny_discriminator(self.config)
-        optimizer = self.config.translation.optimizer
-        settings: dict[str, Any] = {"lr": optimizer.learning_rate, "betas": optimizer.betas}
-        self.net_adam = torch.optim.Adam(self.net.parameters(), **settings)
-        self.d_adam = torch.optim.Adam(self.d.parameters(), **settings)
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        net, loss, kind = self.net, self.config.translation.loss, self.config.data.domains
-        real, fake = float(loss.real_label), float(1 - loss.real_label)
-        x, s_t = batch.image, batch.target_style
-        losses: dict[str, Tensor] = {}
-
-        with torch.no_grad():
-            x_hat = net.generator(net.content_encoder(x), s_t, x).image
-        scores, logits = self.d(x)
-        losses["d_real"] = (scores - real).square().mean()
-        losses["d_domain"] = domain_loss(logits, batch.domain, kind)
-        losses["d_fake"] = (self.d(x_hat)[0] - fake).square().mean()
-        self.d_adam.zero_grad()
-        (
-            loss.adversarial * (losses["d_real"] + losses["d_fake"]) + loss.domain * losses["d_domain"]
-        ).backward()
-        self.d_adam.step()
-
-        c, posterior = net.content_encoder(x), net.style_encoder(x)
-        s = posterior.mean
-        x_hat = net.generator(c, s_t, x).image
-        c_hat = net.content_encoder(x_hat)
-        losses["content"] = (c_hat - c).abs().mean()
-        losses["style"] = (net.style_encoder(x_hat).mean - s_t).abs().mean()
-        losses["image"] = (net.generator(c, s, x).image - x).abs().mean()
-        losses["cycle"] = (net.generator(c_hat, s, x_hat).image - x).abs().mean()
-        losses["kl"] = kl_divergence(posterior, batch.domain, self.config.model.prior_std)
-        scores, logits = self.d(x_hat)
-        losses["adversarial"] = (scores - real).square().mean()
-        losses["domain"] = domain_loss(logits, batch.target, kind)
-        weights = {name: getattr(loss, name) for name in losses if not name.startswith("d_")}
-        losses["total"] = torch.stack([weight * losses[name] for name, weight in weights.items()]).sum()
-        self.net_adam.zero_grad()
-        losses["total"].backward()
-        self.net_adam.step()
-        return {name: value.detach() for name, value in losses.items()}
-
-
 @pytest.mark.parametrize(
     "overrides",
     [(), ("translation.loss.real_label=0", "translation.loss.adversarial=2"), ("data.domains=one-hot",)],
 )
 def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None:
-    ours, plain = trainer(*overrides), PlainTrainer(*overrides)
+    config = tiny_config(*overrides)
+    ours = trainer(*overrides)
+    plain = PlainTrainer(tiny_translator(config), tiny_discriminator(config), config)
     for step in range(3):
         batch = random_batch(ours.config, seed=step)
         torch.testing.assert_close(ours.update(step, batch), plain.update(batch), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("switch", ["group_norms", "parity_upsampling", "winograd", "one_fake"])
+def test_a_formulation_alone_changes_nothing(switch: str) -> None:
+    config = tiny_config("model.upsampling=nearest")
+    networks = tiny_translator(config), tiny_discriminator(config)
+    plain, other = (
+        PlainTrainer(*networks, config),
+        PlainTrainer(*networks, config, Switches(**{switch: True})),
+    )
+    batch = random_batch(config)
+    use_convolutions("winograd" if switch == "winograd" else "auto")
+    try:
+        torch.testing.assert_close(other.update(batch), plain.update(batch), rtol=2e-4, atol=2e-5)
+    finally:
+        use_convolutions("auto")

@@ -15,6 +15,7 @@ from rich.table import Table
 from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
+from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
 from rgcluster.cli.study import sweep, table
 from rgcluster.errors import RGClusterError, root_cause
@@ -37,6 +38,8 @@ app.add_typer(bench_app, name="bench")
 app.command("serve")(serve)
 app.command("table")(table)
 app.command("sweep")(sweep)
+app.add_typer(import_app, name="import")
+app.command("export")(export)
 
 out = Console(highlight=False)
 

@@ -60,6 +60,31 @@ def serve(
     _show("serve", bench_serve(settings, port, requests, memory_requests, console.print), json_)
 
 
+@bench_app.command("train")
+def train(
+    preset: Annotated[str, typer.Option(help="whose networks and losses")] = "celeba128",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
+    batch: Annotated[int, typer.Option(help="images a step", min=1)] = 4,
+    pairs: Annotated[int, typer.Option(help="plain and other steps in turn, of each case", min=1)] = 5,
+    steps: Annotated[
+        int, typer.Option(help="steps of each stage at work; 0: leave the stages out", min=0)
+    ] = 8,
+    json_: JsonOption = None,
+) -> None:
+    """A translation step against its plain formulation, switch by switch; the three stages at work."""
+    from rgcluster.bench.train import bench_stages, bench_step
+    from rgcluster.config import load_config
+    from rgcluster.session import ray_session
+
+    stages = ("translation", "retrieval", "guidance")
+    config = load_config(preset, [*(f"{stage}.batch_size={batch}" for stage in stages), *(set_ or [])])
+    rows = bench_step(config, batch, pairs, console.print)
+    if steps:
+        with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
+            rows += bench_stages(config, Path(temporary), steps, console.print)
+    _show("train", rows, json_)
+
+
 def _show(name: str, rows: list[Row], file: Path | None) -> None:
     from rgcluster.bench.result import as_json, as_table
 

@@ -19,7 +19,7 @@ MOST_POINTS = 200
 LOG_FROM = 30
 """A panel whose largest value is this many times its smallest gets a logarithmic axis."""
 
-_NO_LOSS = {"step", "steps", "seconds_per_step", "images_per_second"}
+_NO_LOSS = {"step", "steps", "seconds_per_step", "images_per_second", "peak_memory_gib"}
 _FIRST = ("total", "adversarial", "domain", "d_real", "d_fake", "d_domain")
 _ORDER = (*MODEL_NAMES, "easy", "medium", "hard", "all")
 _CLASSES = 4

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rgcluster.model.resampling import reflect
+
 __all__ = ["Conv3x3", "Convolutions", "conv3x3", "use_convolutions", "winograd_conv3x3"]
 
 Convolutions = Literal["auto", "direct", "winograd"]
@@ -26,10 +28,14 @@ FEWEST_CHANNELS = 128
 _chosen: Convolutions = "auto"
 
 
-def use_convolutions(kind: Convolutions) -> None:
-    """Choose how this process computes 3x3 convolutions; `auto` takes Winograd's on a CPU, in fp32, where it pays."""
+def use_convolutions(kind: Convolutions) -> Convolutions:
+    """Choose how this process computes 3x3 convolutions, and return the choice before.
+
+    `auto` takes Winograd's on a CPU, in fp32, where it pays.
+    """
     global _chosen
-    _chosen = kind
+    before, _chosen = _chosen, kind
+    return before
 
 
 class Conv3x3(nn.Conv2d):
@@ -45,10 +51,10 @@ class Conv3x3(nn.Conv2d):
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, padding: str = "zeros") -> Tensor:
     """Convolve x [B, C, h, w] with weight [K, C, 3, 3], stride 1, to [B, K, h, w]; `padding` zeros or reflect."""
     if _pays(x, weight):
-        padded = F.pad(x, (1, 1, 1, 1), mode="reflect" if padding == "reflect" else "constant")
+        padded = reflect(x, 1) if padding == "reflect" else F.pad(x, (1, 1, 1, 1))
         return winograd_conv3x3(padded, weight, bias)
     if padding == "reflect":
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, bias)
+        return F.conv2d(reflect(x, 1), weight, bias)
     return F.conv2d(x, weight, bias, padding=1)
 
 

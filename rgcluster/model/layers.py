@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.model.convolution import Conv3x3, conv3x3
+from rgcluster.model.resampling import ReflectedConv2d, upsample_bilinear
 
 __all__ = [
     "AdaptiveInstanceNorm",
@@ -86,7 +87,7 @@ class ConvBlock(nn.Module):
             self.conv = Conv3x3(inputs, outputs, "reflect")
         else:
             padding = (kernel - 1) // 2 if stride == 1 else 1
-            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
+            self.conv = ReflectedConv2d(inputs, outputs, kernel, stride, padding)
         self.norm = norm
         self.activation, self.slope = activation, slope
 
@@ -167,7 +168,7 @@ class UpsampleConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "bilinear":
-            return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+            return self.conv(upsample_bilinear(x))
         weight = torch.einsum("oiyx,pky,qlx->opqikl", self.conv.weight, self.taps, self.taps).flatten(0, 2)
         bias = self.conv.bias.repeat_interleave(4) if self.conv.bias is not None else None
         return F.pixel_shuffle(conv3x3(x, weight, bias), 2)

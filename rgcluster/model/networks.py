@@ -166,7 +166,8 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         if self.scales is None:
             return _judge(self, image)
-        maps, logits = [], []
+        maps: list[Tensor] = []
+        logits: list[Tensor] = []
         for scale in self.scales:
             found, classes = _judge(scale, image)
             maps.append(F.interpolate(found, size=maps[0].shape[-2:]) if maps else found)

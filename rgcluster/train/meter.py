@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from typing import Any
 
@@ -54,7 +55,7 @@ class Meter:
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Return the most memory that tensors took on a GPU since the start, in GiB."""
-    if device.type != "cuda":
-        return {}
-    return {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+    """Return in GiB the most memory that tensors took on a GPU, or this process on a CPU, since the start."""
+    if device.type == "cuda":
+        return {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+    return {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}

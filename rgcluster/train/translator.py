@@ -49,6 +49,8 @@ class TranslatorTrainer:
         self.translator = translator.to(**layout)  # type: ignore[call-overload]
         self.discriminator = discriminator.to(**layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
+        net = self.translator
+        device.compile(net.content_encoder, net.style_encoder, net.generator, self.discriminator)
         objective = TranslationObjective(self.translator, config, stage.loss, perceptual)
         self._objective = distribute(objective, world, device)
         self._judge = distribute(self.discriminator, world, device)

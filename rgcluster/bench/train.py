@@ -1,0 +1,230 @@
+"""`rgcluster bench train`: a translation step against its plain formulation, and the three stages at work."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rgcluster.bench.plain import PlainTrainer, Switches
+from rgcluster.bench.result import Row
+from rgcluster.config import ClusterConfig, Config
+from rgcluster.data.faces import write_faces
+from rgcluster.data.shard_writer import ShardOptions, write_shards
+from rgcluster.data.sources import read_celeba
+from rgcluster.inference.device import Device, pick_device
+from rgcluster.model.convolution import use_convolutions
+from rgcluster.model.gmm import sample_style
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.translator import Batch, Translator
+from rgcluster.pipeline import Pipeline
+from rgcluster.storage import Location
+from rgcluster.train.metrics import read_metrics
+from rgcluster.train.translator import TranslatorTrainer
+
+__all__ = ["bench_stages", "bench_step", "matrix_rate"]
+
+Progress = Callable[[str], None]
+Step = Callable[[], None]
+
+PLAIN = "plain step"
+DEFAULT = "default step"
+MATRIX = {"cpu": 2048, "cuda": 8192}
+
+
+def bench_step(config: Config, batch: int, pairs: int, progress: Progress) -> list[Row]:
+    """Measure translation steps of `batch` images: each case in turn with the plain one, `pairs` times."""
+    gpu = torch.cuda.is_available() and config.cluster.gpu == "auto"
+    device = pick_device(config.cluster, gpu=gpu)
+    torch.manual_seed(config.seed)
+    networks = Translator(config), Discriminator(config)
+    item = _batch(config, batch, device)
+    plain = _plain(networks, config, item, device, Switches())
+    cases = {DEFAULT: _default(networks, config, item, device), **_cases(networks, config, item, device)}
+
+    flop = _flop(networks, config, device, item)
+    rate = matrix_rate(device)
+    rows = [
+        Row("arithmetic", "translation step", flop / batch / 1e9, "GFLOP/image"),
+        Row("arithmetic", "matrix product", rate / 1e9, "GFLOP/s"),
+    ]
+    for case, step in cases.items():
+        progress(case)
+        theirs, ours = _in_turn(plain, step, pairs, device)
+        median = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+        speed = batch / statistics.median(ours)
+        rows.append(Row(case, "speed", speed, "images/s", PLAIN, speed / median))
+        if case == DEFAULT:
+            share = flop / batch * speed
+            rows.append(Row(case, "arithmetic done", share / 1e9, "GFLOP/s", "matrix product", rate / 1e9))
+    return rows
+
+
+def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -> list[Row]:
+    """Train `steps` steps of every stage on drawn faces below `folder`; the first half is for warming up."""
+    count = max(64, 4 * config.translation.batch_size)
+    progress(f"drawing {count} faces")
+    write_faces(folder / "faces", count, seed=0)
+    shards = write_shards(read_celeba(folder / "faces"), Location(folder / "shards"), ShardOptions())
+    pipeline = Pipeline(Location(folder / "run"), _short(config, steps), shards)
+    pipeline.prepare()
+    pipeline.guidance()
+    rows = []
+    for stage in ("translation", "retrieval", "guidance"):
+        line = read_metrics(Location(folder / "run" / stage))[-1]
+        rows.append(Row(stage, "speed", line["images_per_second"], "images/s"))
+        waits = {name: value for name, value in line.items() if name.startswith("wait_")}
+        rows += [
+            Row(stage, f"waiting for {name.removeprefix('wait_')}", value / line["seconds_per_step"], "share")
+            for name, value in waits.items()
+        ]
+        rows.append(Row(stage, "memory peak of a worker", line["peak_memory_gib"], "GiB"))
+    return rows
+
+
+def matrix_rate(device: Device) -> float:
+    """Return the best FLOP/s of a large matrix product, in the precision that the device trains with."""
+    size = MATRIX[device.torch.type]
+    kind = torch.bfloat16 if device.bf16 else torch.float32
+    a = torch.randn(size, size, device=device.torch, dtype=kind)
+    seconds = []
+    for _ in range(5):
+        start = _now(device)
+        torch.mm(a, a)
+        seconds.append(_now(device) - start)
+    return 2 * size**3 / min(seconds)
+
+
+def _cases(
+    networks: tuple[Translator, Discriminator], config: Config, item: Batch, device: Device
+) -> dict[str, Step]:
+    """Return the switches: each of ours alone on the plain step, then each choice of kernels on the default one."""
+    found = {
+        f"plain, {name.replace('_', ' ')}": _plain(networks, config, item, device, Switches(**{name: True}))
+        for name in ("group_norms", "parity_upsampling", "one_fake", "winograd")
+    }
+    choices = [{"convolutions": "direct"}, {"compile": "always"}, {"compile": "never"}]
+    choices += [{"layout": "channels-last"}, {"layout": "contiguous"}, {"precision": "fp32"}]
+    if device.torch.type == "cuda":
+        choices.append({"precision": "bf16"})
+    for choice in choices:
+        cluster = ClusterConfig(**{**config.cluster.model_dump(), **choice})
+        other = config.model_copy(update={"cluster": cluster})
+        chosen = pick_device(cluster, gpu=device.torch.type == "cuda")
+        if (chosen, cluster.convolutions) == (device, config.cluster.convolutions):
+            continue  # what the default does already
+        ((key, value),) = choice.items()
+        found[f"default, {key} {value}"] = _default(
+            networks, other, _batch(config, len(item.image), chosen), chosen
+        )
+    return found
+
+
+def _plain(
+    networks: tuple[Translator, Discriminator],
+    config: Config,
+    item: Batch,
+    device: Device,
+    switches: Switches,
+) -> Step:
+    trainer = PlainTrainer(*_moved(networks, device), config, switches)
+    plain = replace(item, image=item.image.contiguous())
+    kind = "winograd" if switches.winograd else "direct"
+
+    def step() -> None:
+        use_convolutions("auto" if kind == "winograd" else "direct")
+        trainer.update(plain)
+
+    return step
+
+
+def _default(networks: tuple[Translator, Discriminator], config: Config, item: Batch, device: Device) -> Step:
+    translator, discriminator = _moved(networks, device)
+    trainer = TranslatorTrainer(translator, discriminator, config, config.translation, device, 1)
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        use_convolutions(config.cluster.convolutions)
+        trainer.update(count, item)
+        count += 1
+
+    return step
+
+
+def _moved(networks: tuple[Translator, Discriminator], device: Device) -> tuple[Translator, Discriminator]:
+    translator, discriminator = copy.deepcopy(networks)
+    return translator.to(device.torch), discriminator.to(device.torch)
+
+
+def _batch(config: Config, count: int, device: Device) -> Batch:
+    size, n = config.data.image_size, config.num_attributes
+    generator = torch.Generator().manual_seed(config.seed)
+    image = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
+    domain, target = torch.randint(0, 2, (2, count, n), generator=generator).float()
+    noise = torch.randn(count, config.style_size, generator=generator)
+    style = sample_style(target, noise, config.model.prior_std)
+    there = device.torch
+    return Batch(
+        image=image.to(there).contiguous(memory_format=device.layout),
+        domain=domain.to(there),
+        target=target.to(there),
+        target_style=style.to(there),
+        posterior_noise=torch.zeros_like(noise).to(there),
+    )
+
+
+def _in_turn(a: Step, b: Step, pairs: int, device: Device) -> tuple[list[float], list[float]]:
+    """Return the seconds of `pairs` runs of a and of b, one after the other, after one of each."""
+    seconds: tuple[list[float], list[float]] = [], []
+    for turn in range(pairs + 1):
+        for step, times in zip((a, b), seconds, strict=True):
+            start = _now(device)
+            step()
+            if turn:
+                times.append(_now(device) - start)
+    return seconds
+
+
+def _now(device: Device) -> float:
+    if device.torch.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _flop(networks: tuple[Translator, Discriminator], config: Config, device: Device, item: Batch) -> float:
+    """Return the FLOP of the default step with direct convolutions, which is what a rate is held against."""
+    plain = replace(device, compiles=False)
+    with _direct(config):
+        translator, discriminator = _moved(networks, plain)
+        trainer = TranslatorTrainer(translator, discriminator, config, config.translation, plain, 1)
+        with FlopCounterMode(display=False) as counter:
+            trainer.update(0, item)
+    return float(counter.get_total_flops())
+
+
+@contextmanager
+def _direct(config: Config) -> Iterator[None]:
+    use_convolutions("direct")
+    try:
+        yield
+    finally:
+        use_convolutions(config.cluster.convolutions)
+
+
+def _short(config: Config, steps: int) -> Config:
+    """Return the configuration with so few steps, one report over the second half of them."""
+    changes = {"steps": steps, "report_every": max(1, steps // 2), "checkpoint_every": 10 * steps}
+    stages = {
+        name: getattr(config, name).model_copy(update={**changes, "sample_every": 10 * steps})
+        for name in ("translation", "retrieval", "guidance")
+    }
+    stages["guidance"] = stages["guidance"].model_copy(update={"variants": ("rg-unit",)})
+    return config.model_copy(update=stages)
