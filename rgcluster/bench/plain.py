@@ -21,6 +21,7 @@ from rgcluster.model.layers import UpsampleConv, instance_norm
 from rgcluster.model.losses import Parts, domain_loss
 from rgcluster.model.networks import Discriminator, Posterior
 from rgcluster.model.translator import Batch, Translator, update_ema
+from rgcluster.train.optimizer import learning_rate
 
 __all__ = ["PlainTrainer", "Switches"]
 
@@ -50,8 +51,9 @@ class PlainTrainer:
         self.d: Any = copy.deepcopy(discriminator)
         self.average = copy.deepcopy(self.net)
         optimizer = config.translation.optimizer
-        self._net_adam = torch.optim.Adam(self.net.parameters(), optimizer.learning_rate, optimizer.betas)
-        self._d_adam = torch.optim.Adam(self.d.parameters(), optimizer.learning_rate, optimizer.betas)
+        rate = learning_rate(optimizer, 0, config.translation.batch_size)
+        self._net_adam = torch.optim.Adam(self.net.parameters(), rate, optimizer.betas)
+        self._d_adam = torch.optim.Adam(self.d.parameters(), rate, optimizer.betas)
 
     def update(self, batch: Batch) -> Parts:
         """Update D, then the translator; return the detached parts of both losses."""
