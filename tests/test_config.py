@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from rgcluster.config import Config, load_config, presets
 from rgcluster.errors import ConfigError
+from rgcluster.session import Resources
 
 
 def fault(preset: str, *overrides: str) -> str:
@@ -225,3 +226,12 @@ def test_digest_ignores_other_sections() -> None:
     assert changed.digest("model", "data") == load_config("smoke").digest("model", "data")
     assert changed.digest("translation") != load_config("smoke").digest("translation")
     assert load_config("smoke").digest("model") != load_config("smoke").digest("data")
+
+
+def test_elastic_workers() -> None:
+    config = load_config("smoke", ["cluster.workers=4", "cluster.min_workers=2"]).cluster
+    assert Resources(config.workers, 1.0, 1, False, config.min_workers).range == (2, 4)
+    assert Resources(4, 1.0, 1, False).range == 4
+    for wrong in (["cluster.min_workers=2"], ["cluster.workers=1", "cluster.min_workers=2"]):
+        with pytest.raises(ConfigError, match="min_workers"):
+            load_config("smoke", wrong)

@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +139,15 @@ def test_learning_rate_is_a_function_of_the_step() -> None:
     config = OptimizerConfig(learning_rate=0.8, halve_every=10)
     assert [learning_rate(config, step) for step in (0, 9, 10, 19, 20, 30)] == [0.8, 0.8, 0.4, 0.4, 0.2, 0.1]
     assert learning_rate(OptimizerConfig(learning_rate=0.8, halve_every=0), 10**9) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("rule", "rates"), [("sqrt", [0.1, 0.2, 0.05]), ("linear", [0.1, 0.4, 0.025]), ("none", [0.1] * 3)]
+)
+def test_the_rate_follows_the_batch_by_its_rule(rule: Any, rates: list[float]) -> None:
+    config = OptimizerConfig(learning_rate=0.1, halve_every=0, rate_of_batch=32, rate_rule=rule)
+    assert [learning_rate(config, 5, batch) for batch in (32, 128, 8)] == pytest.approx(rates)
+    assert learning_rate(OptimizerConfig(learning_rate=0.1, rate_rule=rule), 5, 128) == 0.1
 
 
 def take_steps(optimizer: Optimizer, network: nn.Module, steps: range) -> None:
