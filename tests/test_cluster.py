@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -44,13 +45,21 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(f"RAY_health_check_{name}_{suffix}", str(value))
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 256 << 20},
-    )
+        head_node_args={
+            "num_cpus": 0, "include_dashboard": False, "dashboard_port": free_port(), "object_store_memory": 256 << 20,
+        },
+    )  # fmt: skip
     for _ in range(3):
         add_node(cluster)
     yield cluster
     cluster.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def add_node(cluster: Any) -> None:
