@@ -103,18 +103,19 @@ def test_the_description_and_the_endpoint_agree(address: str) -> None:
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     succeeded, tried = set(), set()
 
-    for result in schema.get_all_operations():
-        operation = result.ok()
-
+    def check(operation: object) -> None:
         @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
-        @given(case=operation.as_strategy())
-        def conforms(case: object, name: str = operation.label) -> None:
+        @given(case=operation.as_strategy())  # type: ignore[attr-defined]
+        def conforms(case: object) -> None:
             answer = case.call()  # type: ignore[attr-defined]
-            tried.add(name)
+            tried.add(operation.label)  # type: ignore[attr-defined]
             if answer.status_code == 200:
-                succeeded.add(name)
+                succeeded.add(operation.label)  # type: ignore[attr-defined]
             case.validate_response(answer, checks=checks)  # type: ignore[attr-defined]
 
         conforms()
+
+    for result in schema.get_all_operations():
+        check(result.ok())
     assert len(tried) == 11
-    assert {"GET /v1/models", "GET /v1/health", "GET /v1/ready"} <= succeeded
+    assert len(succeeded) >= 6, succeeded
