@@ -205,6 +205,9 @@ def _gather_metrics() -> str:
 def build(arguments: Mapping[str, Any]) -> Application:
     """Return the application that the settings describe; UserError where a setting or a run is at fault."""
     settings = settings_of(arguments)
+    if settings.gpus is None:
+        found = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
+        settings = settings.model_copy(update={"gpus": float(found >= len(settings.runs))})
     served = [describe(name, run) for name, run in settings.runs.items()]
     limits = settings.limits
     replicas: dict[str, Any] = {"num_replicas": settings.min_replicas}

@@ -43,7 +43,11 @@ class ServeSettings(Section):
     min_replicas: int = Field(1, ge=1, description="translators of each run")
     max_replicas: int = Field(1, ge=1)
     cpus: float = Field(0.5, ge=0, description="CPUs that a translator reserves")
-    gpus: float = Field(0.0, ge=0, description="GPUs, or a part of one, that a translator reserves")
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs, or a part of one, that a translator reserves; None: one where there are enough",
+    )
     threads: int = Field(0, ge=0, description="torch threads of a translator, 0: as many as it has cores")
     precision: Literal["run", "auto", "fp32", "bf16"] = "run"
     batch_rows: int = Field(16, ge=1, le=1024, description="samples translated in one pass")
