@@ -10,6 +10,7 @@ from typing import Any
 
 from rgcluster.evaluate.page import details, page, paragraphs, section, simple_table
 from rgcluster.evaluate.tables import MODEL_NAMES, Column, translation_columns
+from rgcluster.model.handover import is_guided
 from rgcluster.storage import Location
 
 __all__ = ["line_plot", "write_sweep_report"]
@@ -20,6 +21,7 @@ Point = tuple[float, float, float]
 
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 28, 38
+COUNT = "guidance.retrieval_count"
 PLOTTED = ("kid", "acc", "counterfactual", "content_kept")
 
 
@@ -98,28 +100,33 @@ def line_plot(title: str, x_name: str, lines: Mapping[str, Sequence[Point]]) -> 
 
 def _plot(results: Results, axis: str, column: Column) -> str:
     """Return the plot of a metric against an axis, a line for each setting of the other axes and model."""
-    lines: dict[str, list[Point]] = {}
+    lines: dict[str, dict[float, Point]] = {}
     for trial in results["trials"]:
         x = trial["cell"][axis]
         if isinstance(x, bool) or not isinstance(x, int | float):
             return ""
-        others = [f"{_last(key)} {value:g}" if isinstance(value, float) else f"{_last(key)} {value}"
-                  for key, value in trial["cell"].items() if key != axis]  # fmt: skip
         for row in trial.get("rows", []):
-            y = row.get(column.key)
-            if y is None or (row["model"] == "gmm-unit" and _last(axis) == "retrieval_count"):
+            guided, y = is_guided(row["model"]), row.get(column.key)
+            if y is None or (not guided and axis == COUNT):
                 continue
+            # What looks at no neighbours is the same for every M.
+            others = [
+                f"{_last(key)} {value:g}" if isinstance(value, float) else f"{_last(key)} {value}"
+                for key, value in trial["cell"].items()
+                if key != axis and (guided or key != COUNT)
+            ]
             bar = (row.get(f"{column.key}_spread") or 0.0) * column.scale
             name = ", ".join([MODEL_NAMES.get(row["model"], row["model"]), *others])
-            lines.setdefault(name, []).append((float(x), y * column.scale, bar))
-    if not any(len({x for x, _, _ in line}) > 1 for line in lines.values()):
+            lines.setdefault(name, {})[float(x)] = (float(x), y * column.scale, bar)
+    if not any(len(line) > 1 for line in lines.values()):
         return ""
     legend = "".join(
         f'<li><svg viewBox="0 0 28 8" aria-hidden="true"><path class="curve s{number % 4}" d="M0 4H28"/></svg>'
         f"{escape(name)}</li>"
         for number, name in enumerate(lines)
     )
-    plot = line_plot(column.heading, _last(axis).replace("_", " "), lines)
+    drawn = {name: list(line.values()) for name, line in lines.items()}
+    plot = line_plot(column.heading, _last(axis).replace("_", " "), drawn)
     return f'<div>{plot}<ul class="legend">{legend}</ul></div>'
 
 
