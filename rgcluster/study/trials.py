@@ -154,26 +154,29 @@ def finished_results(study: Study, cell: Cell) -> dict[str, Any] | None:
 def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, Any]:
     """Be a trial: train stage 3, telling Tune of its loss, then measure."""
     pipeline = plan.study().pipeline(cells[setting["cell"]])
-    told = 0
+    told: dict[str, Any] = {"step": 0}
 
     def tell() -> None:
-        nonlocal told
         for line in read_metrics(stage_directory(pipeline.run, "guidance")):
-            if line["step"] > told and plan.loss in line:
-                told = line["step"]
-                tune.report({"step": told, "loss": line[plan.loss], "stage": "guidance"})
+            if line["step"] > told["step"] and plan.loss in line:
+                told.update(step=line["step"], loss=line[plan.loss])
+                tune.report(dict(told))
 
     if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped before: it stays stopped
         tell()
-        return {"step": told, "stage": "stopped"}
+        return told
     try:
         with follow(tell):
             pipeline.guidance()
         tell()
+        if "loss" not in told:
+            raise ConfigError(
+                f"--loss {plan.loss}: guidance/metrics.jsonl of {pipeline.run} has no such line"
+            )
         pipeline.evaluation()
     except Exception as error:
         raise root_cause(error) from None
-    return {"step": plan.config.guidance.steps, "stage": "done"}
+    return told
 
 
 class _Watch(tune.Callback):
