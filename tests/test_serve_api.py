@@ -22,7 +22,8 @@ from serving import encoded, endpoint, endpoint_of, engine_for, post, settings_f
 from untrained import noise_images
 
 import rgcluster
-from rgcluster.errors import EndpointError, RequestRefused, StoreUnavailable
+from rgcluster import commands
+from rgcluster.errors import ConfigError, EndpointError, RequestRefused, StoreUnavailable
 from rgcluster.inference.familiar import Familiarity
 from rgcluster.inference.run import snapshot_of
 from rgcluster.serve.backend import InProcess
@@ -469,3 +470,21 @@ def test_the_client_in_a_few_lines(address: str, tmp_path: Path) -> None:
     with pytest.raises(EndpointError, match="is the endpoint running"):
         rgcluster.Client("http://127.0.0.1:9", patience=1).models()
     assert time.monotonic() - start < 30
+
+
+def test_the_endpoint_and_the_run_itself_give_the_same_pictures(
+    address: str, noise_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(IMAGE)
+    for samples, seed in ((1, 0), (3, 9)):
+        made = [
+            commands.translate(
+                [file], run, url, "Male,-Young", tmp_path / f"{number}.png", samples, seed, None
+            )
+            for number, (run, url) in enumerate(((noise_run, None), (None, address)))
+        ]
+        sheets = [np.asarray(Image.open(paths[0])).astype(int) for paths in made]
+        assert np.abs(sheets[0] - sheets[1]).max() <= 2
+    with pytest.raises(ConfigError, match="either --run"):
+        commands.translate([file], None, None, "Male", tmp_path, 1, 0, None)

@@ -34,6 +34,10 @@ def untrained_run(folder: Path, *overrides: str, images: int = 40) -> Config:
         name: tiny_translator(config, 10 + number, guided=is_guided(name))
         for number, name in enumerate(config.guidance.variants)
     }
+    for network in guided.values():
+        # Frozen in stage 3, so the same in all.
+        network.content_encoder.load_state_dict(translator.content_encoder.state_dict())
+        network.style_encoder.load_state_dict(translator.style_encoder.state_dict())
     for network in guided.values():  # f starts as the identity, and neighbours would not show
         if network.fusion is not None:
             torch.nn.init.normal_(network.fusion.outer.weight, std=0.2)
