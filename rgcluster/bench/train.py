@@ -39,15 +39,20 @@ DEFAULT = "default step"
 MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
-def bench_step(config: Config, batch: int, pairs: int, progress: Progress) -> list[Row]:
-    """Measure translation steps of `batch` images: each case in turn with the plain one, `pairs` times."""
+def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress: Progress) -> list[Row]:
+    """Measure translation steps of `batch` images: each case in turn with the plain one, `pairs` times.
+
+    With `switches` every formulation and choice of kernels is a case of its own.
+    """
     gpu = torch.cuda.is_available() and config.cluster.gpu == "auto"
     device = pick_device(config.cluster, gpu=gpu)
     torch.manual_seed(config.seed)
     networks = Translator(config), Discriminator(config)
     item = _batch(config, batch, device)
     plain = _plain(networks, config, item, device, Switches())
-    cases = {DEFAULT: _default(networks, config, item, device), **_cases(networks, config, item, device)}
+    cases = {DEFAULT: _default(networks, config, item, device)}
+    if switches:
+        cases |= _cases(networks, config, item, device)
 
     flop = _flop(networks, config, device, item)
     rate = matrix_rate(device)

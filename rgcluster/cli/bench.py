@@ -66,6 +66,9 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
     batch: Annotated[int, typer.Option(help="images a step", min=1)] = 4,
     pairs: Annotated[int, typer.Option(help="plain and other steps in turn, of each case", min=1)] = 5,
+    switches: Annotated[
+        bool, typer.Option("--switches/--no-switches", help="measure each formulation and kernel choice, too")
+    ] = True,
     steps: Annotated[
         int, typer.Option(help="steps of each stage at work; 0: leave the stages out", min=0)
     ] = 8,
@@ -78,7 +81,7 @@ def train(
 
     stages = ("translation", "retrieval", "guidance")
     config = load_config(preset, [*(f"{stage}.batch_size={batch}" for stage in stages), *(set_ or [])])
-    rows = bench_step(config, batch, pairs, console.print)
+    rows = bench_step(config, batch, pairs, switches, console.print)
     if steps:
         with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
             rows += bench_stages(config, Path(temporary), steps, console.print)
