@@ -24,6 +24,7 @@ from tiny import (
 from torch import Tensor, nn
 
 from rgcluster.bench.plain import PlainTrainer, Switches
+from rgcluster.bench.train import bench_step
 from rgcluster.checkpoint import load_tree, save_tree
 from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
@@ -477,3 +478,14 @@ def test_a_formulation_alone_changes_nothing(switch: str) -> None:
         torch.testing.assert_close(other.update(batch), plain.update(batch), rtol=2e-4, atol=2e-5)
     finally:
         use_convolutions("auto")
+
+
+def test_bench_counts_arithmetic_and_pairs() -> None:
+    config = tiny_config("model.upsampling=nearest")
+    rows = {(row.case, row.metric): row for row in bench_step(config, 2, 1, False, lambda _: None)}
+    speed = rows["default step", "speed"]
+    assert speed.value > 0 and speed.baseline == "plain step" and speed.ratio is not None
+    flop = rows["arithmetic", "translation step"].value
+    done = rows["default step", "arithmetic done"]
+    assert done.value == pytest.approx(flop * speed.value)
+    assert done.baseline_value == rows["arithmetic", "matrix product"].value

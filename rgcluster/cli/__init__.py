@@ -50,7 +50,7 @@ RunOption = Annotated[
     Path, typer.Option("--run", help="run directory; the same one goes on where it stopped")
 ]
 DataOption = Annotated[Path, typer.Option("--data", help="directory of shards")]
-PresetOption = Annotated[str, typer.Option("--preset", help="demo, smoke, celeba128 or paper")]
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, smoke, celeba128, paper or released-2021")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, e.g. guidance.steps=500")
 ]
