@@ -102,8 +102,10 @@ def resources(config: ClusterConfig, trials: int = 1) -> Resources:
     gpus = int(total.get("GPU", 0)) // trials if config.gpu == "auto" else 0
     cpus = float(total.get("CPU", 1)) / trials
     workers = config.workers or gpus or 1
-    cores = max(1, int(cpus) // workers)
-    cpus_per_worker = min(float(cores), cpus * CPUS_FOR_WORKERS / workers)
+    # A worker lies on one machine, however many there are.
+    machine = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=cpus)
+    cores = max(1, min(int(cpus) // workers, int(machine)))
+    cpus_per_worker = min(float(cores), cpus * CPUS_FOR_WORKERS / workers, machine * CPUS_FOR_WORKERS)
     return Resources(workers, cpus_per_worker, config.threads or cores, gpus > 0, config.min_workers)
 
 

@@ -106,7 +106,9 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "interrupted; the same command goes on" in errors and "Traceback" not in errors, errors
-    checkpoints = sorted(path.parent.name for path in (run / stage / "checkpoints").glob("step-*/manifest.json"))
+    checkpoints = sorted(
+        path.parent.name for path in (run / stage / "checkpoints").glob("step-*/manifest.json")
+    )
     assert checkpoints and checkpoints[-1] >= "step-00000020"
     time_of_checkpoint = (run / stage / "checkpoints" / checkpoints[-1] / "manifest.json").stat().st_mtime_ns
     result = command(*arguments)
