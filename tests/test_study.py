@@ -49,11 +49,12 @@ def study(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     line = ("sweep", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(directory), *GRID)
     process = start(*line)
     deadline = time.monotonic() + 900
-    while len(finished(directory, "evaluation")) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
+    while len(finished(directory, "evaluation")) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.3)
     kill_tree(process.pid)
     process.wait()
+    assert 2 <= len(finished(directory, "evaluation")) < 9
     before = {file: file.stat().st_mtime_ns for file in (directory / "stages").glob("*/*/model/*")}
     done = {file: file.read_text() for file in finished(directory, "evaluation")}
     result = command(*line, timeout=1200)
