@@ -12,6 +12,8 @@ from types import FrameType
 
 # Read when Serve is imported, here and in the processes that Ray starts from here.
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+# Ray starts its processes at niceness 15: on a busy machine an endpoint would starve beside everything else.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from ray import serve  # noqa: E402
 from ray.serve.config import HTTPOptions  # noqa: E402
