@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from rgcluster.client import Client
-from rgcluster.config import Config, load_config
+from rgcluster.config import Config, StoreConfig, load_config
 from rgcluster.data.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
 from rgcluster.data.shard_writer import ShardOptions, write_shards
@@ -22,18 +22,25 @@ from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.report import write_report
 from rgcluster.inference.device import Device, pick_device
 from rgcluster.inference.guided import GuidedTranslator, load_models
-from rgcluster.inference.run import KEEP, Judge, open_run, snapshot_of, style_noise, wanted_changes
+from rgcluster.inference.run import (
+    KEEP,
+    Judge,
+    open_run,
+    snapshot_of,
+    store_name,
+    style_noise,
+    wanted_changes,
+)
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import is_guided
 from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalFusion
 from rgcluster.model.translator import Translator
-from rgcluster.pipeline import SECTIONS, SNAPSHOT, STAGE, Pipeline
+from rgcluster.pipeline import SECTIONS, STAGE, Pipeline
 from rgcluster.progress import task
 from rgcluster.rundir import stage_directory
 from rgcluster.session import ray_session
 from rgcluster.storage import Location
 from rgcluster.store.local import LocalStore
-from rgcluster.store.snapshot import Manifest, read_manifest
 from rgcluster.train.metrics import read_metrics
 
 __all__ = [
@@ -48,7 +55,7 @@ __all__ = [
     "resolve",
     "shard",
     "status",
-    "store_manifest",
+    "run_store",
     "train",
     "translate",
 ]
@@ -227,9 +234,10 @@ def query(image: Path, run: str, to: str, count: int, target: Path | None) -> li
     return list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
 
 
-def store_manifest(run: str) -> Manifest:
-    """Return what the run's store holds."""
-    return read_manifest(stage_directory(Location(run), "store") / SNAPSHOT)
+def run_store(run: str) -> tuple[Location, str, StoreConfig]:
+    """Return where a run's store lies, the name under which it is served, and its configuration."""
+    config, location = open_run(run)
+    return snapshot_of(location), store_name(location), config.store
 
 
 def status(run: str) -> list[tuple[str, str, str, str, str]]:

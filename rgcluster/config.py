@@ -228,6 +228,11 @@ class StoreConfig(Section):
     shards: int = Field(2, ge=1)
     images: Literal["all", "train"] = "all"
     """What is retrieved: `all` the images but test and val, with labels or without, or those that train."""
+    index: Literal["auto", "exact", "ivf", "hnsw", "ivfpq"] = "auto"
+    """How a shard searches; `auto` by the number of vectors, `memory_mib` and `recall`."""
+    recall: float = Field(0.95, gt=0, le=1, description="what an approximate index is tuned to reach")
+    memory_mib: int | None = Field(None, ge=1, description="what a shard's index may take")
+    replicas: int = Field(1, ge=1, description="processes for each shard")
     timeout_s: float = Field(60.0, gt=0)
 
 

@@ -6,6 +6,7 @@
     ├── ExportMismatch        an exported translator computes something else
     ├── CollectiveStalled     a worker waited too long for the others
     ├── StoreUnavailable      a shard did not answer in time, or not at all
+    │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
     ├── StorageError          no room, or no leave, to write a file
     ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
@@ -36,6 +37,7 @@ __all__ = [
     "RequestRefused",
     "RunConflict",
     "StorageError",
+    "StaleGeneration",
     "StoreMismatch",
     "StoreUnavailable",
     "TooFewNeighbours",
@@ -70,6 +72,10 @@ class CollectiveStalled(RGClusterError):
 
 class StoreUnavailable(RGClusterError):
     """A shard of the store did not answer within the time-out."""
+
+
+class StaleGeneration(StoreUnavailable):
+    """The snapshot that a call meant is no longer served."""
 
 
 class StorageError(RGClusterError):

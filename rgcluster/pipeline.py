@@ -30,6 +30,7 @@ from rgcluster.evaluate.queries import load_precision, measure_precision
 from rgcluster.evaluate.reference import make_reference
 from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import Evaluation, evaluate_run
+from rgcluster.inference.run import store_name
 from rgcluster.model.handover import networks_digest
 from rgcluster.progress import Update, console, follow, task
 from rgcluster.rundir import (
@@ -44,8 +45,9 @@ from rgcluster.rundir import (
 )
 from rgcluster.session import Resources, interruptible, resources
 from rgcluster.storage import Location, digest_json
+from rgcluster.store.shard import IndexSettings
 from rgcluster.store.snapshot import read_manifest
-from rgcluster.store.store import RayStore
+from rgcluster.store.store import RayStore, list_stores
 from rgcluster.train.embed import build_store
 from rgcluster.train.guards import is_out_of_memory, memory_advice
 from rgcluster.train.loop import MODEL, raise_failure, train_worker
@@ -137,10 +139,11 @@ class Pipeline:
 
         def build() -> None:
             with task(self._title("store")) as update:
-                gpu = self._resources().gpu
+                share = self._resources()
                 build_store(
                     self.config, self.retrieval_set(), self._model("translation"), self._model("retrieval"),
-                    directory / SNAPSHOT, 0.1 if gpu else 0.0, lambda done, total: update(done, total, ""),
+                    directory / SNAPSHOT, share.workers if share.gpu else 0,
+                    lambda done, total: update(done, total, ""),
                 )  # fmt: skip
 
         work_once(directory, depends, build)
@@ -166,7 +169,7 @@ class Pipeline:
         """Return what stage 3 depends on; the store must be there."""
         return self._depends(*SECTIONS["guidance"]) | {
             "translation": self._digest("translation"),
-            "store": read_manifest(self._snapshot()).digest,
+            "store": read_manifest(self._snapshot()).built_digest,
         }
 
     def precision(self) -> None:
@@ -259,10 +262,10 @@ class Pipeline:
             self._protocol = make_protocol(self.config, self.shards, drawn=drawn)
         return self._protocol
 
-    def retrieval_set(self) -> list[ImageSource]:
-        """Return the images that the store holds: those that train, or everything but the test and val sets."""
+    def retrieval_set(self) -> dict[str, ImageSource]:
+        """Return by split the images that the store holds: those that train, or all but the test and val sets."""
         if self.config.store.images == "train":
-            return [self.source("train")]
+            return {"train": self.source("train")}
         # What only the store needs is read once, so it is not kept decoded.
         uncached = self.config.data.model_copy(update={"cache_mib": 0})
         opened = self._sources.get(("train", 1.0))
@@ -272,7 +275,7 @@ class Pipeline:
             else open_source(self.shards, uncached, "train")
         )
         rest = [UNLABELLED] if self.shards.splits.get(UNLABELLED) else []
-        return [train, *(open_source(self.shards, uncached, split) for split in rest)]
+        return {"train": train} | {split: open_source(self.shards, uncached, split) for split in rest}
 
     def seconds(self) -> dict[str, float]:
         """Return how long each finished stage took, over all its starts."""
@@ -310,11 +313,17 @@ class Pipeline:
         return {"vgg16": str(weights.path)}
 
     def _store(self, name: str) -> RayStore:
-        """Start the store's actors; they end with the `with` block."""
-        return RayStore.start(self._snapshot(), name, timeout=self.config.store.timeout_s)
+        """Connect to the store of that name, or start its actors, which end with the `with` block."""
+        settings = self.config.store
+        return RayStore.share(
+            self._snapshot(), name, replicas=settings.replicas, index=IndexSettings.of(settings),
+            timeout=settings.timeout_s,
+        )  # fmt: skip
 
     def _store_name(self, use: str) -> str:
-        return f"{self.run.name}-{self.shards.digest}-{use}"
+        """Return the name of the run's store if it is being served, else of one for this use alone."""
+        served = store_name(self.run)
+        return served if served in list_stores() else f"{served}-{use}"
 
     def _snapshot(self) -> Location:
         return stage_directory(self.run, "store") / SNAPSHOT
@@ -415,7 +424,7 @@ class Pipeline:
 
 _WATCHING = {
     "report_every", "checkpoint_every", "checkpoint_keep", "checkpoint_best", "checkpoint_order", "sample_every",
-    "accumulate", "loss_limit", "timeout_s", "cache_mib", "generators",
+    "accumulate", "loss_limit", "timeout_s", "cache_mib", "generators", "replicas",
 }  # fmt: skip
 
 

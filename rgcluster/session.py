@@ -13,6 +13,8 @@ from dataclasses import dataclass
 # Read when ray is imported, so set before that.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# A scattered call that fails in one shard fails in the others, too; the first error is the one that is raised.
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 # Ray ends idle processes after a second, and a new one imports for seconds: on a cluster of our own, keep them.
 os.environ.setdefault("RAY_num_workers_soft_limit", "4")
@@ -21,9 +23,10 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 import ray  # noqa: E402
 
 from rgcluster.config import ClusterConfig  # noqa: E402
+from rgcluster.errors import ConfigError  # noqa: E402
 from rgcluster.weights import chosen_paths  # noqa: E402
 
-__all__ = ["Resources", "interruptible", "ray_session", "resources"]
+__all__ = ["Resources", "cluster_session", "interruptible", "ray_session", "resources"]
 
 CPUS_FOR_WORKERS = 0.5
 """Share of the cluster's CPUs that Train workers reserve at most: reading and embedding need the rest."""
@@ -75,6 +78,20 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def cluster_session() -> Iterator[None]:
+    """Hold a connection to a Ray cluster that is running already; ConfigError where there is none."""
+    os.environ.setdefault("RAY_ADDRESS", "auto")
+    try:
+        with ray_session():
+            yield
+    except ConnectionError:
+        raise ConfigError(
+            f"no Ray cluster at {os.environ['RAY_ADDRESS']}: `ray start --head` starts one on this machine, "
+            "RAY_ADDRESS names another"
+        ) from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rgcluster.errors import DataError, StorageError
 
 __all__ = ["Location", "digest_bytes", "digest_json"]
 
+_PIECE = 8 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,12 +43,14 @@ class Location:
     def __init__(self, path: str | os.PathLike[str] | Location) -> None:
         self._fs: fs.FileSystem
         self.path: str
+        self._options: str = ""  # of the file system: s3://...?endpoint_override=...
         if isinstance(path, Location):
-            self._fs, self.path = path._fs, path.path
+            self._fs, self.path, self._options = path._fs, path.path, path._options
             return
         text = os.fspath(path)
         if "://" in text:
             self._fs, self.path = fs.FileSystem.from_uri(text)
+            self._options = text.partition("?")[2]
         else:
             self._fs, self.path = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
 
@@ -56,7 +60,9 @@ class Location:
         return below
 
     def __str__(self) -> str:
-        return self.path if self.is_local else f"{self._fs.type_name}://{self.path}"
+        if self.is_local:
+            return self.path
+        return f"{self._fs.type_name}://{self.path}" + (f"?{self._options}" if self._options else "")
 
     def __repr__(self) -> str:
         return f"Location({str(self)!r})"
@@ -120,8 +126,12 @@ class Location:
         with self._fs.open_input_stream(self.path) as stream:
             return stream.read()
 
-    def write_bytes(self, content: bytes | memoryview) -> None:
-        """Write the whole file or nothing; StorageError where there is no room for it."""
+    def write_bytes(self, content: bytes | memoryview, *, durable: bool = False) -> None:
+        """Write the whole file or nothing; StorageError where there is no room for it.
+
+        With `durable` it outlives a crash of the machine as soon as this returns (remote stores promise that
+        anyway).
+        """
         parent, _, name = self.path.rpartition("/")
         self._fs.create_dir(parent, recursive=True)
         # Not a leading dot: some file systems hide such names from listings.
@@ -129,7 +139,11 @@ class Location:
         try:
             with self._fs.open_output_stream(temporary) as stream:
                 stream.write(content)
+            if durable and self.is_local:
+                _sync(temporary)
             self._fs.move(temporary, self.path)
+            if durable and self.is_local:
+                _sync(parent)
         except BaseException as error:
             if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
                 self._fs.delete_file(temporary)
@@ -139,6 +153,18 @@ class Location:
                     "free some and run the same command again, what is finished is kept"
                 ) from None
             raise
+
+    def upload(self, source: Path) -> None:
+        """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
+        with source.open("rb") as stream:
+            self._fs.create_dir(self.path.rpartition("/")[0], recursive=True)
+            with self._fs.open_output_stream(self.path) as sink:
+                shutil.copyfileobj(stream, sink, _PIECE)
+
+    def download(self, target: Path) -> None:
+        """Copy this file to a local path, in pieces."""
+        with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
+            shutil.copyfileobj(stream, sink, _PIECE)
 
     def read_text(self) -> str:
         return self.read_bytes().decode()
@@ -154,3 +180,11 @@ class Location:
 
     def write_json(self, value: Any) -> None:
         self.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

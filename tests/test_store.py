@@ -15,59 +15,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from stores import DIGESTS, IMAGE, brute_force, images_of, sample, write
 
 from rgcluster.errors import CheckpointError, DataError, StoreMismatch, StoreUnavailable, TooFewNeighbours
+from rgcluster.storage import Location
 from rgcluster.store import (
     ExactIndex,
     LocalStore,
-    Shard,
     SnapshotWriter,
     copy_snapshot,
     read_manifest,
     verify,
 )
-from rgcluster.store.snapshot import shard_of
-
-DIGESTS = {"content_encoder": "c0ffee", "style_encoder": "5717e", "retrieval": "f00d"}
-IMAGE = (4, 5, 3)
+from rgcluster.store.shard import Shard
+from rgcluster.store.snapshot import Manifest, shard_of
 
 
-def images_of(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Images [N, 4, 5, 3] that tell whose they are."""
-    seeds: Any = ids.astype(np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15) + np.arange(
-        60, dtype=np.uint64
-    )
-    return (seeds >> np.uint64(7)).astype(np.uint8).reshape(-1, *IMAGE)
-
-
-def write(path: Path, ids: NDArray[np.int64], vectors: NDArray[np.float32], num_shards: int = 3) -> Path:
-    with SnapshotWriter(path, num_shards, vectors.shape[1], IMAGE, DIGESTS) as writer:
-        for start in range(0, len(ids), 7):
-            rows = slice(start, start + 7)
-            writer.append(ids[rows], vectors[rows], images_of(ids[rows]))
-        writer.commit()
-    return path
-
-
-def brute_force(
-    ids: NDArray[np.int64],
-    vectors: NDArray,
-    queries: NDArray,
-    k: int,
-    exclude: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    difference = queries.astype(np.float64)[:, None] - vectors.astype(np.float64)[None]
-    squared = np.square(difference).sum(-1)
-    if exclude is not None:
-        squared[(ids[None] == exclude[:, None]) & (exclude[:, None] != -1)] = np.inf
-    order = np.lexsort((np.broadcast_to(ids, squared.shape), squared), axis=-1)[:, :k]
-    return np.sqrt(np.take_along_axis(squared, order, 1)), ids[order]
-
-
-def sample(count: int, dimension: int = 8, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    generator = np.random.default_rng(seed)
-    ids = generator.choice(2**62, count, replace=False).astype(np.int64)
-    return ids, generator.normal(size=(count, dimension)).astype(np.float32)
+def file_of(path: Path, number: int, name: str) -> Path:
+    """A file of one shard; directories bear a token."""
+    return path / read_manifest(path).shards[number].directory / name
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +308,7 @@ def _splitmix64(value: int) -> int:
 def test_rows_go_to_the_shard_of_their_id(faces: tuple[Path, NDArray, NDArray]) -> None:
     path, ids, _ = faces
     for number in range(3):
-        held = np.load(path / f"shard-{number:05d}" / "ids.npy", allow_pickle=False)
+        held = np.load(file_of(path, number, "ids.npy"), allow_pickle=False)
         assert (shard_of(held, 3) == number).all()
     # splitmix64's published first output for the seed 0, and the same steps in Python's integers.
     assert _splitmix64(0) == 0xE220A8397B1DCDAF
@@ -382,51 +348,52 @@ def test_a_killed_writer_leaves_no_store_and_the_next_one_tidies_up(tmp_path: Pa
     process = multiprocessing.get_context("spawn").Process(target=_write_and_die, args=(tmp_path / "s",))
     process.start()
     process.join(60)
-    assert len(list(tmp_path.glob("s.partial-*"))) == 1
+    assert len(list(tmp_path.glob("s/partial-*"))) == 1
     with pytest.raises(CheckpointError, match="rgcluster store build"):
         read_manifest(tmp_path / "s")
     ids, vectors = sample(10)
     with SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS) as living:
         living.append(ids, vectors, images_of(ids))
-        assert len(list(tmp_path.glob("s.partial-*"))) == 1
+        assert len(list(tmp_path.glob("s/partial-*"))) == 1
         SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS).abort()
         assert living.commit().count == 10
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
-    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
-        "manifest.json",
-        "shard-00000",
-        "shard-00001",
-    ]
+    names = sorted(path.name.split("-")[0] for path in (tmp_path / "s").iterdir())
+    assert names == ["manifest.json", "shard", "shard"]
 
 
 def test_a_store_is_replaced_only_on_demand(tmp_path: Path) -> None:
     ids, vectors = sample(10)
     write(tmp_path / "s", ids, vectors)
+    old = {entry.directory for entry in read_manifest(tmp_path / "s").shards}
     with pytest.raises(DataError, match="holds files already"):
         SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS)
     with SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS, replace=True) as writer:
         writer.append(ids[:4], vectors[:4], images_of(ids[:4]))
         assert read_manifest(tmp_path / "s").count == 10
         writer.commit()
-    assert verify(tmp_path / "s").count == 4
+    manifest: Manifest = verify(tmp_path / "s")
+    assert (manifest.count, manifest.generation) == (4, 1)
+    assert not old & {path.name for path in (tmp_path / "s").iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
-@pytest.mark.parametrize("name", ["ids.npy", "vectors.npy", "images.npy"])
+@pytest.mark.parametrize("name", ["ids.npy", "vectors.npy", "images.npy", "tags.npy"])
 def test_a_corrupt_file_is_named(tmp_path: Path, name: str) -> None:
     ids, vectors = sample(30)
     path = write(tmp_path / "s", ids, vectors)
-    file = path / "shard-00001" / name
+    file = file_of(path, 1, name)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+    whole = read_manifest(path)
     for attempt in (verify, LocalStore):
-        with pytest.raises(CheckpointError, match=f"shard-00001/{name}: differs from its checksum"):
+        with pytest.raises(CheckpointError, match=f"shard-00001-.*/{name}: differs from its checksum"):
             attempt(path)
     with pytest.raises(CheckpointError, match=name):
-        Shard(path, 1, 3, verify=True)
+        Shard(Location(path), whole, 1, 3, verify=True)
     file.unlink()
-    with pytest.raises(CheckpointError, match=f"shard-00001/{name}: missing"):
+    with pytest.raises(CheckpointError, match=f"shard-00001-.*/{name}: missing"):
         verify(path)
 
 
@@ -438,13 +405,6 @@ def test_a_damaged_manifest_is_a_typed_error(tmp_path: Path) -> None:
         manifest.write_text(content)
         with pytest.raises(CheckpointError, match="rgcluster store build"):
             read_manifest(tmp_path / "s")
-
-
-def test_a_shard_refuses_another_snapshot_than_it_was_started_for(
-    faces: tuple[Path, NDArray, NDArray],
-) -> None:
-    with pytest.raises(CheckpointError, match="changed under the running store"):
-        Shard(faces[0], 0, 1, "0123456789abcdef")
 
 
 def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ import ray
 from numpy.typing import NDArray
 
 from rgcluster.errors import CheckpointError, ConfigError, DataError, StoreUnavailable, TooFewNeighbours
-from rgcluster.store import LocalStore, Neighbours, RayStore, SnapshotWriter, list_stores, stop_store
+from rgcluster.store import (
+    LocalStore,
+    Neighbours,
+    RayStore,
+    SnapshotWriter,
+    list_stores,
+    read_manifest,
+    stop_store,
+)
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -217,12 +225,79 @@ def test_stop_frees_the_name_and_the_client_is_told(snapshot: Path, queries: NDA
     assert "brief" not in list_stores()
 
 
+def test_changes_reach_every_replica_and_outlive_the_store(
+    tmp_path: Path, queries: NDArray[np.float32]
+) -> None:
+    path = write(tmp_path / "live", 2)
+    new = np.arange(40, dtype=np.int64)
+    far = queries[:1] + 50 + np.arange(40, dtype=np.float32)[:, None]
+    images = np.random.default_rng(5).integers(0, 256, (40, *IMAGE), dtype=np.uint8)
+    with RayStore.start(path, "live", replicas=2, timeout=30.0) as store:
+        assert store.replicas == 2 and len(store.everyone()) == 4
+        assert store.add(new, far, images) == 0
+        for _ in range(4):  # each replica in turn
+            answer = store.neighbours(far, 1)
+            np.testing.assert_array_equal(answer.ids[:, 0], new)
+            np.testing.assert_array_equal(answer.images[:, 0], images)
+        assert store.remove(new[:10]) == 10 and store.count == COUNT + 30
+        # Killed, one replica of a shard costs no time: the other answers.
+        rows = store.everyone()
+        os.kill(next(row["pid"] for row in rows if row["shard"] == 0 and row["replica"] == 0), signal.SIGKILL)
+        for _ in range(4):
+            np.testing.assert_array_equal(store.search(far[10:], 1)[1][:, 0], new[10:])
+        assert store.add(new[:10], far[:10], images[:10]) == 0  # waits for the one that keeps the journal
+        manifest = store.compact()
+        assert (manifest.generation, manifest.count) == (1, COUNT + 40)
+        assert {row["generation"] for row in store.everyone()} == {1}
+        np.testing.assert_array_equal(store.search(far, 1)[1][:, 0], new)
+        store.remove(new[:1])
+    with RayStore.start(path, "live", num_actors=3) as again:
+        assert again.count == COUNT + 39
+        np.testing.assert_array_equal(again.fetch(new[1:]), images[1:])
+
+
+def test_a_silent_replica_is_passed_over(tmp_path: Path, queries: NDArray[np.float32]) -> None:
+    path = write(tmp_path / "deaf", 1)
+    with RayStore.start(path, "deaf", replicas=2, timeout=8.0) as store:
+        expected = store.search(queries, 3)[1]
+        pid = store.everyone()[0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                np.testing.assert_array_equal(store.search(queries, 3)[1], expected)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_running_store_is_shared_and_takes_up_a_new_snapshot(
+    tmp_path: Path, queries: NDArray[np.float32]
+) -> None:
+    path = write(tmp_path / "shared", 2)
+    with RayStore.start(path, "shared") as store:
+        with RayStore.share(path, "shared") as other:
+            assert other.info()[0]["pid"] == store.info()[0]["pid"]
+        with SnapshotWriter(path, 2, DIMENSION, IMAGE, {"retrieval": "f00d"}, replace=True) as writer:
+            writer.append(np.arange(32), queries, np.zeros((32, *IMAGE), np.uint8))
+            writer.commit()
+        with RayStore.share(path, "shared") as other:
+            np.testing.assert_array_equal(other.search(queries, 1)[1][:, 0], np.arange(32))
+        np.testing.assert_array_equal(store.search(queries, 1)[1][:, 0], np.arange(32))
+    assert "shared" not in list_stores()
+
+
+def test_a_cluster_without_room_says_so(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rgcluster.store.store._PLACE_SECONDS", 1.0)
+    with pytest.raises(StoreUnavailable, match="no room for the store wide: 400 shards"):
+        RayStore.start(snapshot, "wide", num_actors=200, replicas=2)
+    assert "wide" not in list_stores()
+
+
 def test_a_corrupt_snapshot_does_not_start(tmp_path: Path) -> None:
     path = write(tmp_path / "broken", 2)
-    file = path / "shard-00001" / "images.npy"
+    file = path / read_manifest(path).shards[1].directory / "images.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="shard-00001/images.npy: differs from its checksum"):
+    with pytest.raises(CheckpointError, match="shard-00001-.*/images.npy: differs from its checksum"):
         RayStore.start(path, "broken", num_actors=1)
     assert "broken" not in list_stores()

@@ -17,6 +17,7 @@ from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
+from rgcluster.cli.store import store_app
 from rgcluster.cli.study import sweep, table
 from rgcluster.errors import RGClusterError, root_cause
 
@@ -30,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train_app = typer.Typer(help="Train one stage, with what it depends on, or all.", no_args_is_help=True)
-store_app = typer.Typer(help="The retrieval store.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(store_app, name="store")
@@ -221,41 +221,6 @@ def store_build(
 ) -> None:
     """Embed the retrieval set of a run, training what it needs first."""
     _train("store", data, run, preset, set_, False)
-
-
-@store_app.command("info")
-def store_info(run: RunOption) -> None:
-    """Show the run's store: what embedded it, and each shard."""
-    from rgcluster import commands
-
-    manifest = commands.store_manifest(str(run))
-    table = Table(title=f"{manifest.count} images, {manifest.dimension} dimensions, digest {manifest.digest}")
-    for column in ("shard", "images", "bytes"):
-        table.add_column(column, justify="right")
-    for shard in manifest.shards:
-        table.add_row(
-            shard.directory, str(shard.count), f"{sum(file.bytes for file in shard.files.values()):,}"
-        )
-    out.print(table)
-    for name, digest in manifest.digests.items():
-        out.print(f"{name}: {digest}")
-
-
-@store_app.command("query")
-def store_query(
-    image: Annotated[Path, typer.Argument(help="image file")],
-    run: RunOption,
-    to: Annotated[str, typer.Option("--to", help="target attributes")],
-    count: Annotated[int, typer.Option("-k", help="neighbours", min=1, max=1000)] = 5,
-    target: Annotated[Path | None, typer.Option("--out", help="PNG of the neighbours")] = None,
-) -> None:
-    """Show the stored images that would guide a translation."""
-    from rgcluster import commands
-
-    table = Table("image", "distance")
-    for row, distance in commands.query(image, str(run), to, count, target):
-        table.add_row(str(row), f"{distance:.4f}")
-    out.print(table)
 
 
 @app.command()

@@ -88,6 +88,25 @@ def train(
     _show("train", rows, json_)
 
 
+@bench_app.command("store")
+def store(
+    vectors: Annotated[int, typer.Option(help="for exact search", min=1000)] = 200_000,
+    many: Annotated[int, typer.Option(help="for approximate search; 0 leaves it out", min=0)] = 2_000_000,
+    folder: Annotated[
+        Path | None, typer.Option(help="where to write snapshots; a temporary folder if not given")
+    ] = None,
+    json_: JsonOption = None,
+) -> None:
+    """The store's actors, against FAISS in this process on the same vectors."""
+    from rgcluster.bench.store import bench_store
+    from rgcluster.session import ray_session
+
+    with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
+        _show(
+            "store", bench_store((folder or Path(temporary)).resolve(), vectors, many, console.print), json_
+        )
+
+
 def _show(name: str, rows: list[Row], file: Path | None) -> None:
     from rgcluster.bench.result import as_json, as_table
 

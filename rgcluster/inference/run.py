@@ -13,9 +13,9 @@ from rgcluster.inference.device import Device
 from rgcluster.model.handover import load_discriminator
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.rundir import stage_directory
-from rgcluster.storage import Location
+from rgcluster.storage import Location, digest_bytes
 
-__all__ = ["KEEP", "Judge", "open_run", "snapshot_of", "style_noise", "wanted_changes"]
+__all__ = ["KEEP", "Judge", "open_run", "snapshot_of", "store_name", "style_noise", "wanted_changes"]
 
 KEEP = -1
 """In a target: this attribute stays as D sees it in the image."""
@@ -33,6 +33,11 @@ def open_run(run: str) -> tuple[Config, Location]:
 def snapshot_of(run: Location) -> Location:
     """Return where the run's store lies."""
     return stage_directory(run, "store") / "snapshot"
+
+
+def store_name(run: Location) -> str:
+    """Return the name under which a run's store is served; runs of one name differ in their paths."""
+    return f"{run.name}-{digest_bytes(str(run).encode())[:8]}"
 
 
 def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:

@@ -25,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
 from rgcluster.inference.jobs import Job, Outcome
-from rgcluster.inference.run import snapshot_of
+from rgcluster.inference.run import snapshot_of, store_name
 from rgcluster.serve.application import create_app
 from rgcluster.serve.backend import Served, describe
 from rgcluster.serve.engine import Engine
@@ -34,10 +34,9 @@ from rgcluster.serve.metrics import RayFrontMetrics, TranslatorMetrics, ours
 from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.storage import Location
 from rgcluster.store.client import Neighbours
-from rgcluster.store.snapshot import read_manifest
 from rgcluster.store.store import RayStore
 
-__all__ = ["APPLICATION", "build", "open_store", "store_name"]
+__all__ = ["APPLICATION", "build", "open_store"]
 
 APPLICATION = "rgcluster"
 FRONT = "front"
@@ -48,11 +47,6 @@ RETRY_SECONDS = 0.2
 
 T = TypeVar("T")
 log = logging.getLogger("ray.serve")
-
-
-def store_name(run: Location) -> str:
-    """Return the name under which a run's store is served: another snapshot, another store."""
-    return f"{run.name}-{read_manifest(snapshot_of(run)).digest}"
 
 
 def open_store(run: Location, name: str, timeout: float) -> RayStore:

@@ -19,7 +19,8 @@ from ray import serve  # noqa: E402
 from ray.serve.config import HTTPOptions  # noqa: E402
 
 from rgcluster.errors import ConfigError, RGClusterError  # noqa: E402
-from rgcluster.serve.deployments import APPLICATION, build, store_name  # noqa: E402
+from rgcluster.inference.run import store_name  # noqa: E402
+from rgcluster.serve.deployments import APPLICATION, build  # noqa: E402
 from rgcluster.serve.settings import ServeSettings  # noqa: E402
 from rgcluster.session import ray_session  # noqa: E402
 from rgcluster.storage import Location  # noqa: E402

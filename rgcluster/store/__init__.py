@@ -1,27 +1,33 @@
 """The sharded store of real images: on disk, in this process, or as Ray actors."""
 
-from rgcluster.store.client import Neighbours, Pending, Store
+from rgcluster.store.answers import Found, Neighbours, Pending
+from rgcluster.store.client import Store
 from rgcluster.store.index import ExactIndex
 from rgcluster.store.local import LocalStore
-from rgcluster.store.shard import Shard
+from rgcluster.store.rows import Filter, tag_of
+from rgcluster.store.shard import IndexSettings
 from rgcluster.store.snapshot import Manifest, read_manifest, verify
 from rgcluster.store.store import NAMESPACE, RayStore, list_stores, stop_store
-from rgcluster.store.writer import SnapshotWriter, copy_snapshot
+from rgcluster.store.transfer import copy_snapshot
+from rgcluster.store.writer import SnapshotWriter
 
 __all__ = [
     "NAMESPACE",
     "ExactIndex",
+    "Filter",
+    "Found",
+    "IndexSettings",
     "LocalStore",
     "Manifest",
     "Neighbours",
     "Pending",
     "RayStore",
-    "Shard",
     "SnapshotWriter",
     "Store",
     "copy_snapshot",
     "list_stores",
     "read_manifest",
     "stop_store",
+    "tag_of",
     "verify",
 ]

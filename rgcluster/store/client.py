@@ -1,6 +1,6 @@
-"""What every store offers: scatter a query, merge by distance, fetch the winners.
+"""What every store offers: scatter a query, merge by distance, fetch the winners; add, remove, compact.
 
-Requests run on two threads beside the trainer's, so `..._async` returns at once
+Requests run on threads beside the caller's, so `..._async` returns at once
 and `result()` waits only for what is not there yet.
 """
 
@@ -10,110 +10,101 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rgcluster.errors import DataError, StoreMismatch, StoreUnavailable
-from rgcluster.store.index import NO_ID, as_vectors, nearest_first, require_neighbours, too_few
+from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
+from rgcluster.storage import Location
+from rgcluster.store.answers import Found, Neighbours, Pending
+from rgcluster.store.compaction import Compaction
+from rgcluster.store.index import NO_ID, as_vectors, barred_ids, too_few
+from rgcluster.store.journal import Change
+from rgcluster.store.rows import Filter
 from rgcluster.store.snapshot import Manifest, shard_of
+from rgcluster.store.view import Asked, Call, View
+from rgcluster.store.writer import as_images, as_tags
 
-__all__ = ["Call", "Found", "Neighbours", "Pending", "Store"]
+__all__ = ["Found", "Neighbours", "Pending", "Store"]
 
 T = TypeVar("T")
 
-Found = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Distances [B, k] and ids [B, k]."""
-
-Call = tuple[int, str, tuple[Any, ...]]
-"""A shard's number, a method of `Shard`, its arguments."""
-
-_THREADS = 2
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Real images that resemble each query, nearest first.
-
-    ids int64 [B, k], distances float32 [B, k] (NaN for random neighbours),
-    images uint8 [B, k, H, W, C].
-    """
-
-    ids: NDArray[np.int64]
-    distances: NDArray[np.float32]
-    images: NDArray[np.uint8]
-
-
-class Pending(Generic[T]):
-    """An answer on its way; `wait_seconds` counts what the caller spent blocked on it."""
-
-    def __init__(self, future: Future[T]) -> None:
-        self._future = future
-        self.wait_seconds = 0.0
-
-    def done(self) -> bool:
-        return self._future.done()
-
-    def result(self) -> T:
-        """Return the answer, or raise the typed error that took its place."""
-        start = time.perf_counter()
-        try:
-            return self._future.result()
-        finally:
-            self.wait_seconds += time.perf_counter() - start
+_THREADS = 8
 
 
 class Store(ABC):
-    """Nearest and random real images out of a sharded snapshot.
+    """Nearest and random real images out of a sharded snapshot, and changes to it.
 
-    A query is answered in full or fails with a typed error: DataError for its
-    shape or NaN, TooFewNeighbours, StoreUnavailable after `timeout` seconds.
+    A query is answered in full and by one generation of the store, or fails with a typed error: DataError for
+    its shape or NaN, TooFewNeighbours, StoreUnavailable after `timeout` seconds.
     """
 
     def __init__(
-        self, manifest: Manifest, num_shards: int, timeout: float = 60.0, max_in_flight: int = 16
+        self,
+        location: Location,
+        manifest: Manifest,
+        num_shards: int,
+        timeout: float = 60.0,
+        max_in_flight: int = 16,
     ) -> None:
-        self.manifest, self.num_shards, self.timeout = manifest, num_shards, timeout
+        self.location, self.manifest = location, manifest
+        self.num_shards, self.timeout = num_shards, timeout
         self._max_in_flight = max_in_flight
         self._slots = threading.BoundedSemaphore(max_in_flight)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"store-{manifest.name}")
-        self._ids: NDArray[np.int64] | None = None
+        self._threads = ThreadPoolExecutor(
+            min(_THREADS, max_in_flight), thread_name_prefix=f"store-{manifest.name}"
+        )
+        self._expected: dict[str, str] = {}
+        self._ids: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
     @abstractmethod
     def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
-        """Return the answer to each call; StoreUnavailable once time.monotonic() passes the deadline."""
+        """Return the answer to each call of a shard's host; StoreUnavailable once `deadline` is past."""
+
+    @abstractmethod
+    def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
+        """Call every host, replicas too."""
 
     @property
     def count(self) -> int:
         """Number of images in the store."""
-        return self.manifest.count
+        return sum(row["count"] for row in self.info())
 
-    def search(self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None) -> Found:
-        """Return distances [B, k] and ids [B, k] nearest to queries [B, d]; exclude[i] is kept from row i."""
-        return self.search_async(queries, k, exclude).result()
+    def search(
+        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
+    ) -> Found:
+        """Return distances [B, k] and ids [B, k] nearest to queries [B, d].
 
-    def search_async(self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None) -> Pending[Found]:
+        exclude [B] or [B, E] are ids that are kept from each row's answer (-1 for none); a filter says which
+        images may be in any.
+        """
+        return self.search_async(queries, k, exclude, filter).result()
+
+    def search_async(
+        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
+    ) -> Pending[Found]:
         """Start `search`."""
-        rows, barred = self._checked(queries, k, exclude)
-        return self._submit(lambda deadline: self._search(rows, k, barred, deadline))
+        asked = self._asked(queries, k, exclude, filter)
+        return self._submit(lambda view: view.search(asked))
 
-    def neighbours(self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None) -> Neighbours:
+    def neighbours(
+        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
+    ) -> Neighbours:
         """Return the nearest images, with ids and distances."""
-        return self.neighbours_async(queries, k, exclude).result()
+        return self.neighbours_async(queries, k, exclude, filter).result()
 
     def neighbours_async(
-        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None
+        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Pending[Neighbours]:
         """Start `search` and, when it is merged, the fetch of the winners' images."""
-        rows, barred = self._checked(queries, k, exclude)
+        asked = self._asked(queries, k, exclude, filter)
 
-        def work(deadline: float) -> Neighbours:
-            distances, ids = self._search(rows, k, barred, deadline)
-            return Neighbours(ids, distances, self._fetch(ids, deadline))
+        def work(view: View) -> Neighbours:
+            distances, ids = view.search(asked)
+            return Neighbours(ids, distances, view.fetch(ids))
 
         return self._submit(work)
 
@@ -126,42 +117,79 @@ class Store(ABC):
         batch nor the number of shards matters. Distances are NaN.
         """
         keys = np.array(batch_ids, np.int64)
-        barred = self._checked_exclude(exclude, len(keys))
-        self._check_count(k, barred)
+        barred = barred_ids(exclude, len(keys))
+        _require_positive(k)
 
-        def work(deadline: float) -> Neighbours:
-            ids = self._draw(keys, k, barred, seed, deadline)
-            return Neighbours(ids, np.full(ids.shape, np.nan, np.float32), self._fetch(ids, deadline))
+        def work(view: View) -> Neighbours:
+            ids = _draw(self._all_ids(view), keys, k, barred, seed)
+            return Neighbours(ids, np.full(ids.shape, np.nan, np.float32), view.fetch(ids))
 
         return self._submit(work)
 
     def fetch(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Return the images [..., H, W, C] of ids [...]; DataError for an id that is not in the store."""
         wanted = np.array(ids, np.int64)
-        return self._submit(lambda deadline: self._fetch(wanted, deadline)).result()
+        return self._submit(lambda view: view.fetch(wanted)).result()
 
     def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the vectors [..., d] of ids [...]; DataError for an id that is not in the store."""
         wanted = np.array(ids, np.int64)
-        return self._submit(lambda deadline: self._gather("vectors", wanted, deadline)).result()
+        return self._submit(lambda view: view.vectors(wanted)).result()
 
     def ids(self) -> NDArray[np.int64]:
         """Return every id [N] in the store, ascending."""
         return self._submit(self._all_ids).result().copy()
 
+    def add(
+        self, ids: ArrayLike, vectors: ArrayLike, images: ArrayLike, tags: ArrayLike | None = None
+    ) -> int:
+        """Add rows [N], [N, d], uint8 [N, H, W, C], tags [N]; return how many replaced one of the same id.
+
+        When this returns, they survive the end of every process, and every query that begins finds them. If
+        it fails, some may have come; the same call again is harmless.
+        """
+        numbers, rows = np.array(ids, np.int64), as_vectors(np.array(vectors), self.manifest.dimension)
+        if (
+            numbers.shape != (len(rows),)
+            or len(np.unique(numbers)) != len(numbers)
+            or (numbers == NO_ID).any()
+        ):
+            raise DataError(
+                f"ids of shape {list(numbers.shape)} for {len(rows)} rows: give each its own, not -1"
+            )
+        pictures = as_images(np.array(images), len(rows), self.manifest.image_shape)
+        return self._write(Change(numbers, rows, pictures, as_tags(tags, len(rows))))
+
+    def remove(self, ids: ArrayLike) -> int:
+        """Remove what is here of ids [N], durably; return how many were."""
+        return self._write(Change(np.unique(np.array(ids, np.int64))))
+
+    def compact(self) -> Manifest:
+        """Write the store anew without what was removed, while it goes on answering; return the new manifest.
+
+        Queries are answered throughout, each by the old generation or by the new; changes wait for the
+        moment of the exchange.
+        """
+        with Compaction(self.location, self._everyone, self.timeout) as compaction:
+            compaction.run()
+        return self._refresh(time.monotonic() + self.timeout)
+
+    def reload(self) -> Manifest:
+        """Take up the snapshot that another process has put in this one's place; return its manifest."""
+        deadline = time.monotonic() + self.timeout
+        manifest = self._refresh(deadline)
+        self._everyone("adopt", (manifest.generation,), deadline)
+        return manifest
+
     def info(self) -> list[dict[str, Any]]:
-        """Return one row per shard: count, bytes, queries, pid, node, started, restarts."""
-        return self._submit(lambda deadline: self._everywhere("info", (), deadline)).result()
+        """Return one row per shard: count, bytes, index, queries, pid, node, started, restarts."""
+        deadline = time.monotonic() + self.timeout
+        return self._scatter([(number, "info", ()) for number in range(self.num_shards)], deadline)
 
     def check(self, digests: Mapping[str, str]) -> None:
-        """Raise StoreMismatch unless the store was embedded by the networks with these digests."""
-        for network, digest in digests.items():
-            held = self.manifest.digests.get(network)
-            if held != digest:
-                raise StoreMismatch(
-                    f"the store {self.manifest.name} was embedded by {network} {held or '(unknown)'}, "
-                    f"not {digest}: rebuild with `rgcluster store build`"
-                )
+        """Raise StoreMismatch unless the store was embedded by the networks with these digests, now and later."""
+        self._check(self.manifest, digests)
+        self._expected |= digests
 
     def close(self) -> None:
         """Wait for what is in flight and let go; no call may follow."""
@@ -175,7 +203,7 @@ class Store(ABC):
     ) -> None:
         self.close()
 
-    def _submit(self, work: Callable[[float], T]) -> Pending[T]:
+    def _submit(self, work: Callable[[View], T]) -> Pending[T]:
         deadline = time.monotonic() + self.timeout
         if not self._slots.acquire(timeout=self.timeout):
             raise StoreUnavailable(
@@ -183,85 +211,94 @@ class Store(ABC):
                 f"{self.timeout:g} s; collect results sooner, or look at `rgcluster store info`"
             )
         try:
-            future = self._threads.submit(work, deadline)
+            future = self._threads.submit(self._in_one_generation, work, deadline)
         except BaseException:
             self._slots.release()
             raise
         future.add_done_callback(lambda _: self._slots.release())
         return Pending(future)
 
-    def _search(
-        self, rows: NDArray[np.float32], k: int, barred: NDArray[np.int64] | None, deadline: float
-    ) -> Found:
-        answers = self._everywhere("search", (rows, k, barred), deadline)
-        squared = np.concatenate([answer[0] for answer in answers], axis=1)
-        ids = np.concatenate([answer[1] for answer in answers], axis=1)
-        best, winners = nearest_first(squared, ids, k)
-        require_neighbours(best, k, excluding=barred is not None)
-        return np.sqrt(best).astype(np.float32), winners
+    def _in_one_generation(self, work: Callable[[View], T], deadline: float) -> T:
+        while True:
+            try:
+                return work(View(self.manifest, self.num_shards, self._scatter, deadline))
+            except StaleGeneration:
+                if time.monotonic() > deadline:
+                    raise
+                self._refresh(deadline)
 
-    def _fetch(self, ids: NDArray[np.int64], deadline: float) -> NDArray[np.uint8]:
-        return self._gather("fetch", ids, deadline)
+    def _refresh(self, deadline: float) -> Manifest:
+        """Learn of the newest generation that a shard serves."""
+        found = self._scatter([(number, "origin", ()) for number in range(self.num_shards)], deadline)
+        manifest = max((manifest for manifest, _ in found), key=lambda each: each.generation)
+        self._check(manifest, self._expected)
+        if manifest.generation > self.manifest.generation:
+            self.manifest = manifest
+        return manifest
 
-    def _gather(self, method: str, ids: NDArray[np.int64], deadline: float) -> NDArray[Any]:
-        """Return rows [..., *row] of ids [...] from the shards that hold them."""
-        shape, kind = (
-            (self.manifest.image_shape, np.uint8)
-            if method == "fetch"
-            else ((self.manifest.dimension,), np.float32)
-        )
-        flat = ids.reshape(-1)
-        owners = shard_of(flat, self.num_shards)
-        holders = np.unique(owners).tolist()
-        answers = self._scatter([(holder, method, (flat[owners == holder],)) for holder in holders], deadline)
-        out = np.empty((len(flat), *shape), kind)
-        for holder, answer in zip(holders, answers, strict=True):
-            out[owners == holder] = answer
-        return out.reshape(*ids.shape, *shape)
+    def _check(self, manifest: Manifest, digests: Mapping[str, str]) -> None:
+        for network, digest in digests.items():
+            held = manifest.digests.get(network)
+            if held != digest:
+                raise StoreMismatch(
+                    f"the store {manifest.name} was embedded by {network} {held or '(unknown)'}, "
+                    f"not {digest}: rebuild with `rgcluster store build`"
+                )
 
-    def _draw(
-        self, keys: NDArray[np.int64], k: int, barred: NDArray[np.int64] | None, seed: int, deadline: float
-    ) -> NDArray[np.int64]:
-        everything = self._all_ids(deadline)
-        drawn = np.empty((len(keys), k), np.int64)
-        for row, key in enumerate(keys):
-            generator = np.random.default_rng([seed % 2**64, int(key) % 2**64])
-            # One to spare, in case the excluded image is among them.
-            chosen = everything[generator.choice(len(everything), min(k + 1, len(everything)), replace=False)]
-            if barred is not None:
-                chosen = chosen[chosen != barred[row]]
-            if len(chosen) < k:
-                raise too_few(k, len(chosen), barred is not None)
-            drawn[row] = chosen[:k]
-        return drawn
+    def _write(self, change: Change) -> int:
+        owners = shard_of(change.ids, self.num_shards)
+        parts = [(owner, change.of(owners == owner)) for owner in np.unique(owners).tolist()]
 
-    def _all_ids(self, deadline: float) -> NDArray[np.int64]:
-        if self._ids is None:
-            self._ids = np.sort(np.concatenate(self._everywhere("ids", (), deadline)))
-        return self._ids
+        def work(view: View) -> int:
+            touched = view.scatter([(owner, "write", (part,)) for owner, part in parts])
+            self._follow([owner for owner, _ in parts], view)
+            return int(sum(touched))
 
-    def _everywhere(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
-        return self._scatter([(number, method, args) for number in range(self.num_shards)], deadline)
+        return self._submit(work).result()
 
-    def _checked(
-        self, queries: ArrayLike, k: int, exclude: ArrayLike | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    @abstractmethod
+    def _follow(self, parts: Sequence[int], view: View) -> None:
+        """Let the replicas of these shards catch up with what their first has written."""
+
+    def _all_ids(self, view: View) -> NDArray[np.int64]:
+        versions = view.everywhere("held_version")
+        key = (view.generation, *versions)
+        if self._ids is None or self._ids[0] != key:
+            held = view.everywhere("ids")
+            key = (view.generation, *(version for version, _ in held))
+            self._ids = key, np.sort(np.concatenate([ids for _, ids in held]))
+        return self._ids[1]
+
+    def _asked(self, queries: ArrayLike, k: int, exclude: ArrayLike | None, filter: Filter | None) -> Asked:
         # A copy, since the caller may write over its batch while the query is under way.
         rows = as_vectors(np.array(queries, np.float32), self.manifest.dimension)
-        barred = self._checked_exclude(exclude, len(rows))
-        self._check_count(k, barred)
-        return rows, barred
+        _require_positive(k)
+        return Asked(rows, k, barred_ids(exclude, len(rows)), None if filter is None else filter.tags)
 
-    def _checked_exclude(self, exclude: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
-        if exclude is None:
-            return None
-        barred = np.array(exclude, np.int64)
-        if barred.shape != (rows,):
-            raise DataError(f"{barred.size} ids to exclude for {rows} rows: give one a row, {NO_ID} for none")
-        return barred
 
-    def _check_count(self, k: int, barred: NDArray[np.int64] | None) -> None:
-        if k < 1:
-            raise DataError(f"{k} neighbours: ask for 1 or more")
-        if k > self.count:
-            raise too_few(k, self.count, barred is not None)
+def _draw(
+    everything: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    k: int,
+    barred: NDArray[np.int64] | None,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Return k distinct ids for each key [B, k], never barred[i]."""
+    spare = 0 if barred is None else barred.shape[1]
+    drawn = np.empty((len(keys), k), np.int64)
+    for row, key in enumerate(keys):
+        generator = np.random.default_rng([seed % 2**64, int(key) % 2**64])
+        # Some to spare, in case the excluded images are among them; without any, one, as it always was.
+        count = min(k + max(1, spare), len(everything))
+        chosen = everything[generator.choice(len(everything), count, replace=False)]
+        if barred is not None:
+            chosen = chosen[~np.isin(chosen, barred[row])]
+        if len(chosen) < k:
+            raise too_few(k, len(chosen), barred is not None)
+        drawn[row] = chosen[:k]
+    return drawn
+
+
+def _require_positive(k: int) -> None:
+    if k < 1:
+        raise DataError(f"{k} neighbours: ask for 1 or more")

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of one shard: FAISS proposes, float64 decides.
+"""Exact nearest neighbours: FAISS proposes, float64 decides.
 
 FAISS computes |q|^2 - 2 q.x + |x|^2 in float32, which cancels: its order of
 near neighbours, and so the answer, would depend on the batch and on the other
@@ -9,13 +9,29 @@ within a radius that cannot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.errors import DataError, TooFewNeighbours
 
-__all__ = ["NO_ID", "ExactIndex", "as_vectors", "nearest_first", "require_neighbours", "too_few"]
+__all__ = [
+    "NO_ID",
+    "ExactIndex",
+    "Found64",
+    "Index",
+    "as_vectors",
+    "barred_ids",
+    "configure_faiss",
+    "measure",
+    "nearest_first",
+    "on_gpu",
+    "require_neighbours",
+    "too_few",
+]
 
 NO_ID = -1
 
@@ -23,20 +39,58 @@ _SPARE = 12
 _MAX_SQUARED_NORM = 1e36
 _FLOAT32_ROUNDING = 2.0**-24
 
+Found64 = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Squared distances [B, k] and ids [B, k], by distance, then id; padded with infinity and -1."""
+
+
+class Index(Protocol):
+    """What a shard asks of vectors under int64 ids."""
+
+    kind: str
+
+    def __len__(self) -> int: ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the index holds in memory."""
+        ...
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        exclude: NDArray[np.int64] | None = None,
+        tags: Sequence[int] | None = None,
+    ) -> Found64:
+        """Search for queries [B, d]; exclude [B, E] keeps ids from each row's answer, tags lets these alone pass."""
+        ...
+
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        """Remove what is here of ids."""
+        ...
+
 
 class ExactIndex:
     """Vectors [N, d] under their int64 ids, searched exactly."""
 
-    def __init__(self, dimension: int) -> None:
+    kind = "exact"
+
+    def __init__(self, dimension: int, *, gpu: bool = False) -> None:
         self.dimension = dimension
         self._flat = faiss.IndexFlatL2(dimension)
-        self._ids = np.empty(0, np.int64)
+        self._ids, self._tags = np.empty(0, np.int64), np.empty(0, np.uint8)
         self._largest_norm = 0.0
+        # A mirror: the index on the CPU stays the truth, and answers what a GPU cannot.
+        self._gpu, self._mirror = gpu, None
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
+    @property
+    def memory(self) -> int:
+        return len(self) * (4 * self.dimension + 9)
+
+    def add(self, ids: ArrayLike, vectors: ArrayLike, tags: ArrayLike | None = None) -> None:
         """Add rows [N], [N, d]; DataError for ids twice, the id -1, NaN, infinity or another dimension."""
         new = np.asarray(ids, np.int64)
         rows = as_vectors(vectors, self.dimension)
@@ -52,67 +106,111 @@ class ExactIndex:
             self._flat.add(rows)
             self._largest_norm = max(self._largest_norm, float(_norms(rows).max()))
         self._ids = together
+        self._tags = np.concatenate([self._tags, np.zeros(len(new), np.uint8) if tags is None else tags])
+        self._mirror = None
 
-    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors [n, d] at positions [n], in the order of adding."""
-        if not len(positions):
-            return np.empty((0, self.dimension), np.float32)
-        return self._flat.reconstruct_batch(np.ascontiguousarray(positions, np.int64))
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        gone = np.isin(self._ids, ids)
+        if gone.any():
+            self._flat.remove_ids(np.flatnonzero(gone))
+            self._ids, self._tags = self._ids[~gone], self._tags[~gone]
+            self._mirror = None
 
     def search(
-        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None
+        self,
+        queries: ArrayLike,
+        k: int,
+        exclude: ArrayLike | None = None,
+        tags: Sequence[int] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return distances [B, k] and ids [B, k], by distance, then id; TooFewNeighbours if k is too many."""
-        squared, found = self.nearest(queries, k, exclude)
-        require_neighbours(squared, k, excluding=exclude is not None)
+        rows = as_vectors(queries, self.dimension)
+        barred = barred_ids(exclude, len(rows))
+        squared, found = self.nearest(rows, k, barred, tags)
+        require_neighbours(squared, k, excluding=barred is not None)
         return np.sqrt(squared).astype(np.float32), found
 
     def nearest(
-        self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return squared distances [B, k] and ids [B, k] as `search` does, padded with infinity and -1."""
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        exclude: NDArray[np.int64] | None = None,
+        tags: Sequence[int] | None = None,
+    ) -> Found64:
         rows = as_vectors(queries, self.dimension)
         out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
-        if not len(rows) or not len(self):
+        allowed = None if tags is None else np.isin(self._tags, tags)
+        size = len(self) if allowed is None else int(allowed.sum())
+        if not len(rows) or not size:
             return out
-        barred = np.full(len(rows), NO_ID) if exclude is None else np.asarray(exclude, np.int64)
-        _configure_faiss()
-        width = min(len(self), k + (exclude is not None) + _SPARE)
-        rough, positions = self._flat.search(rows, width)
-        squared = self._measure(rows, positions, barred)
-        ids = self._ids[positions]
-        out[0][:, :width], out[1][:, :width] = nearest_first(squared, ids, k)
-        if width < len(self):
+        configure_faiss()
+        selected: dict[str, Any] = {}
+        if allowed is not None and size < len(self):
+            bits = np.packbits(allowed, bitorder="little")
+            selected["params"] = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+        width = min(size, k + (0 if exclude is None else exclude.shape[1]) + _SPARE)
+        rough, positions = self._searcher(selected).search(rows, width, **selected)
+        squared = self._measure(rows, positions, exclude)
+        out[0][:, :width], out[1][:, :width] = nearest_first(squared, self._ids[positions], k)
+        if width < size:
             reach = out[0][:, -1] + self._rounding(rows)
             for row in np.flatnonzero(rough[:, -1] <= reach):
-                out[0][row], out[1][row] = self._within(rows[row], reach[row], k, barred[row])
+                barred = None if exclude is None else exclude[row : row + 1]
+                found = self._within(rows[row : row + 1], reach[row], k, barred, selected)
+                out[0][row], out[1][row] = found
         return out
 
+    def _searcher(self, selected: dict[str, Any]) -> Any:
+        if not self._gpu or selected:
+            return self._flat
+        if self._mirror is None:
+            self._mirror = on_gpu(self._flat)
+        return self._mirror
+
     def _within(
-        self, query: NDArray[np.float32], reach: float, k: int, barred: int
+        self,
+        query: NDArray[np.float32],
+        reach: float,
+        k: int,
+        barred: NDArray[np.int64] | None,
+        selected: dict[str, Any],
     ) -> tuple[NDArray, NDArray]:
-        _, _, positions = self._flat.range_search(
-            query[None], np.nextafter(np.float32(reach), np.float32(np.inf))
-        )
-        squared = self._measure(query[None], positions[None], np.array([barred]))
+        radius = np.nextafter(np.float32(reach), np.float32(np.inf))
+        _, _, positions = self._flat.range_search(query, radius, **selected)
+        squared = self._measure(query, positions[None], barred)
         best, ids = nearest_first(squared, self._ids[positions][None], k)
         return best[0], ids[0]
 
     def _measure(
-        self, queries: NDArray[np.float32], positions: NDArray[np.int64], barred: NDArray[np.int64]
+        self, queries: NDArray[np.float32], positions: NDArray[np.int64], barred: NDArray[np.int64] | None
     ) -> NDArray[np.float64]:
-        """Return |q - x|^2 [B, n] in float64, infinity for the barred ids."""
-        number = positions.shape[1]
-        candidates = self.vectors(positions.ravel()).astype(np.float64)
-        difference = candidates - np.repeat(queries.astype(np.float64), number, axis=0)
-        squared = np.square(difference).sum(axis=1).reshape(-1, number)
-        banned = (self._ids[positions] == barred[:, None]) & (barred[:, None] != NO_ID)
-        return np.where(banned, np.inf, squared)
+        flat = np.ascontiguousarray(positions.ravel(), np.int64)
+        candidates = (
+            self._flat.reconstruct_batch(flat) if len(flat) else np.empty((0, self.dimension), np.float32)
+        )
+        return measure(queries, candidates, self._ids[positions], barred)
 
     def _rounding(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return by how much [B] FAISS's float32 |q - x|^2 may err (twice the bound for a dot product)."""
         relative = 2 * (self.dimension + 4) * _FLOAT32_ROUNDING
         return relative * np.square(_norms(queries) + self._largest_norm) + self.dimension * 1e-37
+
+
+def measure(
+    queries: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    barred: NDArray[np.int64] | None,
+) -> NDArray[np.float64]:
+    """Return |q - x|^2 [B, n] in float64 for candidates [B * n, d] with ids [B, n], infinity for barred ids."""
+    batch, number = ids.shape
+    difference = (
+        candidates.reshape(batch, number, -1).astype(np.float64) - queries.astype(np.float64)[:, None]
+    )
+    squared = np.einsum("bnd,bnd->bn", difference, difference)
+    if barred is not None:
+        squared[(ids[:, :, None] == barred[:, None, :]).any(axis=2)] = np.inf
+    return squared
 
 
 def as_vectors(values: ArrayLike, dimension: int) -> NDArray[np.float32]:
@@ -128,9 +226,19 @@ def as_vectors(values: ArrayLike, dimension: int) -> NDArray[np.float32]:
     return rows
 
 
-def nearest_first(
-    squared: NDArray[np.float64], ids: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def barred_ids(exclude: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
+    """Return ids to exclude as [B, E] from [B] or [B, E]; DataError for another number of rows."""
+    if exclude is None:
+        return None
+    barred = np.array(exclude, np.int64)
+    if barred.ndim == 1:
+        barred = barred[:, None]
+    if barred.ndim != 2 or len(barred) != rows:
+        raise DataError(f"{barred.size} ids to exclude for {rows} rows: give one a row, {NO_ID} for none")
+    return barred
+
+
+def nearest_first(squared: NDArray[np.float64], ids: NDArray[np.int64], k: int) -> Found64:
     """Return the first k of candidates [B, n] by distance, then id; -1 where the distance is infinite."""
     order = np.lexsort((ids, squared), axis=-1)[:, :k]
     best = np.take_along_axis(squared, order, axis=1)
@@ -152,12 +260,21 @@ def too_few(k: int, held: int, excluding: bool) -> TooFewNeighbours:
     )
 
 
-def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
-
-
-def _configure_faiss() -> None:
-    # Before every search, since OpenMP keeps its number of threads per thread.
-    faiss.omp_set_num_threads(1)
+def configure_faiss(threads: int = 1) -> None:
+    """Set what FAISS keeps in globals; before every search, since OpenMP keeps its threads per thread."""
+    faiss.omp_set_num_threads(threads)
     # The default, 128,000, leaves BLAS unused on batches of a training step.
     faiss.cvar.distance_compute_blas_threshold = 20
+
+
+def on_gpu(index: Any) -> Any:
+    """Return a copy of a FAISS index on this process's GPU; DataError where FAISS has none."""
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        raise DataError(
+            "the store was asked to search on a GPU, but FAISS sees none: install the extra `gpu`"
+        )
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+
+
+def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))

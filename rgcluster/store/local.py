@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from rgcluster.storage import Location
-from rgcluster.store.client import Call, Store
-from rgcluster.store.shard import Shard
-from rgcluster.store.snapshot import read_manifest, verify
+from rgcluster.store.client import Store
+from rgcluster.store.host import Host
+from rgcluster.store.shard import IndexSettings
+from rgcluster.store.snapshot import Place, read_manifest
+from rgcluster.store.view import Call, View
 
 __all__ = ["LocalStore"]
 
@@ -19,20 +20,28 @@ class LocalStore(Store):
 
     def __init__(
         self,
-        location: Location | str | os.PathLike[str],
+        location: Place,
         *,
         num_shards: int | None = None,
+        index: IndexSettings | None = None,
         verify_checksums: bool = True,
         timeout: float = 60.0,
         max_in_flight: int = 16,
     ) -> None:
-        path = Location(location).local()
-        manifest = verify(path) if verify_checksums else read_manifest(path)
-        super().__init__(manifest, num_shards or manifest.num_shards, timeout, max_in_flight)
-        self._location = path
-        self._shards = [
-            Shard(path, part, self.num_shards, manifest.digest) for part in range(self.num_shards)
+        place = Location(location)
+        manifest = read_manifest(place)
+        super().__init__(place, manifest, num_shards or manifest.num_shards, timeout, max_in_flight)
+        self._hosts = [
+            Host(str(place), part, self.num_shards, index or IndexSettings(), verify=verify_checksums)
+            for part in range(self.num_shards)
         ]
+        self._everyone("origin", (), 0.0)
 
     def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
-        return [getattr(self._shards[number], method)(*args) for number, method, args in calls]
+        return [getattr(self._hosts[number], method)(*args) for number, method, args in calls]
+
+    def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
+        return [getattr(host, method)(*args) for host in self._hosts]
+
+    def _follow(self, parts: Sequence[int], view: View) -> None:
+        """There are no replicas."""

@@ -1,11 +1,15 @@
 """The store on disk, which is the truth that shards load from.
 
-    manifest.json                 written last; without it there is no store
-    shard-00000/ids.npy           int64 [n]
-    shard-00000/vectors.npy       float32 [n, d]
-    shard-00000/images.npy        uint8 [n, H, W, C]
+    manifest.json                    written last, and replaced in one move: it names everything else
+    shard-00000-<token>/ids.npy      int64 [n]
+    shard-00000-<token>/vectors.npy  float32 [n, d]
+    shard-00000-<token>/images.npy   uint8 [n, H, W, C]
+    shard-00000-<token>/tags.npy     uint8 [n], the split
+    journal-<token>/                 what changed since (`journal.py`)
+    indexes/                         approximate indexes made from it (`built.py`); may be removed
 
-Files are never changed once they are in place.
+Shard files are never changed once they are in place. A new generation lies beside the old one under another
+token until the manifest is replaced.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ __all__ = [
     "SCHEMA",
     "FileEntry",
     "Manifest",
+    "Place",
     "ShardEntry",
     "file_digest",
     "read_manifest",
@@ -35,9 +40,11 @@ __all__ = [
     "verify_shard",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
-FILES = ("ids.npy", "vectors.npy", "images.npy")
+FILES = ("ids.npy", "vectors.npy", "images.npy", "tags.npy")
+
+Place = Location | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,12 @@ class Manifest:
     count: int
     digests: dict[str, str]
     shards: tuple[ShardEntry, ...]
+    journal: str
+    """The directory of the changes that came after."""
+    generation: int = 0
+    """Grows by one each time that the snapshot at a place is replaced."""
+    origin: str = ""
+    """The digest of the snapshot that this one's live changes began with; empty if there were none."""
     schema: int = SCHEMA
 
     @property
@@ -75,8 +88,16 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the content; the name does not enter."""
-        return digest_json({key: value for key, value in asdict(self).items() if key != "name"})
+        """Digest of the content; names and generation do not enter."""
+        files = [
+            [entry.count, {name: asdict(file) for name, file in entry.files.items()}] for entry in self.shards
+        ]
+        return digest_json([self.schema, self.dimension, self.image_shape, self.digests, files])
+
+    @property
+    def built_digest(self) -> str:
+        """Digest of what was built, whatever was added and compacted since: what a training run depends on."""
+        return self.origin or self.digest
 
 
 def shard_of(ids: ArrayLike, num_shards: int) -> NDArray[np.int64]:
@@ -90,13 +111,13 @@ def shard_of(ids: ArrayLike, num_shards: int) -> NDArray[np.int64]:
     return (mixed % np.uint64(num_shards)).astype(np.int64).reshape(flat.shape)
 
 
-def read_manifest(location: Location | str | os.PathLike[str]) -> Manifest:
+def read_manifest(location: Place, file: str = MANIFEST) -> Manifest:
     """Return the manifest of the snapshot at a location; CheckpointError where there is none."""
     place = Location(location)
-    if not (place / MANIFEST).exists():
+    if not (place / file).exists():
         raise CheckpointError(f"{place}: no store here; build one with `rgcluster store build`")
     try:
-        raw = (place / MANIFEST).read_json()
+        raw = (place / file).read_json()
         if raw["schema"] != SCHEMA:
             raise CheckpointError(
                 f"{place}: schema {raw['schema']}, this version reads {SCHEMA}; "
@@ -116,27 +137,26 @@ def read_manifest(location: Location | str | os.PathLike[str]) -> Manifest:
         )
         return Manifest(
             str(raw["name"]), int(raw["dimension"]), (height, width, channels), int(raw["count"]),
-            dict(raw["digests"]), shards,
+            dict(raw["digests"]), shards, str(raw["journal"]), int(raw["generation"]), str(raw["origin"]),
         )  # fmt: skip
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{place / MANIFEST}: damaged ({error}); rebuild with `rgcluster store build`"
+            f"{place / file}: damaged ({error}); rebuild with `rgcluster store build`"
         ) from None
 
 
-def verify(location: Location | str | os.PathLike[str]) -> Manifest:
-    """Return the manifest if every file has its size and SHA-256; CheckpointError names the first without."""
+def verify(location: Place) -> Manifest:
+    """Return the manifest if every local file has its size and SHA-256; CheckpointError names the first without."""
     manifest = read_manifest(location)
-    for number in range(manifest.num_shards):
-        verify_shard(location, manifest, number)
+    for entry in manifest.shards:
+        verify_shard(Location(location).local(), entry)
     return manifest
 
 
-def verify_shard(location: Location | str | os.PathLike[str], manifest: Manifest, number: int) -> None:
-    """Check the files of one shard against the manifest; CheckpointError names the first that differs."""
-    entry = manifest.shards[number]
+def verify_shard(place: Path, entry: ShardEntry) -> None:
+    """Check the files of one shard; CheckpointError names the first that differs."""
     for name in FILES:
-        path = Location(location).local() / entry.directory / name
+        path = place / entry.directory / name
         expected = entry.files.get(name)
         if expected is None or not path.is_file():
             raise CheckpointError(f"{path}: missing; rebuild with `rgcluster store build`")

@@ -1,41 +1,38 @@
-"""The store as a pool of Ray actors, one a shard, found by name."""
+"""The store as a pool of Ray actors, one a shard and replica, found by name."""
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import (
-    ActorUnavailableError,
-    GetTimeoutError,
-    ObjectLostError,
-    RayActorError,
-    RayTaskError,
-)
-from ray.util import list_named_actors
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
 from rgcluster.storage import Location
-from rgcluster.store.client import Call, Store
-from rgcluster.store.shard import ShardActor
-from rgcluster.store.snapshot import Manifest, read_manifest
+from rgcluster.store.actor import CPUS, ShardActor
+from rgcluster.store.client import Store
+from rgcluster.store.metrics import ClientMeter
+from rgcluster.store.names import NAMESPACE, actor_name, find_actor, require_name, running_actors
+from rgcluster.store.pool import ActorPool
+from rgcluster.store.shard import IndexSettings
+from rgcluster.store.snapshot import Manifest, Place, read_manifest
+from rgcluster.store.view import Call, View
 
 __all__ = ["NAMESPACE", "RayStore", "list_stores", "stop_store"]
 
-NAMESPACE = "rgcluster"
-
-_START_SECONDS = 600.0
+_START_SECONDS = 3600.0
+"""An approximate index of many millions takes its time, once."""
+_PLACE_SECONDS = 60.0
 _STOP_SECONDS = 30.0
-_RETRY_SECONDS = 0.2
 
 
 class RayStore(Store):
-    """A snapshot served by Ray actors; make one with `start` or `connect`.
+    """A snapshot served by Ray actors; make one with `start`, `connect` or `share`.
 
     A copy sent to another process connects by name. Whoever started the store
     stops it by `close`, unless it is detached.
@@ -43,83 +40,135 @@ class RayStore(Store):
 
     def __init__(
         self,
-        name: str,
+        pool: ActorPool,
+        location: Location,
         manifest: Manifest,
-        actors: Sequence[ActorHandle],
         timeout: float,
         max_in_flight: int,
         owner: bool,
     ) -> None:
-        super().__init__(manifest, len(actors), timeout, max_in_flight)
-        self.name, self._actors, self._owner = name, list(actors), owner
+        super().__init__(location, manifest, len(pool.actors), timeout, max_in_flight)
+        self.name, self._pool, self._owner = pool.name, pool, owner
+        self._meter = ClientMeter(pool.name)
 
     @classmethod
     def start(
         cls,
-        location: Location | str | os.PathLike[str],
+        location: Place,
         name: str,
         *,
         num_actors: int | None = None,
+        replicas: int = 1,
+        index: IndexSettings | None = None,
         detached: bool = False,
         verify: bool = True,
         timeout: float = 60.0,
         max_in_flight: int = 16,
     ) -> RayStore:
-        """Start one actor a shard, by default as many as on disk, and wait until every one has loaded.
+        """Start an actor for each shard (by default as many as on disk) and replica; wait until all have loaded.
 
-        The location must be readable on every node. The actors end with this
-        driver unless `detached`. ConfigError if the name is taken,
-        CheckpointError if there is no snapshot or a checksum differs.
+        They are spread over the nodes, on each of which the location must be readable. They end with this
+        driver unless `detached`. ConfigError if the name is taken or wrong, CheckpointError if there is no
+        snapshot or a checksum differs, StoreUnavailable if the cluster has no room.
         """
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ConfigError(f"{name!r} cannot name a store: use letters, digits, '.', '_' and '-'")
-        if num_actors is not None and num_actors < 1:
-            raise ConfigError(f"{num_actors} actors: a store needs 1 or more")
+        require_name(name)
+        for count, what in ((num_actors, "actors"), (replicas, "replicas")):
+            if count is not None and count < 1:
+                raise ConfigError(f"{count} {what}: a store needs 1 or more")
         if name in list_stores():
             raise ConfigError(
                 f"a store {name} is running: stop it with `rgcluster store stop {name}`, or take its name"
             )
-        path = str(Location(location).local())
-        manifest = read_manifest(path)
+        place = Location(location)
+        manifest = read_manifest(place)
         parts = num_actors or manifest.num_shards
-        actors: list[ActorHandle] = []
+        settings = index or IndexSettings()
+        actors: list[list[ActorHandle]] = []
+        group = _reserve(name, parts * replicas, settings.gpu, detached)
         try:
             for part in range(parts):
-                options: dict[str, Any] = {
-                    "name": _actor_name(name, part),
-                    "namespace": NAMESPACE,
-                    "scheduling_strategy": "SPREAD",
-                }
-                if detached:
-                    options["lifetime"] = "detached"
-                actors.append(
-                    ShardActor.options(**options).remote(path, part, parts, manifest.digest, verify)
-                )
-            everyone: list[Call] = [(part, "ping", ()) for part in range(parts)]
-            _call(name, actors, everyone, time.monotonic() + _START_SECONDS)
+                actors.append([])
+                for replica in range(replicas):
+                    options: dict[str, Any] = {
+                        "name": actor_name(name, part, replica),
+                        "namespace": NAMESPACE,
+                        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                            group, part * replicas + replica
+                        ),
+                        "num_gpus": 0.01 if settings.gpu else 0,
+                    }
+                    if detached:
+                        options["lifetime"] = "detached"
+                    actors[part].append(
+                        ShardActor.options(**options).remote(
+                            name, str(place), part, parts, replica, settings, verify
+                        )
+                    )
+            pool = ActorPool(name, actors)
+            pool.everyone("ping", (), time.monotonic() + _START_SECONDS)
         except BaseException:
-            _kill(actors)
+            _kill([actor for replicas_ in actors for actor in replicas_])
+            _release(name)
             raise
-        return cls(name, manifest, actors, timeout, max_in_flight, owner=not detached)
+        return cls(pool, place, manifest, timeout, max_in_flight, owner=not detached)
 
     @classmethod
     def connect(cls, name: str, *, timeout: float = 60.0, max_in_flight: int = 16) -> RayStore:
         """Find a running store by its name; StoreUnavailable if there is none or it does not answer."""
+        found = [(part, replica) for running, part, replica in running_actors() if running == name]
+        if not found:
+            raise _not_running(name, 0)
+        replicas = 1 + max(replica for _, replica in found)
+        first = ActorPool(name, [[_find(name, 0, replica) for replica in range(replicas)]])
         deadline = time.monotonic() + timeout
-        first = [_find(name, 0)]
-        manifest, parts = _call(name, first, [(0, "origin", ())], deadline)[0]
-        actors = first + [_find(name, part) for part in range(1, parts)]
-        return cls(name, manifest, actors, timeout, max_in_flight, owner=False)
+        location, manifest, parts = first.call([(0, "whereabouts", ())], deadline)[0]
+        actors = [[_find(name, part, replica) for replica in range(replicas)] for part in range(parts)]
+        return cls(ActorPool(name, actors), Location(location), manifest, timeout, max_in_flight, owner=False)
+
+    @classmethod
+    def share(cls, location: Place, name: str, **options: Any) -> RayStore:
+        """Connect to the store of that name, or start it: training, evaluation and serving may share one."""
+        if name in list_stores():
+            shared = {key: options[key] for key in ("timeout", "max_in_flight") if key in options}
+            store = cls.connect(name, **shared)
+            store.reload()  # the snapshot may have been built again since it was started
+            return store
+        return cls.start(location, name, **options)
+
+    @property
+    def replicas(self) -> int:
+        return self._pool.replicas
 
     def close(self) -> None:
         """Let go, and stop the actors if this object started them and they are not detached."""
         super().close()
         if self._owner:
-            _kill(self._actors)
+            _kill([actor for replicas in self._pool.actors for actor in replicas])
+            _release(self.name)
             _await_freed(self.name)
 
+    def everyone(self) -> list[dict[str, Any]]:
+        """Return `info` of every actor, replicas too."""
+        return self._everyone("info", (), time.monotonic() + self.timeout)
+
     def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
-        return _call(self.name, self._actors, calls, deadline)
+        start = time.perf_counter()
+        try:
+            answers = self._pool.call(calls, deadline)
+        except RGClusterError:
+            self._meter.failed()
+            raise
+        self._meter.answered(time.perf_counter() - start)
+        return answers
+
+    def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
+        return self._pool.everyone(method, args, deadline)
+
+    def _follow(self, parts: Sequence[int], view: View) -> None:
+        self._pool.follow(parts, view.generation, view.deadline)
+
+    def __enter__(self) -> Self:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reconnect, (self.name, self.timeout, self._max_in_flight)
@@ -128,98 +177,61 @@ class RayStore(Store):
 def list_stores() -> dict[str, int]:
     """Return the number of running shards of every store in the cluster, by name."""
     found: dict[str, int] = {}
-    for name, _ in _running():
-        found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items()))
+    for name, _, replica in running_actors():
+        found[name] = found.get(name, 0) + (replica == 0)
+    return found
 
 
 def stop_store(name: str) -> int:
     """Stop a store, detached or not, free its names and return how many shards it had."""
-    parts = [part for running, part in _running() if running == name]
-    _kill([_find(name, part) for part in parts])
+    held = [(part, replica) for running, part, replica in running_actors() if running == name]
+    _kill([actor for part, replica in held if (actor := find_actor(name, part, replica)) is not None])
+    _release(name)
     _await_freed(name)
-    return len(parts)
+    return sum(replica == 0 for _, replica in held)
 
 
 def _reconnect(name: str, timeout: float, max_in_flight: int) -> RayStore:
     return RayStore.connect(name, timeout=timeout, max_in_flight=max_in_flight)
 
 
-def _actor_name(name: str, part: int) -> str:
-    return f"store-{name}-{part}"
-
-
-def _running() -> list[tuple[str, int]]:
-    pairs = []
-    for actor in list_named_actors(all_namespaces=True):
-        match = re.fullmatch(r"store-(.+)-(\d+)", actor["name"])
-        if match and actor["namespace"] == NAMESPACE:
-            pairs.append((match[1], int(match[2])))
-    return pairs
-
-
-def _find(name: str, part: int) -> ActorHandle:
-    try:
-        return ray.get_actor(_actor_name(name, part), namespace=NAMESPACE)
-    except ValueError:
-        raise StoreUnavailable(
-            f"no shard {part} of a store {name} is running: see `rgcluster store list`, or start it"
-        ) from None
-
-
-def _call(name: str, actors: Sequence[ActorHandle], calls: Sequence[Call], deadline: float) -> list[Any]:
-    """Return the answer to every call, asking restarted shards again until the deadline."""
-    allowed = deadline - time.monotonic()
-    answers: list[Any] = [None] * len(calls)
-    waiting = list(range(len(calls)))
-    while waiting:
-        refs = [
-            getattr(actors[calls[position][0]], calls[position][1]).remote(*calls[position][2])
-            for position in waiting
-        ]
-        _, late = ray.wait(refs, num_returns=len(refs), timeout=max(0.0, deadline - time.monotonic()))
-        if late:
-            shards = [calls[position][0] for position, ref in zip(waiting, refs, strict=True) if ref in late]
-            raise _unavailable(name, shards[0], f"did not answer within {allowed:.0f} s")
-        again = []
-        for position, ref in zip(waiting, refs, strict=True):
-            shard = calls[position][0]
-            try:
-                answers[position] = ray.get(
-                    ref, timeout=max(0.0, deadline - time.monotonic()) + _RETRY_SECONDS
-                )
-            except (ActorUnavailableError, ObjectLostError):
-                again.append(position)
-            except RayActorError:
-                # Ray says "died" of an actor killed more often than a call is retried, too.
-                if not _still_named(name, shard, actors[shard]):
-                    raise _unavailable(name, shard, "has ended and will not come back") from None
-                again.append(position)
-            except GetTimeoutError:
-                raise _unavailable(name, shard, f"did not answer within {allowed:.0f} s") from None
-            except RayTaskError as error:
-                if isinstance(error.cause, RGClusterError):
-                    raise error.cause from None
-                raise
-        if again:
-            if time.monotonic() > deadline:
-                raise _unavailable(name, calls[again[0]][0], f"was down for {allowed:.0f} s")
-            time.sleep(_RETRY_SECONDS)
-        waiting = again
-    return answers
-
-
-def _unavailable(name: str, shard: int, what: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"shard {shard} of store {name} {what}: see `rgcluster store info {name}`, or start it again"
+def _reserve(name: str, count: int, gpu: bool, detached: bool) -> PlacementGroup:
+    """Reserve room for so many actors, spread over the nodes; StoreUnavailable where there is none."""
+    bundle = {"CPU": CPUS} | ({"GPU": 0.01} if gpu else {})
+    group = placement_group(
+        [bundle] * count, strategy="SPREAD", name=_group(name), lifetime="detached" if detached else None
     )
+    if not group.wait(_PLACE_SECONDS):
+        remove_placement_group(group)
+        free = {key: value for key, value in ray.available_resources().items() if key in ("CPU", "GPU")}
+        raise StoreUnavailable(
+            f"no room for the store {name}: {count} shards ask for {bundle} each, and {free} is free; "
+            "stop something, or take fewer shards"
+        )
+    return group
 
 
-def _still_named(name: str, part: int, actor: ActorHandle) -> bool:
-    try:
-        return _find(name, part) == actor
-    except StoreUnavailable:
-        return False
+def _release(name: str) -> None:
+    for key, row in placement_group_table().items():
+        if row["name"] == _group(name) and row["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
+
+
+def _group(name: str) -> str:
+    return f"store-{name}"
+
+
+def _find(name: str, part: int, replica: int) -> ActorHandle:
+    actor = find_actor(name, part, replica)
+    if actor is None:
+        raise _not_running(name, part)
+    return actor
+
+
+def _not_running(name: str, part: int) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"no shard {part} of a store {name} is running: see `rgcluster store list`, or start it"
+    )
 
 
 def _kill(actors: Sequence[ActorHandle]) -> None:

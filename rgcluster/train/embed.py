@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from ray.data import ActorPoolStrategy
 
@@ -15,7 +18,8 @@ from rgcluster.data.stream import ImageSource, batches, rows_dataset
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
-from rgcluster.storage import Location
+from rgcluster.storage import Location, digest_bytes, digest_json
+from rgcluster.store.rows import tag_of
 from rgcluster.store.writer import SnapshotWriter
 
 __all__ = ["Embedder", "build_store", "store_digests"]
@@ -23,6 +27,8 @@ __all__ = ["Embedder", "build_store", "store_digests"]
 Block = dict[str, npt.NDArray[Any]]
 
 CPUS_PER_EMBEDDER = 0.3
+GPUS_PER_EMBEDDER = 0.6  # one a GPU
+SAVE_SECONDS = 15.0
 BATCH = 128
 
 
@@ -56,35 +62,60 @@ def store_digests(config: Config, translator: str, retrieval: str) -> dict[str, 
 
 def build_store(
     config: Config,
-    sources: Sequence[ImageSource],
+    sources: Mapping[str, ImageSource],
     translator: str,
     retrieval: str,
     target: Location,
-    gpus: float = 0.0,
+    gpus: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Embed every image of `sources` with an actor pool and commit the snapshot at `target`."""
+    """Embed every image of `sources` (by split) with an actor pool and commit the snapshot at `target`.
+
+    An interrupted build goes on, with the same networks and images, behind the last rows that it saved.
+    """
     shape = (config.data.image_size, config.data.image_size, 3)
     digests = store_digests(config, translator, retrieval)
-    total = sum(len(source.index) for source in sources)
+    total = sum(len(source.index) for source in sources.values())
     with SnapshotWriter(
-        target, config.store.shards, config.model.retrieval_dim, shape, digests, name="store", replace=True
-    ) as writer:
-        done = 0
-        for source in sources:
-            embedded = rows_dataset(source).map_batches(
+        target, config.store.shards, config.model.retrieval_dim, shape, digests, name="store", replace=True,
+        resume=_work_digest(config, sources, digests),
+    ) as writer:  # fmt: skip
+        done, saved = len(writer.held), time.monotonic()
+        for split, source in sources.items():
+            todo = np.flatnonzero(~np.isin(source.index.row_ids, writer.held))
+            if not len(todo):
+                continue
+            # Rows come, and so were saved, in order: what is left is the end.
+            embedded = rows_dataset(source, int(todo[0])).map_batches(
                 Embedder,
                 fn_constructor_args=(config, translator, retrieval, gpus > 0),
                 batch_size=BATCH,
-                compute=ActorPoolStrategy(size=1),
+                compute=ActorPoolStrategy(
+                    size=gpus or max(1, int(ray.cluster_resources().get("CPU", 1) / 2))
+                ),
                 num_cpus=CPUS_PER_EMBEDDER,
-                num_gpus=gpus or None,
+                num_gpus=GPUS_PER_EMBEDDER if gpus else None,
             )
             for block in batches(embedded, BATCH):
-                writer.append(block["row_id"], block["vector"], block["image"])
-                done += len(block["row_id"])
+                rows = len(block["row_id"])
+                writer.append(
+                    block["row_id"], block["vector"], block["image"], np.full(rows, tag_of(split), np.uint8)
+                )
+                done += rows
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    writer.save()
+                    saved = time.monotonic()
                 if progress:
                     progress(done, total)
         if done != total:
             raise RuntimeError(f"embedded {done} of {total} images")
         writer.commit()
+
+
+def _work_digest(config: Config, sources: Mapping[str, ImageSource], digests: Mapping[str, str]) -> str:
+    """Return the digest of all that the snapshot's rows depend on."""
+    images = {
+        split: [source.shards.digest, source.crop, source.size, digest_bytes(source.index.row_ids.tobytes())]
+        for split, source in sources.items()
+    }
+    return digest_json([dict(digests), images, config.store.shards])

@@ -1,0 +1,50 @@
+"""What a store gives back: neighbours, and answers that are still on their way."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Found", "Neighbours", "Pending"]
+
+T = TypeVar("T")
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Distances [B, k] and ids [B, k]."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Real images that resemble each query, nearest first.
+
+    ids int64 [B, k], distances float32 [B, k] (NaN for random neighbours),
+    images uint8 [B, k, H, W, C].
+    """
+
+    ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    images: NDArray[np.uint8]
+
+
+class Pending(Generic[T]):
+    """An answer on its way; `wait_seconds` counts what the caller spent blocked on it."""
+
+    def __init__(self, future: Future[T]) -> None:
+        self._future = future
+        self.wait_seconds = 0.0
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def result(self) -> T:
+        """Return the answer, or raise the typed error that took its place."""
+        start = time.perf_counter()
+        try:
+            return self._future.result()
+        finally:
+            self.wait_seconds += time.perf_counter() - start

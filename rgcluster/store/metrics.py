@@ -1,0 +1,72 @@
+"""What a store tells Prometheus, through Ray's own exporter (names begin with `ray_rgcluster_store_`)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+__all__ = ["ClientMeter", "ShardMeter"]
+
+_SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
+_EVERY = 5.0
+
+
+class ShardMeter:
+    """Queries and their latency as one shard sees them, and what it holds."""
+
+    def __init__(self, store: str, part: int, replica: int, restarts: int) -> None:
+        tags = {"store": store, "shard": str(part), "replica": str(replica)}
+        keys = tuple(tags)
+        self._queries = Counter("rgcluster_store_queries", "Rows searched for.", keys)
+        self._latency = Histogram(
+            "rgcluster_store_search_seconds", "A search in a shard.", boundaries=_SECONDS, tag_keys=keys
+        )
+        self._vectors = Gauge("rgcluster_store_vectors", "Vectors that can be found.", keys)
+        self._memory = Gauge("rgcluster_store_memory_bytes", "Memory of the index and of changes.", keys)
+        self._restarts = Gauge("rgcluster_store_restarts", "Times that Ray restarted the shard.", keys)
+        for metric in (self._queries, self._latency, self._vectors, self._memory, self._restarts):
+            metric.set_default_tags(tags)
+        self._restarts.set(restarts)
+
+    def searched(self, rows: int, seconds: float) -> None:
+        self._queries.inc(rows)
+        self._latency.observe(seconds)
+
+    def watch(self, info: Callable[[], dict[str, Any]]) -> None:
+        """Report what the shard holds every few seconds for as long as the process lives."""
+
+        def report() -> None:
+            while True:
+                row = info()
+                self._vectors.set(row["count"])
+                self._memory.set(row["memory"])
+                time.sleep(_EVERY)
+
+        threading.Thread(target=report, daemon=True, name="store-metrics").start()
+
+
+class ClientMeter:
+    """Whole requests as one client sees them, scatter to merge."""
+
+    def __init__(self, store: str) -> None:
+        self._latency = Histogram(
+            "rgcluster_store_request_seconds",
+            "A request to all shards.",
+            boundaries=_SECONDS,
+            tag_keys=("store",),
+        )
+        self._failed = Counter(
+            "rgcluster_store_requests_failed", "Requests that ended in an error.", ("store",)
+        )
+        for metric in (self._latency, self._failed):
+            metric.set_default_tags({"store": store})
+
+    def answered(self, seconds: float) -> None:
+        self._latency.observe(seconds)
+
+    def failed(self) -> None:
+        self._failed.inc()

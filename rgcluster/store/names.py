@@ -1,0 +1,43 @@
+"""The names under which a store's actors are found."""
+
+from __future__ import annotations
+
+import re
+
+import ray
+from ray.actor import ActorHandle
+from ray.util import list_named_actors
+
+from rgcluster.errors import ConfigError
+
+__all__ = ["NAMESPACE", "actor_name", "find_actor", "require_name", "running_actors"]
+
+NAMESPACE = "rgcluster"
+
+
+def require_name(name: str) -> None:
+    """Raise ConfigError for a name that actors cannot bear."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"{name!r} cannot name a store: use letters, digits, '.', '_' and '-'")
+
+
+def actor_name(name: str, part: int, replica: int) -> str:
+    return f"store-{name}-{part}" + (f"r{replica}" if replica else "")
+
+
+def find_actor(name: str, part: int, replica: int) -> ActorHandle | None:
+    """Return the actor of a running store's shard; None if there is none."""
+    try:
+        return ray.get_actor(actor_name(name, part, replica), namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def running_actors() -> list[tuple[str, int, int]]:
+    """Return store, shard and replica of every store actor in the cluster."""
+    found = []
+    for actor in list_named_actors(all_namespaces=True):
+        match = re.fullmatch(r"store-(.+)-(\d+)(?:r(\d+))?", actor["name"])
+        if match and actor["namespace"] == NAMESPACE:
+            found.append((match[1], int(match[2]), int(match[3] or 0)))
+    return sorted(found)

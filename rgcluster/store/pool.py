@@ -1,0 +1,143 @@
+"""Calls to shard actors and their replicas: who is asked, for how long, and who is asked next."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from rgcluster.errors import RGClusterError, StoreUnavailable
+from rgcluster.store.names import find_actor
+from rgcluster.store.view import Call
+
+__all__ = ["ActorPool"]
+
+_RETRY_SECONDS = 0.1
+_LEAST_PATIENCE = 1.0
+_ON_FIRST_ALONE = "write"
+
+
+class ActorPool:
+    """The actors of a store, `actors[shard][replica]`.
+
+    Reads go to the replicas in turn, and to the next one at once if one is down, or if it is silent for a
+    quarter of the time that is left. Writes go to the first alone: it keeps the journal. A shard without
+    replicas is asked again when Ray has restarted it. All within the deadline.
+    """
+
+    def __init__(self, name: str, actors: Sequence[Sequence[ActorHandle]]) -> None:
+        self.name, self.actors = name, [list(replicas) for replicas in actors]
+        self._turn = itertools.count()
+
+    @property
+    def replicas(self) -> int:
+        return len(self.actors[0])
+
+    def call(self, calls: Sequence[Call], deadline: float) -> list[Any]:
+        """Return the answer to every call."""
+        first = next(self._turn)
+        refs = [self._ask(call, first) for call in calls]
+        allowed = max(0.0, deadline - time.monotonic())
+        patience = allowed if self.replicas == 1 else max(min(_LEAST_PATIENCE, allowed), allowed / 4)
+        try:
+            # The common case: every shard answers.
+            return ray.get(refs, timeout=patience)
+        except RayTaskError as error:
+            raise _typed(error) from None
+        except (GetTimeoutError, RayError):
+            return self._persist(calls, refs, first, patience, deadline, allowed)
+
+    def _persist(
+        self,
+        calls: Sequence[Call],
+        refs: Sequence[Any],
+        turn: int,
+        patience: float,
+        deadline: float,
+        allowed: float,
+    ) -> list[Any]:
+        """Collect what there is and ask for the rest again, elsewhere if there is an elsewhere."""
+        answers: list[Any] = [None] * len(calls)
+        asked = dict(enumerate(refs))
+        until = 0.0
+        while True:
+            silent: list[int] = []
+            down: list[int] = []
+            ready = self._ready(list(asked.values()), until)
+            for place, ref in list(asked.items()):
+                if ref not in ready:
+                    silent.append(place)
+                    continue
+                try:
+                    answers[place] = ray.get(ref)
+                    del asked[place]
+                except RayTaskError as error:
+                    raise _typed(error) from None
+                except RayActorError:
+                    self._require_named(calls[place][0])
+                    down.append(place)
+                except RayError:  # the answer was lost on its way
+                    down.append(place)
+            if not asked:
+                return answers
+            if time.monotonic() >= deadline:
+                place = (silent or down)[0]
+                what = "did not answer" if silent else "was down"
+                raise self._unavailable(calls[place][0], f"{what} within {allowed:.0f} s")
+            turn += 1
+            if len(down) == len(asked) and (self.replicas == 1 or turn % self.replicas == 0):
+                time.sleep(_RETRY_SECONDS)
+            # One that is merely silent is asked elsewhere; with nowhere to go, it is waited for.
+            again = down if self.replicas == 1 else down + silent
+            for place in again:
+                asked[place] = self._ask(calls[place], turn)
+            until = deadline if self.replicas == 1 else min(deadline, time.monotonic() + patience)
+
+    def everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
+        """Call every actor; one that is down is waited for."""
+        pools = [
+            ActorPool(self.name, [[actor] for actor in column]) for column in zip(*self.actors, strict=True)
+        ]
+        return [answer for pool in pools for answer in pool.call(_for_all(pool, method, args), deadline)]
+
+    def follow(self, parts: Sequence[int], generation: int, deadline: float) -> None:
+        """Let the replicas of these shards read the journal."""
+        for column in list(zip(*self.actors, strict=True))[1:]:
+            pool = ActorPool(self.name, [[actor] for actor in column])
+            pool.call([(part, "call", (generation, "catch_up", ())) for part in parts], deadline)
+
+    def _ask(self, call: Call, turn: int) -> Any:
+        part, method, args = call
+        replicas = self.actors[part]
+        alone = method == "call" and args[1] == _ON_FIRST_ALONE
+        return getattr(replicas[0 if alone else turn % len(replicas)], method).remote(*args)
+
+    def _ready(self, refs: Sequence[Any], until: float) -> set[Any]:
+        timeout = max(0.0, until - time.monotonic())
+        return set(ray.wait(list(refs), num_returns=len(refs), timeout=timeout)[0])
+
+    def _require_named(self, part: int) -> None:
+        """Raise if the shard was stopped, rather than killed: Ray calls both dead."""
+        for replica, actor in enumerate(self.actors[part]):
+            if find_actor(self.name, part, replica) == actor:
+                return
+        raise self._unavailable(part, "has ended and will not come back")
+
+    def _unavailable(self, part: int, what: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"shard {part} of store {self.name} {what}: see `rgcluster store info {self.name}`, or start it again"
+        )
+
+
+def _for_all(pool: ActorPool, method: str, args: tuple[Any, ...]) -> list[Call]:
+    return [(part, method, args) for part in range(len(pool.actors))]
+
+
+def _typed(error: RayTaskError) -> BaseException:
+    """Return the deliberate error that a shard raised, or what Ray made of another."""
+    return error.cause if isinstance(error.cause, RGClusterError) else error
