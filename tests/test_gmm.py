@@ -123,7 +123,7 @@ def test_more_numbers_begin_with_the_fewer(rows: list[int], seed: int, step: int
 
 
 def test_every_part_of_the_key_makes_another_stream() -> None:
-    """No two of 5 seeds x 9 uses x 50 steps x 40 rows share a 64-bit number."""
+    """No two of 5 seeds x every use x 50 steps x 40 rows share a 64-bit number."""
     rows = np.arange(40, dtype=np.int64)
     numbers = [
         keyed_integers(seed, draw, step, rows, 1)
@@ -132,7 +132,7 @@ def test_every_part_of_the_key_makes_another_stream() -> None:
         for step in range(50)
     ]
     flat = np.concatenate(numbers).ravel()
-    assert len(np.unique(flat)) == len(flat) == 5 * 9 * 50 * 40
+    assert len(np.unique(flat)) == len(flat) == 5 * len(Draw) * 50 * 40
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])
