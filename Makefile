@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Tests start Ray clusters of their own on this machine; no token is needed among them.
 TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test test-full check clean setup chromium
+.PHONY: demo test test-full check docs wheel clean setup chromium
 
 demo: $(INSTALLED)
 	$(BIN)/rgcluster demo --run runs/demo
@@ -21,6 +21,15 @@ check: $(INSTALLED)
 	$(BIN)/ruff check rgcluster jobs tests
 	$(BIN)/ruff format --check rgcluster jobs tests
 	$(BIN)/mypy
+
+# The API reference, from the docstrings: build/api/index.html.
+docs: $(INSTALLED)
+	$(BIN)/python -m pdoc --output-directory build/api rgcluster
+
+# The project as one file, for machines of a cluster.
+wheel: $(INSTALLED)
+	rm -rf dist build/lib
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 setup: $(INSTALLED)
 
@@ -40,4 +49,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
