@@ -23,8 +23,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 # The API reference, from the docstrings: build/api/index.html.
+MODULES = $(shell find rgcluster -name '*.py' | sort | sed 's|/__init__||; s|\.py$$||; s|/|.|g')
 docs: $(INSTALLED)
-	$(BIN)/python -m pdoc --output-directory build/api rgcluster
+	rm -rf build/api
+	$(BIN)/python -W ignore -m pdoc --output-directory build/api $(MODULES)
 
 # The project as one file, for machines of a cluster.
 wheel: $(INSTALLED)

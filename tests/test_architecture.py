@@ -139,3 +139,29 @@ def test_exports_exist(module: str) -> None:
     exported = getattr(imported, "__all__", [])
     assert len(set(exported)) == len(exported)
     assert not [name for name in exported if not hasattr(imported, name)]
+
+
+def undocumented(source: ast.Module) -> list[str]:
+    """Names of `__all__` that are functions or classes of the module without a docstring."""
+    exported: set[str] = set()
+    for node in source.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            exported = set(ast.literal_eval(node.value))
+    return [
+        node.name
+        for node in source.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.name in exported
+        and not ast.get_docstring(node)
+    ]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_exports_say_what_they_are(module: str) -> None:
+    assert not undocumented(tree(module))
+
+
+def test_an_export_without_docstring_is_found() -> None:
+    assert undocumented(ast.parse("__all__ = ['f', 'C']\ndef f(): pass\nclass C: 'x'\ndef g(): pass")) == [
+        "f"
+    ]

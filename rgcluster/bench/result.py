@@ -43,6 +43,7 @@ def as_json(bench: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def as_table(title: str, rows: Sequence[Row]) -> Table:
+    """Return the rows as a table for people, each value beside its baseline."""
     table = Table("case", "metric", "value", "baseline", "ratio", title=title)
     for row in rows:
         held = f"{row.baseline}: {row.baseline_value:.4g} {row.unit}" if row.baseline else ""

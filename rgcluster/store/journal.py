@@ -102,6 +102,7 @@ def change_names(directory: Location) -> list[str]:
 
 
 def read_change(directory: Location, name: str) -> Change:
+    """Return one change of a journal; CheckpointError where the file is damaged."""
     return Change.from_bytes((directory / name).read_bytes(), str(directory / name))
 
 

@@ -22,6 +22,7 @@ def require_name(name: str) -> None:
 
 
 def actor_name(name: str, part: int, replica: int) -> str:
+    """Return the name under which Ray knows a shard's replica."""
     return f"store-{name}-{part}" + (f"r{replica}" if replica else "")
 
 
