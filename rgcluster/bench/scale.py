@@ -1,0 +1,227 @@
+"""What a larger cluster would do: step time, network and store as plain arithmetic (docs/scale.md has it in words).
+
+What was counted or measured is a constant here and says where from; what is assumed is a field of `Site`, to be
+replaced by one's own figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rgcluster.store.plan import IndexKind, plan_of
+
+__all__ = [
+    "GUIDANCE", "NEAREST_ONLY", "PARAMETERS", "TRANSLATION", "Search", "Site", "Step", "Work", "search", "step",
+    "tables",
+]  # fmt: skip
+
+PARAMETERS = {
+    "E_c": 5_385_856, "E_s": 2_783_440, "G": 6_886_724, "D": 2_920_902, "R": 1_328_676, "f": 2_949_632,
+}  # fmt: skip
+"""Counted: the networks of `celeba128`."""
+
+GFLOP = {"step": 231.8, "continued": 169.0, "guided": 214.9, "E_c": 12.12, "E_s": 3.13, "R": 0.79}
+"""Counted by torch with direct convolutions, an image at 128 px: steps of stages 1 and 3, passes of encoders."""
+
+IMAGE_BYTES = 128 * 128 * 3
+JPEG_BYTES = 6_000
+"""Measured: a prepared JPEG of 128 px (docs/data.md)."""
+JPEG_PER_CORE = 1.6 * 1350 / 2
+"""Measured: prepared JPEGs to batches, images a second and core (docs/performance.md)."""
+SHARDED_PER_CORE = 2050 / 2
+"""Measured: JPEG files to shards, images a second and core (docs/performance.md)."""
+COMPARISON = 10e-3 / (32 * 20_000)
+"""Measured: seconds of one core for a distance in 100 dimensions, overheads included (docs/performance.md)."""
+ROW_BYTES = 8 + 40 + 16 + 67
+"""Counted: what a process keeps of each training row: id, 40 labels, place, file name."""
+
+NEIGHBOURS = 3
+QUERIES = 3
+"""Of an image in stage 3: translation, reconstruction, cycle."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster, as assumed: no field was measured here."""
+
+    flops: float = 1e14
+    """FLOP a second that a GPU achieves in a step, in terms of direct convolutions."""
+    gpus_per_node: int = 8
+    gpu_bandwidth: float = 200e9
+    """Bytes a second between GPUs of a node."""
+    node_bandwidth: float = 25e9
+    """Bytes a second of a node's network."""
+    cores_per_node: int = 96
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage does with an image, and which parameters it averages over the workers."""
+
+    name: str
+    gflop: float
+    parameters: int
+    queries: int = 0
+    """To the store, an image."""
+    fetched: int = 0
+    """Neighbours' images, an image."""
+
+
+def _guidance(name: str, unguided: int, guided: int) -> Work:
+    """Stage 3 with so many variants without and with neighbours; the last one asks for the nearest."""
+    neighbours = QUERIES * NEIGHBOURS
+    prepare = GFLOP["E_c"] + GFLOP["E_s"] + QUERIES * GFLOP["R"]
+    gflop = (
+        prepare
+        + unguided * GFLOP["continued"]
+        + guided * (GFLOP["guided"] + neighbours * GFLOP["E_c"])
+    )  # fmt: skip
+    synced = (unguided + guided) * (PARAMETERS["G"] + PARAMETERS["D"]) + guided * PARAMETERS["f"]
+    return Work(name, gflop, synced, QUERIES, guided * neighbours)
+
+
+TRANSLATION = Work("stage 1", GFLOP["step"], sum(PARAMETERS[name] for name in ("E_c", "E_s", "G", "D")))
+GUIDANCE = _guidance("stage 3, three variants", 1, 2)
+NEAREST_ONLY = _guidance("stage 3, `rg-unit` alone", 0, 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a stage on a cluster."""
+
+    seconds: float
+    compute: float
+    all_reduce: float
+    images_per_second: float
+    """Of all GPUs."""
+    bytes_read: float
+    """A second and node, prepared JPEGs."""
+    cores: float
+    """A node, to decode them."""
+
+
+def step(work: Work, gpus: int, batch: int = 32, site: Site | None = None) -> Step:
+    """Return a step of `batch` images a GPU, nothing of the network hidden behind compute."""
+    site = site or Site()
+    inside, nodes = min(gpus, site.gpus_per_node), math.ceil(gpus / site.gpus_per_node)
+    compute = batch * work.gflop * 1e9 / site.flops
+    size = 4 * work.parameters
+    all_reduce = _ring(inside) * size / site.gpu_bandwidth + _ring(nodes) * size / site.node_bandwidth
+    seconds = compute + all_reduce
+    rate = gpus * batch / seconds
+    return Step(seconds, compute, all_reduce, rate, rate / nodes * JPEG_BYTES, rate / nodes / JPEG_PER_CORE)
+
+
+def _ring(members: int) -> float:
+    """Return how often each member of a ring all-reduce sends the data."""
+    return 2 * (members - 1) / members
+
+
+@dataclass(frozen=True)
+class Search:
+    """A store of many images."""
+
+    kind: IndexKind
+    shards: int
+    memory: float
+    """Bytes of all indexes."""
+    comparisons: float
+    """Of a query, in all shards."""
+    seconds: float
+    """Of one core, a query."""
+
+
+def search(kind: IndexKind, images: float, shards: int, dimension: int = 100, recall: float = 0.95) -> Search:
+    """Return what a query to `shards` shards costs; every shard is searched."""
+    plan = plan_of(kind, int(images / shards), dimension, recall)
+    comparisons = shards * plan.distances_per_query
+    return Search(kind, shards, shards * plan.bytes, comparisons, comparisons * COMPARISON)
+
+
+STORES: tuple[tuple[float, IndexKind, int], ...] = (
+    (2e5, "exact", 4), (1e7, "ivf", 8), (1e9, "ivf", 8), (1e9, "ivf", 64), (1e9, "ivfpq", 8), (1e9, "ivfpq", 64),
+)  # fmt: skip
+"""Images, index and shards of the page's stores."""
+
+
+def tables(site: Site | None = None) -> list[str]:
+    """Return the tables of docs/scale.md as Markdown."""
+    site = site or Site()
+    return [_steps(site), _stores(), _loads(site)]
+
+
+def _steps(site: Site) -> str:
+    rows = []
+    for work in (TRANSLATION, GUIDANCE, NEAREST_ONLY):
+        for gpus in (8, 64, 512):
+            made = step(work, gpus, site=site)
+            rows.append(
+                (
+                    work.name, f"{gpus}", f"{made.compute * 1e3:.0f} ms", f"{made.all_reduce * 1e3:.1f} ms",
+                    f"{made.compute / made.seconds:.0%}", f"{made.images_per_second:,.0f}",
+                    f"{1e9 / made.images_per_second / 3600:,.1f} h", f"{made.bytes_read / 1e6:.0f} MB/s",
+                    f"{made.cores:.1f}",
+                )
+            )  # fmt: skip
+    return _markdown(
+        (
+            "stage", "GPUs", "compute", "all-reduce", "of the step compute", "images/s", "10^9 images", "read, a node",
+            "cores, a node",
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def _stores() -> str:
+    rows = []
+    for images, kind, shards in STORES:
+        made = search(kind, images, shards)
+        rows.append(
+            (
+                f"{images:,.0f}", kind, f"{shards}", f"{made.memory / 1e9:,.1f} GB",
+                f"{images * IMAGE_BYTES / 1e12:,.2f} TB", f"{made.comparisons:,.0f}", f"{made.seconds * 1e3:.1f} ms",
+            )
+        )  # fmt: skip
+    return _markdown(
+        (
+            "images",
+            "index",
+            "shards",
+            "memory of indexes",
+            "images on disk",
+            "comparisons a query",
+            "core time a query",
+        ),
+        rows,
+    )
+
+
+def _loads(site: Site) -> str:
+    rows = []
+    for gpus in (8, 64, 512):
+        rate = step(NEAREST_ONLY, gpus, site=site).images_per_second
+        nodes = math.ceil(gpus / site.gpus_per_node)
+        cores = [
+            rate * QUERIES * search(kind, images, shards).seconds
+            for images, kind, shards in (STORES[0], STORES[2], STORES[4])
+        ]
+        rows.append(
+            (
+                f"{gpus}", f"{rate * QUERIES:,.0f}", f"{rate * NEAREST_ONLY.fetched * IMAGE_BYTES / 1e9:,.1f} GB/s",
+                *(f"{count:,.0f}" for count in cores), f"{nodes * site.cores_per_node:,}",
+            )
+        )  # fmt: skip
+    return _markdown(
+        (
+            "GPUs", "queries/s", "images fetched", "cores: 200,000 exact", "10^9 ivf", "10^9 ivfpq",
+            "cores of the GPUs' nodes",
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
