@@ -246,6 +246,9 @@ def test_changes_reach_every_replica_and_outlive_the_store(
         for _ in range(4):
             np.testing.assert_array_equal(store.search(far[10:], 1)[1][:, 0], new[10:])
         assert store.add(new[:10], far[:10], images[:10]) == 0  # waits for the one that keeps the journal
+        # The other replica, killed: what goes to every actor waits for it.
+        os.kill(next(row["pid"] for row in rows if row["shard"] == 1 and row["replica"] == 1), signal.SIGKILL)
+        assert {row["replica"] for row in store.everyone()} == {0, 1}
         manifest = store.compact()
         assert (manifest.generation, manifest.count) == (1, COUNT + 40)
         assert {row["generation"] for row in store.everyone()} == {1}

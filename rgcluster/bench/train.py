@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rgcluster.bench.neighbours import bench_neighbours
 from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.bench.result import Row
 from rgcluster.config import ClusterConfig, Config
@@ -74,7 +75,7 @@ def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress:
 
 def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -> list[Row]:
     """Train `steps` steps of every stage on drawn faces below `folder`; the first half is for warming up."""
-    count = max(64, 4 * config.translation.batch_size)
+    count = max(256, 4 * config.translation.batch_size)
     progress(f"drawing {count} faces")
     write_faces(folder / "faces", count, seed=0)
     shards = write_shards(read_celeba(folder / "faces"), Location(folder / "shards"), ShardOptions())
@@ -91,7 +92,8 @@ def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -
             for name, value in waits.items()
         ]
         rows.append(Row(stage, "memory peak of a worker", line["peak_memory_gib"], "GiB"))
-    return rows
+    progress("guidance with its neighbours in memory")
+    return rows + bench_neighbours(pipeline)
 
 
 def matrix_rate(device: Device) -> float:

@@ -30,8 +30,9 @@ class ActorPool:
     replicas is asked again when Ray has restarted it. All within the deadline.
     """
 
-    def __init__(self, name: str, actors: Sequence[Sequence[ActorHandle]]) -> None:
-        self.name, self.actors = name, [list(replicas) for replicas in actors]
+    def __init__(self, name: str, actors: Sequence[Sequence[ActorHandle]], first: int = 0) -> None:
+        """`first`: which replica of its shard the first of each row is."""
+        self.name, self.actors, self._first = name, [list(replicas) for replicas in actors], first
         self._turn = itertools.count()
 
     @property
@@ -100,16 +101,22 @@ class ActorPool:
 
     def everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         """Call every actor; one that is down is waited for."""
-        pools = [
-            ActorPool(self.name, [[actor] for actor in column]) for column in zip(*self.actors, strict=True)
+        return [
+            answer for pool in self._columns() for answer in pool.call(_for_all(pool, method, args), deadline)
         ]
-        return [answer for pool in pools for answer in pool.call(_for_all(pool, method, args), deadline)]
 
     def follow(self, parts: Sequence[int], generation: int, deadline: float) -> None:
         """Let the replicas of these shards read the journal."""
-        for column in list(zip(*self.actors, strict=True))[1:]:
-            pool = ActorPool(self.name, [[actor] for actor in column])
+        for pool in self._columns()[1:]:
             pool.call([(part, "call", (generation, "catch_up", ())) for part in parts], deadline)
+
+    def _columns(self) -> list[ActorPool]:
+        """Return for each replica a pool of that one of every shard."""
+        columns = zip(*self.actors, strict=True)
+        return [
+            ActorPool(self.name, [[actor] for actor in column], self._first + replica)
+            for replica, column in enumerate(columns)
+        ]
 
     def _ask(self, call: Call, turn: int) -> Any:
         part, method, args = call
@@ -123,7 +130,7 @@ class ActorPool:
 
     def _require_named(self, part: int) -> None:
         """Raise if the shard was stopped, rather than killed: Ray calls both dead."""
-        for replica, actor in enumerate(self.actors[part]):
+        for replica, actor in enumerate(self.actors[part], self._first):
             if find_actor(self.name, part, replica) == actor:
                 return
         raise self._unavailable(part, "has ended and will not come back")

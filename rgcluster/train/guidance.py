@@ -7,7 +7,7 @@ encoded and collected after the reconstruction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,9 +126,13 @@ class GuidanceStage(Stage):
 
     def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
         """Yield each step's pieces once the queries of the next step are on their way."""
-        ahead: list[GuidedBatch] | None = None
         blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
-        for block in self.timed(blocks):
+        return self.asked_ahead(self.timed(blocks))
+
+    def asked_ahead(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
+        """Yield each block's pieces once the queries of the next block are on their way."""
+        ahead: list[GuidedBatch] | None = None
+        for block in blocks:
             prepared = [self._prepare(piece, share) for piece, share in self.pieces(block)]
             if ahead is not None:
                 yield ahead

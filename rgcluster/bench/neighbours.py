@@ -1,0 +1,87 @@
+"""What asking the store costs a step of stage 3: the same steps with neighbours that are in memory already."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from rgcluster.bench.result import Row
+from rgcluster.inference.device import pick_device
+from rgcluster.pipeline import Pipeline
+from rgcluster.rundir import stage_directory
+from rgcluster.session import resources
+from rgcluster.store.client import Neighbours
+from rgcluster.store.store import RayStore
+from rgcluster.train.guidance import GuidanceStage
+from rgcluster.train.loop import MODEL
+from rgcluster.train.stage import Run, Worker
+from rgcluster.train.translation import stream_blocks
+
+__all__ = ["bench_neighbours"]
+
+STEPS, ROUNDS = 6, 7
+
+
+def bench_neighbours(pipeline: Pipeline) -> list[Row]:
+    """Train with the store and without it in turn, in this process; `pipeline` has its store built."""
+    share = resources(pipeline.config.cluster)
+    torch.set_num_threads(share.threads)
+    worker = Worker(0, 1, pick_device(pipeline.config.cluster, gpu=share.gpu))
+    upstream = {
+        stage: str(stage_directory(pipeline.run, stage) / MODEL) for stage in ("translation", "retrieval")
+    }
+    snapshot = stage_directory(pipeline.run, "store") / "snapshot"
+    with RayStore.share(snapshot, "bench-guidance") as store:
+        run = Run(
+            pipeline.config, str(pipeline.run), "guidance", pipeline.source("train"),
+            {**upstream, "store": store.name},
+        )  # fmt: skip
+        stage = GuidanceStage(run, worker)
+        blocks = list(islice(stream_blocks(run, worker, 0, STEPS, stage.settings.batch_size), STEPS))
+        asked, held = stage.retriever.store, _InMemory(store)
+        seconds: dict[Any, list[float]] = {asked: [], held: []}
+        waited = 0.0
+        for turn in range(ROUNDS + 1):
+            for source, times in seconds.items():
+                stage.retriever.store = source
+                stage.waits()
+                start = time.perf_counter()
+                for step, item in enumerate(stage.asked_ahead(blocks)):
+                    stage.step(turn * STEPS + step, item)
+                took = time.perf_counter() - start
+                if turn:  # the first round is for warming up, and fills the memory
+                    times.append(took / STEPS)
+                    waited += stage.waits()["neighbours"] if source is asked else 0.0
+    ours, theirs = (1000 * statistics.median(times) for times in seconds.values())
+    share_waited = waited / (STEPS * sum(seconds[asked]))
+    return [
+        Row("guidance, step", "with the store, median", ours, "ms", "neighbours in memory", theirs),
+        Row("guidance, step", "waiting for neighbours", share_waited, "share"),
+    ]
+
+
+class _InMemory:
+    """Answers at once, with what the store said to the first request of that shape."""
+
+    def __init__(self, store: RayStore) -> None:
+        self._store = store
+        self._held: dict[tuple[int, int], _Held] = {}
+
+    def neighbours_async(self, queries: np.ndarray, k: int, exclude: np.ndarray | None = None) -> _Held:
+        key = (len(queries), k)
+        if key not in self._held:
+            self._held[key] = _Held(self._store.neighbours(queries, k, exclude))
+        return self._held[key]
+
+
+class _Held:
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._neighbours = neighbours
+
+    def result(self) -> Neighbours:
+        return self._neighbours
