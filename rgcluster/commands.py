@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from rgcluster.client import Client
 from rgcluster.config import Config, StoreConfig, load_config
@@ -16,7 +17,7 @@ from rgcluster.data.faces import FaceSet, contact_sheet, counterfactual_sheet, w
 from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
-from rgcluster.data.sources import Columns, ImageTable, read_celeba, read_images, read_source
+from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
 from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.report import write_report
@@ -36,9 +37,10 @@ from rgcluster.model.handover import is_guided
 from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalFusion
 from rgcluster.model.translator import Translator
 from rgcluster.pipeline import SECTIONS, STAGE, Pipeline
+from rgcluster.placement import Placement, describe_nodes, place
 from rgcluster.progress import task
 from rgcluster.rundir import stage_directory
-from rgcluster.session import ray_session
+from rgcluster.session import cluster_nodes, placement, ray_session, this_machine
 from rgcluster.storage import Location
 from rgcluster.store.local import LocalStore
 from rgcluster.train.metrics import read_metrics
@@ -67,7 +69,11 @@ def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
 
 
 def describe(config: Config, console: Console) -> None:
-    """Print the resolved configuration, the networks' sizes and an estimate of memory; start nothing."""
+    """Print the resolved configuration, the networks' sizes, an estimate of memory and where processes would lie.
+
+    Nothing is started. The placement is that on the cluster of RAY_ADDRESS, else on this machine; ConfigError
+    where it does not fit.
+    """
     console.print(config.to_yaml())
     networks = {
         "E_c, E_s, G": Translator(config),
@@ -85,16 +91,47 @@ def describe(config: Config, console: Console) -> None:
     pixels = config.data.image_size**2 * config.translation.batch_size
     activations = 16 * 12 * config.model.width * pixels * 4
     console.print(f"memory of stage 3, roughly: {(states + activations) / 2**30:.1f} GiB a worker")
+    if os.environ.get("RAY_ADDRESS"):
+        with ray_session():
+            where, nodes = f"the cluster at {os.environ['RAY_ADDRESS']}", cluster_nodes()
+    else:
+        where, nodes = "this machine", this_machine()
+    console.print(_placement_table(place(config, nodes), where))
 
 
-def demo(config: Config, run: Path) -> Location:
-    """Draw faces into the run directory and do everything; return the report."""
-    folder = run / "faces"
-    draw_faces(folder, config.faces.count, config.faces.seed)
+def _placement_table(placed: Placement, where: str) -> Table:
+    cpus, gpus = sum(node.cpus for node in placed.nodes), sum(node.gpus for node in placed.nodes)
+    table = Table(title=f"placement on {where}: {describe_nodes(placed.nodes)}", title_justify="left")
+    for column in ("stage", "processes"):
+        table.add_column(column)
+    for column in ("CPUs", "left to read", "GPUs"):
+        table.add_column(column, justify="right")
+    for stage in placed.stages.values():
+        claims = "\n".join(
+            f"{claim.count} {claim.what} x {claim.cpus:.4g} CPU"
+            + (f" + {claim.gpus:.4g} GPU" if claim.gpus else "")
+            for claim in stage.claims
+        )
+        table.add_row(
+            stage.name, claims, f"{stage.cpus:.4g} of {cpus:g}", f"{stage.left:.4g}",
+            f"{stage.gpus:.4g} of {gpus:g}",
+        )  # fmt: skip
+    return table
+
+
+def demo(config: Config, run: str) -> Location:
+    """Draw faces, into the run directory if it is local, and do everything; return the report."""
+    location, faces = Location(run), config.faces
     with ray_session():
+        placement(config)
+        if location.is_local:
+            draw_faces(location.local() / "faces", faces.count, faces.seed)
+            table = read_celeba(location.local() / "faces")
+        else:  # each task of the cluster draws what it writes
+            table = drawn_table(FaceSet(faces.seed, faces.count))
         options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
-        shards = _write_shards(read_celeba(folder), Location(run / "shards"), options)
-        pipeline = Pipeline(Location(run), config, shards)
+        shards = _write_shards(table, location / "shards", options)
+        pipeline = Pipeline(location, config, shards)
         pipeline.prepare()
         return pipeline.report()
 
@@ -174,7 +211,7 @@ def report(run: str) -> Location:
 
 def translate(
     images: Sequence[Path],
-    run: Path | None,
+    run: str | None,
     url: str | None,
     to: str,
     target: Path,
@@ -193,7 +230,7 @@ def translate(
         client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
         made = (client.translate(path, to, samples=samples, seed=seed, model=model).images for path in images)
     else:
-        made = _translations(images, str(run), to, samples, seed, model or "rg-unit")
+        made = _translations(images, run or "", to, samples, seed, model or "rg-unit")
     written = []
     for path, pictures in zip(images, made, strict=True):
         file = target / f"{path.stem}.png" if folder else target

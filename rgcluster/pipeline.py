@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig
 
 from rgcluster.config import Config
 from rgcluster.data.attributes import domain_columns
-from rgcluster.data.faces import load_face_set
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
-from rgcluster.errors import ConfigError, DataError, OutOfMemory, root_cause
+from rgcluster.errors import ConfigError, DataError, OutOfMemory, StorageError, root_cause
 from rgcluster.evaluate.failures import worst_inputs
 from rgcluster.evaluate.figures import FIGURES, draw_figures
 from rgcluster.evaluate.protocol import make_protocol
@@ -32,6 +29,7 @@ from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import Evaluation, evaluate_run
 from rgcluster.inference.run import store_name
 from rgcluster.model.handover import networks_digest
+from rgcluster.placement import Placement
 from rgcluster.progress import Update, console, follow, task
 from rgcluster.rundir import (
     STAGE,
@@ -43,7 +41,7 @@ from rgcluster.rundir import (
     stage_directory,
     work_once,
 )
-from rgcluster.session import Resources, interruptible, resources
+from rgcluster.session import interruptible, placement
 from rgcluster.storage import Location, digest_json
 from rgcluster.store.shard import IndexSettings
 from rgcluster.store.snapshot import read_manifest
@@ -111,6 +109,7 @@ class Pipeline:
     def prepare(self) -> None:
         """Write the run's configuration and manifest; refuse a run begun with other data or another configuration."""
         self._check_domains()
+        self._placement()
         enter(self.run, {"seed": self.config.seed, "shards": self.shards.digest}, RUN_MANIFEST)
         for name, sections in SECTIONS.items():
             file = self.run / name / STAGE
@@ -139,10 +138,10 @@ class Pipeline:
 
         def build() -> None:
             with task(self._title("store")) as update:
-                share = self._resources()
+                placed = self._placement()
                 build_store(
                     self.config, self.retrieval_set(), self._model("translation"), self._model("retrieval"),
-                    directory / SNAPSHOT, share.workers if share.gpu else 0,
+                    directory / SNAPSHOT, placed.embedders, placed.gpu,
                     lambda done, total: update(done, total, ""),
                 )  # fmt: skip
 
@@ -184,7 +183,7 @@ class Pipeline:
         def measure() -> None:
             with task(self._title("precision")):
                 train, test = self._open("train"), self._open("test")
-                measure_precision(self.config, self.run, directory, train, test, self._resources().gpu)
+                measure_precision(self.config, self.run, directory, train, test, self._placement().gpu)
 
         work_once(directory, depends, measure)
 
@@ -194,12 +193,12 @@ class Pipeline:
         directory = self._enter("reference", depends)
 
         def make() -> None:
-            share = self._resources()
+            placed = self._placement()
             with task(self._title("reference")) as update:
                 train, test = self._open("train"), self._open("test")
                 make_reference(
                     self.config, directory, train, test,
-                    gpu=share.gpu, workers=self._actors(share), progress=update,
+                    gpu=placed.gpu, workers=placed.measurers, progress=update,
                 )  # fmt: skip
 
         work_once(directory, depends, make)
@@ -224,13 +223,13 @@ class Pipeline:
 
     def measuring(self) -> Evaluation:
         """Return what the evaluation works with; its stages must be finished."""
-        share = self._resources()
+        placed = self._placement()
         kept = self.shared.base if self.shared else self.run
         return Evaluation(
             config=self.config, run=self.run, train=self._open("train"), test=self._open("test"),
-            faces=load_face_set(Path(self.shards.source)), protocol=self.protocol(),
+            faces=self.shards.faces, protocol=self.protocol(),
             reference=stage_directory(self.run, "reference"), measured=kept / "measured",
-            store_digest=read_manifest(self._snapshot()).digest, gpu=share.gpu, workers=self._actors(share),
+            store_digest=read_manifest(self._snapshot()).digest, gpu=placed.gpu, workers=placed.measurers,
         )  # fmt: skip
 
     def figures(self) -> None:
@@ -240,9 +239,8 @@ class Pipeline:
         if done.exists():
             return
         with task(self._title("figures")), self._store(self._store_name("figures")) as store:
-            faces = load_face_set(Path(self.shards.source))
-            test, train = self._open("test"), self._open("train")
-            worst, gpu = worst_inputs(self.measuring()), self._resources().gpu
+            faces, test, train = self.shards.faces, self._open("test"), self._open("train")
+            worst, gpu = worst_inputs(self.measuring()), self._placement().gpu
             drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=gpu, worst=worst)
             done.write_json(drawn)
 
@@ -258,7 +256,7 @@ class Pipeline:
     def protocol(self) -> dict[str, Any]:
         """Return the protocol by which this run is measured."""
         if not self._protocol:
-            drawn = load_face_set(Path(self.shards.source)) is not None
+            drawn = self.shards.faces is not None
             self._protocol = make_protocol(self.config, self.shards, drawn=drawn)
         return self._protocol
 
@@ -358,25 +356,18 @@ class Pipeline:
     def _title(self, stage: str) -> str:
         return f"{self.run.name} {stage}" if self.shared else stage
 
-    def _resources(self) -> Resources:
-        return resources(self.config.cluster, self.shared.trials if self.shared else 1)
-
-    def _actors(self, share: Resources) -> int:
-        """Return the number of evaluation actors: one a GPU, or one a core of this run's share."""
-        if share.gpu:
-            return share.workers
-        trials = self.shared.trials if self.shared else 1
-        return max(1, int(ray.cluster_resources().get("CPU", 1)) // trials)
+    def _placement(self) -> Placement:
+        return placement(self.config, self.shared.trials if self.shared else 1)
 
     def _train(self, name: str, depends: dict[str, Any], upstream: dict[str, str]) -> None:
         directory = self._enter(name, depends)
         work_once(directory, depends, lambda: self._fit(name, directory, upstream))
 
     def _fit(self, name: str, directory: Location, upstream: dict[str, str]) -> None:
-        run = Run(self.config, str(directory.parent), name, self.source("train"), upstream)
-        share = self._resources()
-        # On CPUs stage 2 shares the cores with its triplet generators.
-        busy = self.config.retrieval.generators if name == "retrieval" and not share.gpu else 0
+        share = self._placement().workers[name]
+        run = Run(
+            self.config, str(directory.parent), name, self.source("train"), upstream, share.gpus_per_generator
+        )
         settings = getattr(self.config, name)
         if settings.batch_size > len(run.source.index):
             raise DataError(
@@ -386,18 +377,18 @@ class Pipeline:
             )
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"run": run, "gpu": share.gpu, "threads": max(1, share.threads - busy)},
+            train_loop_config={"run": run, "gpu": share.gpu, "threads": share.threads},
             torch_config=TorchConfig(
                 backend="nccl" if share.gpu else "gloo", timeout_s=self.config.cluster.collective_timeout_s
             ),
             scaling_config=ScalingConfig(
                 num_workers=share.range,  # type: ignore[arg-type]
                 use_gpu=share.gpu,
-                resources_per_worker={"CPU": share.cpus_per_worker},
+                resources_per_worker=share.per_worker,
             ),
             run_config=RunConfig(  # type: ignore[arg-type]
                 name="ray",
-                storage_path=str(run.directory),
+                **run.directory.for_ray,
                 failure_config=FailureConfig(
                     max_failures=self.config.cluster.max_failures, controller_failure_limit=3
                 ),
@@ -407,7 +398,10 @@ class Pipeline:
         check_storage(run.directory)
         (run.directory / "failure.json").remove()
         told = len(read_notices(run.directory))
-        with task(self._title(name)) as update, follow(lambda: _show(run.directory, update)):
+        with (
+            task(self._title(name)) as update,
+            follow(lambda: _show(run.directory, update), 0.7 if run.directory.is_local else 5.0),
+        ):
             try:
                 with interruptible():
                     trainer.fit()
@@ -429,7 +423,10 @@ _WATCHING = {
 
 
 def _show(directory: Location, update: Update) -> None:
-    lines = read_metrics(directory)
+    try:
+        lines = read_metrics(directory)
+    except StorageError:  # the workers, who need it, say so
+        return
     if lines:
         last = lines[-1]
         update(last["step"], last["steps"], f"{last['images_per_second']:.0f} images/s")

@@ -6,9 +6,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 # Read when ray is imported, so set before that.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -21,31 +21,18 @@ os.environ.setdefault("RAY_num_workers_soft_limit", "4")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 import ray  # noqa: E402
+import torch  # noqa: E402
+from ray._private.utils import get_num_cpus  # noqa: E402
 
-from rgcluster.config import ClusterConfig  # noqa: E402
+from rgcluster.config import Config  # noqa: E402
 from rgcluster.errors import ConfigError  # noqa: E402
+from rgcluster.placement import Node, Placement, place  # noqa: E402
 from rgcluster.weights import chosen_paths  # noqa: E402
 
-__all__ = ["Resources", "cluster_session", "interruptible", "ray_session", "resources"]
+__all__ = ["cluster_nodes", "cluster_session", "interruptible", "placement", "ray_session", "this_machine"]
 
-CPUS_FOR_WORKERS = 0.5
-"""Share of the cluster's CPUs that Train workers reserve at most: reading and embedding need the rest."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a stage's workers get."""
-
-    workers: int
-    cpus_per_worker: float
-    threads: int
-    gpu: bool
-    min_workers: int = 0
-
-    @property
-    def range(self) -> int | tuple[int, int]:
-        """Ray Train's `num_workers`: one number, or the fewest and the most."""
-        return (self.min_workers, self.workers) if self.min_workers else self.workers
+MOST_NODES = 512
+"""Of a kind that an autoscaler may add: more are not counted."""
 
 
 @contextmanager
@@ -113,17 +100,35 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def resources(config: ClusterConfig, trials: int = 1) -> Resources:
-    """Return the workers of a stage and their shares of the cluster, which `trials` runs use at once."""
-    total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0)) // trials if config.gpu == "auto" else 0
-    cpus = float(total.get("CPU", 1)) / trials
-    workers = config.workers or gpus or 1
-    # A worker lies on one machine, however many there are.
-    machine = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=cpus)
-    cores = max(1, min(int(cpus) // workers, int(machine)))
-    cpus_per_worker = min(float(cores), cpus * CPUS_FOR_WORKERS / workers, machine * CPUS_FOR_WORKERS)
-    return Resources(workers, cpus_per_worker, config.threads or cores, gpus > 0, config.min_workers)
+def placement(config: Config, trials: int = 1) -> Placement:
+    """Return how the stages lie on the cluster, which `trials` runs use at once; ConfigError where they do not fit."""
+    return place(config, cluster_nodes(), trials)
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the machines of the cluster, and those that its autoscaler may add."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [_node(node["Resources"]) for node in alive]
+    groups = [node.get("Labels", {}).get("ray.io/node-group") for node in alive]
+    for group in _node_groups():
+        more = min(group.max_count, MOST_NODES) - groups.count(group.name)
+        nodes += [_node(group.resources)] * max(0, more)
+    return [node for node in nodes if node.cpus or node.gpus]
+
+
+def this_machine() -> list[Node]:
+    """Return what a cluster started here would have."""
+    return [Node(float(get_num_cpus()), float(torch.cuda.device_count()))]
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return Node(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
+
+
+def _node_groups() -> list[Any]:
+    """Return the kinds of machines that an autoscaler knows; none where there is no autoscaler."""
+    config = ray._private.state.state.get_cluster_config()
+    return list(config.node_group_configs) if config is not None else []
 
 
 def _object_store_bytes() -> int:

@@ -1,6 +1,8 @@
 """Paths, local or remote (`s3://`, `gs://`), through pyarrow's file systems.
 
-Every file is committed by a rename, so a reader never sees half of one.
+Every file is committed by a rename, or in an object store by the request that ends its upload, so a reader
+never sees half of one. What a remote store answers with an error of its own is asked again (`remote.py`);
+where it stays so, the StorageError is one line.
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import NativeFile, fs
 
 from rgcluster.errors import DataError, StorageError
+from rgcluster.remote import connect, explain, persistently
 
 __all__ = ["Location", "digest_bytes", "digest_json"]
+
+T = TypeVar("T")
 
 _PIECE = 8 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,7 +44,10 @@ def digest_json(value: Any) -> str:
 
 
 class Location:
-    """A file or directory in a file system; `location / "name"` goes down."""
+    """A file or directory in a file system; `location / "name"` goes down.
+
+    StorageError where a remote one does not answer, or refuses; ConfigError where its address is wrong.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | Location) -> None:
         self._fs: fs.FileSystem
@@ -49,7 +58,7 @@ class Location:
             return
         text = os.fspath(path)
         if "://" in text:
-            self._fs, self.path = fs.FileSystem.from_uri(text)
+            self._fs, self.path = connect(text)
             self._options = text.partition("?")[2]
         else:
             self._fs, self.path = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
@@ -72,6 +81,16 @@ class Location:
         return isinstance(self._fs, fs.LocalFileSystem)
 
     @property
+    def for_ray(self) -> dict[str, Any]:
+        """`storage_path` and `storage_filesystem` of Ray's run configurations, which write here then."""
+        return {"storage_path": self.path, "storage_filesystem": None if self.is_local else self._fs}
+
+    @property
+    def _holds_objects(self) -> bool:
+        """Whether there are no directories to make, and no file is seen before it is whole."""
+        return self._fs.type_name in ("s3", "gcs", "abfs")
+
+    @property
     def name(self) -> str:
         return self.path.rstrip("/").rsplit("/", 1)[-1]
 
@@ -88,43 +107,52 @@ class Location:
         return Path(self.path)
 
     def exists(self) -> bool:
-        return self._fs.get_file_info(self.path).type != fs.FileType.NotFound
+        return self._kind() != fs.FileType.NotFound
 
     def is_file(self) -> bool:
-        return self._fs.get_file_info(self.path).type == fs.FileType.File
+        return self._kind() == fs.FileType.File
 
     def size(self) -> int:
         """Return the size in bytes; 0 where there is no file."""
-        return self._fs.get_file_info(self.path).size or 0
+        return self._ask(lambda: self._fs.get_file_info(self.path).size or 0)
 
     def open_file(self) -> NativeFile:
         """Open for reading at any position."""
-        return self._fs.open_input_file(self.path)
+        return self._ask(lambda: self._fs.open_input_file(self.path))
 
     def names(self) -> list[str]:
         """Return the sorted names in this directory; none where it is missing."""
-        if not self.exists():
-            return []
-        return sorted(info.base_name for info in self._fs.get_file_info(fs.FileSelector(self.path)))
+        inside = fs.FileSelector(self.path, allow_not_found=True)
+        found = self._ask(lambda: self._fs.get_file_info(inside))
+        # An object store may list the directory itself, as an empty object that marks it.
+        return sorted({info.base_name for info in found if info.path.rstrip("/") != self.path.rstrip("/")})
 
     def make_directory(self) -> Location:
-        self._fs.create_dir(self.path, recursive=True)
+        if not self._holds_objects:
+            self._fs.create_dir(self.path, recursive=True)
         return self
 
     def remove(self) -> None:
         """Remove this file, or this directory with all below; fine if missing."""
-        kind = self._fs.get_file_info(self.path).type
-        if kind == fs.FileType.Directory:
-            self._fs.delete_dir(self.path)
-        elif kind != fs.FileType.NotFound:
-            self._fs.delete_file(self.path)
+        kind = self._kind()
+        try:
+            if kind == fs.FileType.Directory:
+                self._ask(lambda: self._fs.delete_dir(self.path))
+            elif kind != fs.FileType.NotFound:
+                self._ask(lambda: self._fs.delete_file(self.path))
+        except FileNotFoundError:  # a request that was repeated because its answer was lost
+            if self.is_local:
+                raise
 
     def move_to(self, target: Location) -> None:
-        self._fs.move(self.path, target.path)
+        self._ask(lambda: self._fs.move(self.path, target.path))
 
     def read_bytes(self) -> bytes:
-        with self._fs.open_input_stream(self.path) as stream:
-            return stream.read()
+        def read() -> bytes:
+            with self._fs.open_input_stream(self.path) as stream:
+                return stream.read()
+
+        return self._ask(read)
 
     def write_bytes(self, content: bytes | memoryview, *, durable: bool = False) -> None:
         """Write the whole file or nothing; StorageError where there is no room for it.
@@ -132,6 +160,8 @@ class Location:
         With `durable` it outlives a crash of the machine as soon as this returns (remote stores promise that
         anyway).
         """
+        if self._holds_objects:
+            return self._ask(lambda: self._put(content))
         parent, _, name = self.path.rpartition("/")
         self._fs.create_dir(parent, recursive=True)
         # Not a leading dot: some file systems hide such names from listings.
@@ -156,15 +186,23 @@ class Location:
 
     def upload(self, source: Path) -> None:
         """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
-        with source.open("rb") as stream:
+        if not self._holds_objects:
             self._fs.create_dir(self.path.rpartition("/")[0], recursive=True)
-            with self._fs.open_output_stream(self.path) as sink:
+
+        def copy() -> None:
+            with source.open("rb") as stream, self._fs.open_output_stream(self.path) as sink:
                 shutil.copyfileobj(stream, sink, _PIECE)
+
+        self._ask(copy)
 
     def download(self, target: Path) -> None:
         """Copy this file to a local path, in pieces."""
-        with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
-            shutil.copyfileobj(stream, sink, _PIECE)
+
+        def copy() -> None:
+            with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
+                shutil.copyfileobj(stream, sink, _PIECE)
+
+        self._ask(copy)
 
     def read_text(self) -> str:
         return self.read_bytes().decode()
@@ -180,6 +218,27 @@ class Location:
 
     def write_json(self, value: Any) -> None:
         self.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+    def _kind(self) -> fs.FileType:
+        return self._ask(lambda: self._fs.get_file_info(self.path).type)
+
+    def _put(self, content: bytes | memoryview) -> None:
+        with self._fs.open_output_stream(self.path) as stream:
+            stream.write(content)
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        """Do it; of a remote file system with patience, and what it raises becomes a StorageError.
+
+        A missing file stays FileNotFoundError.
+        """
+        if self.is_local:
+            return action()
+        try:
+            return persistently(action)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(explain(str(self), error)) from None
 
 
 def _sync(path: str) -> None:

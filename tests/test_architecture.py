@@ -18,8 +18,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "errors",
         "config",
+        "remote",
         "storage",
         "checkpoint",
+        "placement",
         "progress",
         "session",
         "versions",
@@ -38,7 +40,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Ground floor first; `docs/architecture.md` says what each room holds."""
 
 GROUND = (
-    "errors", "storage", "config", "weights", "checkpoint", "progress", "session", "versions", "rundir", "client",
+    "errors", "remote", "storage", "config", "weights", "checkpoint", "placement", "progress", "session", "versions",
+    "rundir", "client",
 )  # fmt: skip
 """The ground floor is single files: each imports only from those before it."""
 

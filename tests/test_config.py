@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rgcluster.config import Config, load_config, presets
 from rgcluster.errors import ConfigError
-from rgcluster.session import Resources, resources
+from rgcluster.placement import Resources
 
 
 def fault(preset: str, *overrides: str) -> str:
@@ -235,23 +235,3 @@ def test_elastic_workers() -> None:
     for wrong in (["cluster.min_workers=2"], ["cluster.workers=1", "cluster.min_workers=2"]):
         with pytest.raises(ConfigError, match="min_workers"):
             load_config("smoke", wrong)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "workers", "cpus", "threads"),
-    [
-        ([2], 1, 1.0, 2),
-        ([2], 2, 0.5, 1),
-        ([0, 2, 2, 2], 1, 1.0, 2),
-        ([0, 2, 2, 2], 3, 1.0, 2),
-        ([8, 8], 4, 2.0, 4),
-    ],
-)
-def test_a_workers_share_fits_on_one_machine(
-    monkeypatch: pytest.MonkeyPatch, nodes: list[int], workers: int, cpus: float, threads: int
-) -> None:
-    alive = [{"Alive": True, "Resources": {"CPU": float(count)}} for count in nodes]
-    monkeypatch.setattr("ray.nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 64.0}}])
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(sum(nodes))})
-    share = resources(load_config("smoke", [f"cluster.workers={workers}"]).cluster)
-    assert (share.workers, share.cpus_per_worker, share.threads) == (workers, cpus, threads)

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+from s3 import place as place_of
+from s3 import s3_server
 from stores import images_of, sample, write
 
 from rgcluster.errors import CheckpointError, DataError
@@ -19,21 +19,8 @@ from rgcluster.store import LocalStore, copy_snapshot, read_manifest
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in {
-            "ACCESS_KEY_ID": "testing",
-            "SECRET_ACCESS_KEY": "testing",
-            "REGION": "us-east-1",
-        }.items():
-            patched.setenv(f"AWS_{name}", value)
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(
-            Bucket="stores"
-        )
-        yield f"s3://stores/{{}}?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
+    with s3_server("stores") as address:
+        yield place_of(address, "stores/{}")
 
 
 @pytest.fixture

@@ -47,9 +47,12 @@ INTERRUPTED = 130
 """What a shell calls a command that Ctrl-C ended."""
 
 RunOption = Annotated[
-    Path, typer.Option("--run", help="run directory; the same one goes on where it stopped")
+    str,
+    typer.Option(
+        "--run", help="run directory, local or s3://..., gs://...; the same one goes on where it stopped"
+    ),
 ]
-DataOption = Annotated[Path, typer.Option("--data", help="directory of shards")]
+DataOption = Annotated[str, typer.Option("--data", help="directory of shards, local or remote")]
 PresetOption = Annotated[str, typer.Option("--preset", help="demo, smoke, celeba128, paper or released-2021")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override, e.g. guidance.steps=500")
@@ -111,7 +114,7 @@ def _root(
 
 @app.command()
 def demo(
-    run: RunOption = Path("runs/demo"),
+    run: RunOption = "runs/demo",
     preset: PresetOption = "demo",
     set_: SetOption = None,
     dry_run: DryRunOption = False,
@@ -127,14 +130,14 @@ def demo(
     out.print(f"report: {report}")
 
 
-def _train(stage: str, data: Path, run: Path, preset: str, set_: list[str] | None, dry_run: bool) -> None:
+def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None, dry_run: bool) -> None:
     from rgcluster import commands
 
     config = commands.resolve(preset, set_)
     if dry_run:
         commands.describe(config, out)
         return
-    commands.train(config, str(data), str(run), stage)
+    commands.train(config, data, run, stage)
 
 
 @train_app.command("translation")
@@ -178,7 +181,7 @@ def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
     from rgcluster import commands
 
-    out.print(f"report: {commands.evaluate(str(run))}")
+    out.print(f"report: {commands.evaluate(run)}")
 
 
 @app.command()
@@ -186,7 +189,7 @@ def report(run: RunOption) -> None:
     """Write `report/index.html` again from what the run holds."""
     from rgcluster import commands
 
-    out.print(f"report: {commands.report(str(run))}")
+    out.print(f"report: {commands.report(run)}")
 
 
 @app.command()
@@ -194,7 +197,7 @@ def translate(
     images: Annotated[list[Path], typer.Argument(help="image files")],
     to: Annotated[str, typer.Option("--to", help="target attributes, e.g. Blond_Hair,Male or -Young")],
     target: Annotated[Path, typer.Option("--out", help="PNG to write, or a folder for several images")],
-    run: Annotated[Path | None, typer.Option("--run", help="finished run to translate with")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="finished run to translate with")] = None,
     url: Annotated[
         str | None,
         typer.Option(help="endpoint to translate with, in place of a run; RGCLUSTER_API_KEY is its key"),
@@ -229,7 +232,7 @@ def status(run: RunOption) -> None:
     from rgcluster import commands
 
     table = Table("stage", "state", "step", "images/s", "seconds")
-    for row in commands.status(str(run)):
+    for row in commands.status(run):
         table.add_row(*row)
     out.print(table)
 

@@ -22,7 +22,7 @@ def _imports() -> None:
 @import_app.command("published")
 def published(
     generator: Annotated[Path, typer.Option(help="the authors' 2021 generator, a state dict saved by torch")],
-    run: Annotated[Path, typer.Option("--run", help="run directory to begin with it")],
+    run: Annotated[str, typer.Option("--run", help="run directory to begin with it")],
     attention: Annotated[
         bool,
         typer.Option(
@@ -51,7 +51,7 @@ def published(
 
 
 def export(
-    run: Annotated[Path, typer.Option("--run", help="run directory")],
+    run: Annotated[str, typer.Option("--run", help="run directory")],
     target: Annotated[Path, typer.Option("--out", help="file to write; what it takes goes to FILE.json")],
     format_: Annotated[str, typer.Option("--format", help="onnx or torch")] = "onnx",
     model: Annotated[
@@ -65,7 +65,7 @@ def export(
 
     if format_ not in ("onnx", "torch"):
         raise ConfigError(f"--format {format_}: expected onnx or torch")
-    config, location = open_run(str(run))
+    config, location = open_run(run)
     done = exchange.export(location, config, model, format_, target)  # type: ignore[arg-type]
     out.print(
         f"{target}: {', '.join(f'{name} {shape}' for name, shape in done.inputs.items())} -> "

@@ -21,7 +21,7 @@ __all__ = ["store_app"]
 store_app = typer.Typer(help="The retrieval store.", no_args_is_help=True)
 out = Console(highlight=False)
 
-RunOption = Annotated[Path | None, typer.Option("--run", help="the store of this run directory")]
+RunOption = Annotated[str | None, typer.Option("--run", help="the store of this run directory")]
 AtOption = Annotated[str | None, typer.Option("--at", help="a snapshot, local or s3://..., gs://...")]
 NameArgument = Annotated[str, typer.Argument(help="name of a running store (`rgcluster store list`)")]
 
@@ -98,7 +98,7 @@ def info(
 @store_app.command("query")
 def query(
     image: Annotated[Path, typer.Argument(help="image file")],
-    run: Annotated[Path, typer.Option("--run", help="run directory")],
+    run: Annotated[str, typer.Option("--run", help="run directory")],
     to: Annotated[str, typer.Option("--to", help="target attributes")],
     count: Annotated[int, typer.Option("-k", help="neighbours", min=1, max=1000)] = 5,
     target: Annotated[Path | None, typer.Option("--out", help="PNG of the neighbours")] = None,
@@ -107,7 +107,7 @@ def query(
     from rgcluster import commands
 
     table = Table("image", "distance")
-    for row, distance in commands.query(image, str(run), to, count, target):
+    for row, distance in commands.query(image, run, to, count, target):
         table.add_row(str(row), f"{distance:.4f}")
     out.print(table)
 
@@ -158,7 +158,7 @@ def _running(name: str) -> Iterator[RayStore]:
         yield store
 
 
-def _place(run: Path | None, at: str | None) -> tuple[str, str | None]:
+def _place(run: str | None, at: str | None) -> tuple[str, str | None]:
     """Return where the snapshot lies, and the name that a run serves it under."""
     if (run is None) == (at is None):
         raise ConfigError("say which store: --run DIR, or --at PLACE")
@@ -166,7 +166,7 @@ def _place(run: Path | None, at: str | None) -> tuple[str, str | None]:
         return at, None
     from rgcluster import commands
 
-    place, name, _ = commands.run_store(str(run))
+    place, name, _ = commands.run_store(run or "")
     return str(place), name
 
 

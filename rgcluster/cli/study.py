@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,10 +12,10 @@ __all__ = ["sweep", "table"]
 out = Console(highlight=False)
 
 RunOption = Annotated[
-    Path, typer.Option("--run", help="directory of the study, or a run whose stages are reused")
+    str, typer.Option("--run", help="directory of the study, or a run whose stages are reused")
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="directory of shards; by default those of the run")
+    str | None, typer.Option("--data", help="directory of shards; by default those of the run")
 ]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="by default the run's own configuration, or celeba128")
@@ -37,7 +36,7 @@ def table(
     """Make one of the paper's tables: train what is missing, measure, write results, CSV, LaTeX and report."""
     from rgcluster.study.run import table as make
 
-    report = make(number, str(data) if data else None, str(run), preset, set_ or (), seeds)
+    report = make(number, data, run, preset, set_ or (), seeds)
     out.print(f"report: {report}")
 
 
@@ -82,5 +81,5 @@ def sweep(
     options = SweepOptions(
         tuple(axes), "random" if search == "random" else "grid", samples, asha, grace, loss, metric, trials
     )
-    report = make(str(data) if data else None, str(run), preset, set_ or (), options)
+    report = make(data, run, preset, set_ or (), options)
     out.print(f"report: {report}")

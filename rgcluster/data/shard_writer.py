@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from rgcluster.data.faces import load_face_set
 from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import (
@@ -33,6 +34,7 @@ from rgcluster.data.shards import (
 from rgcluster.data.sources import UNKNOWN, UNLABELLED, ImageTable, Tree
 from rgcluster.data.splits import SplitRule, assign_splits, row_id
 from rgcluster.errors import ConfigError, DataError
+from rgcluster.placement import CPUS_PER_WRITER
 from rgcluster.storage import Location, digest_bytes, digest_json
 
 __all__ = ["ShardOptions", "shard_options", "write_shards"]
@@ -126,7 +128,8 @@ def write_shards(
         "schema": SCHEMA_VERSION,
         "dataset": name,
         "plan": plan,
-        "source": str(table.origin.resolve()),
+        "source": str(table.tree if table.faces else table.origin.resolve()),
+        "faces": asdict(faces) if (faces := table.faces or load_face_set(table.origin)) else None,
         "attributes": list(table.attributes),
         "one_hot": table.one_hot,
         "prepared": asdict(options.prepared) if options.prepared else None,
@@ -206,7 +209,7 @@ def _judge(faults: list[Fault], total: int, limit: float, target: Location) -> N
         )
 
 
-@ray.remote(num_cpus=0.5)
+@ray.remote(num_cpus=CPUS_PER_WRITER)
 def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
     """Write one file unless it is there; return its entry in the manifest and the images left out."""
     location = Location(target) / part.name

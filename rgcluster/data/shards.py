@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rgcluster.data.faces import FaceSet, load_face_set
 from rgcluster.data.splits import hash_share
-from rgcluster.errors import DataError
+from rgcluster.errors import DataError, StorageError
+from rgcluster.remote import explain, persistently
 from rgcluster.storage import Location
 
 __all__ = [
@@ -86,6 +89,8 @@ class ShardSet:
     checksums: tuple[str, ...]
     digest: str
     plan_digest: str
+    faces: FaceSet | None = None
+    """What the images were drawn from: ground truth for translations."""
 
     def path(self, file: int) -> Location:
         return Location(self.location) / self.files[file]
@@ -129,12 +134,18 @@ class ShardSet:
     def read(self, number: int, columns: list[str], groups: list[int] | None = None) -> pa.Table:
         """Return columns of a file, of all row groups or some; DataError where it cannot be read."""
         path = self.path(number)
-        try:
+
+        def read() -> pa.Table:
             parquet = _open_parquet(str(path), self.digest)
             return parquet.read_row_groups(
                 range(parquet.num_row_groups) if groups is None else groups, columns, use_threads=False
             )
+
+        try:
+            return persistently(read)
         except (OSError, pa.ArrowException) as error:
+            if "AWS Error" in str(error) and isinstance(error, OSError):
+                raise StorageError(explain(str(path), error)) from None
             raise DataError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); write the shards again"
             ) from None
@@ -187,7 +198,15 @@ def open_shards(location: Location) -> ShardSet:
         tuple(entry["sha256"] for entry in manifest["files"]),
         manifest["digest"],
         manifest["plan"],
+        _faces(manifest),
     )
+
+
+def _faces(manifest: dict[str, Any]) -> FaceSet | None:
+    """Return the drawn faces that the shards hold; older shards do not say, but their source may."""
+    if "faces" not in manifest:
+        return load_face_set(Path(manifest["source"]))
+    return FaceSet(**manifest["faces"]) if manifest["faces"] else None
 
 
 def _count_splits(files: list[dict[str, Any]]) -> dict[str, int]:

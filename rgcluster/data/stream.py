@@ -24,6 +24,7 @@ from rgcluster.data.images import UInt8Array, decode_image
 from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder
 from rgcluster.data.shards import RowIndex, ShardSet
 from rgcluster.errors import DataError
+from rgcluster.placement import CPUS_PER_READER
 
 __all__ = [
     "ImageSource",
@@ -37,8 +38,6 @@ __all__ = [
 
 Block = dict[str, npt.NDArray[Any]]
 
-CPUS_PER_TASK = 0.2
-"""Small, so that reading never waits for the trainer's cores; a task that decodes uses what it gets."""
 BLOCK_BYTES = 4 << 20
 """A task yields blocks about this large: handing one over costs some 10 ms, and holds this much memory."""
 ROWS_PER_READ = 256
@@ -204,7 +203,7 @@ def _read(ranges: list[tuple[int, int]], reader: Any, world: int = 1) -> Dataset
     # Without a limit the small share of a CPU would start five processes a core.
     tasks = min(len(items), max(2, int(ray.cluster_resources().get("CPU", 1)) // world))
     return chunks.map_batches(
-        reader, batch_size=1, num_cpus=CPUS_PER_TASK, compute=TaskPoolStrategy(size=tasks)
+        reader, batch_size=1, num_cpus=CPUS_PER_READER, compute=TaskPoolStrategy(size=tasks)
     )
 
 

@@ -18,6 +18,7 @@ from rgcluster.data.images import UNREADABLE, UInt8Array, check_image, load_imag
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import QUARANTINE, Prepared, ShardSet
 from rgcluster.data.sources import UNKNOWN, ImageTable, Tree
+from rgcluster.placement import CPUS_PER_WRITER
 from rgcluster.storage import Location, digest_bytes
 
 __all__ = ["Survey", "survey_shards", "survey_table"]
@@ -138,12 +139,12 @@ def _decode_all(images: Iterable[tuple[str, Callable[[], bytes | memoryview]]]) 
     return findings
 
 
-@ray.remote(num_cpus=0.5)
+@ray.remote(num_cpus=CPUS_PER_WRITER)
 def _survey_files(tree: Tree, names: list[str]) -> _Findings:
     return _decode_all((name, lambda name=name: tree.read(name)) for name in names)  # type: ignore[misc]
 
 
-@ray.remote(num_cpus=0.5)
+@ray.remote(num_cpus=CPUS_PER_WRITER)
 def _survey_shard(shards: ShardSet, number: int) -> _Findings:
     path = shards.path(number)
     content = path.read_bytes()

@@ -19,6 +19,7 @@ from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import load_retrieval, load_translator
+from rgcluster.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
 from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 
@@ -29,7 +30,6 @@ Shares = npt.NDArray[np.float64]
 
 ROWS, QUERIES = "rows.json", "queries.safetensors"
 K = 10
-CPUS_PER_EMBEDDER = 0.3
 
 
 class EmbedAll:
@@ -127,7 +127,7 @@ def _embed(
         batch_size=128,
         compute=ActorPoolStrategy(size=1),
         num_cpus=CPUS_PER_EMBEDDER,
-        num_gpus=0.1 if gpu else None,
+        num_gpus=GPUS_PER_EMBEDDER if gpu else None,
     )
     result: dict[str, npt.NDArray[np.float32]] = {}
     for block in batches(embedded, 1024):

@@ -22,11 +22,11 @@ from rgcluster.evaluate.classifier import AttributeClassifier, train_classifier
 from rgcluster.evaluate.features import best_extractor
 from rgcluster.evaluate.inputs import MEASURE_SEED
 from rgcluster.inference.device import pick_device
+from rgcluster.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
 from rgcluster.storage import Location
 
 __all__ = [
     "CHUNK",
-    "CPUS_PER_ACTOR",
     "Progress",
     "Reference",
     "load_reference",
@@ -37,7 +37,6 @@ __all__ = [
 JUDGE = "classifier.safetensors"
 REAL = "real.safetensors"
 CHUNK = 64
-CPUS_PER_ACTOR = 0.4
 
 Block = dict[str, npt.NDArray[Any]]
 Progress = Callable[[int, int, str], None]
@@ -71,7 +70,7 @@ def make_reference(
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers, -(-count // CHUNK))),
         num_cpus=CPUS_PER_ACTOR,
-        num_gpus=0.3 if gpu else None,
+        num_gpus=GPUS_PER_ACTOR if gpu else None,
     )
     blocks = []
     for block in batches(look, None):

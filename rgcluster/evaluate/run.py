@@ -20,8 +20,9 @@ from rgcluster.evaluate.inputs import evaluation_inputs
 from rgcluster.evaluate.measure import Measure, Task
 from rgcluster.evaluate.measured import is_measured, load_measured, measured_place, save_measured
 from rgcluster.evaluate.metrics import fid_or_reason, inception_score, kernel_distance
-from rgcluster.evaluate.reference import CHUNK, CPUS_PER_ACTOR, Progress, Reference, load_reference
+from rgcluster.evaluate.reference import CHUNK, Progress, Reference, load_reference
 from rgcluster.model.handover import is_guided, network_digests
+from rgcluster.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
 from rgcluster.rundir import stage_directory
 from rgcluster.storage import Location
 
@@ -133,7 +134,7 @@ def _measure(
         batch_size=1,
         compute=ActorPoolStrategy(size=min(evaluation.workers, len(chunks))),
         num_cpus=CPUS_PER_ACTOR,
-        num_gpus=0.3 if evaluation.gpu else None,
+        num_gpus=GPUS_PER_ACTOR if evaluation.gpu else None,
     )
     parts: dict[tuple[str, int], list[Columns]] = {}
     total, done = len(settings.seeds) * settings.images * len(models), 0

@@ -26,14 +26,17 @@ from ray.serve.schema import LoggingConfig
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
 from rgcluster.inference.jobs import Job, Outcome
 from rgcluster.inference.run import snapshot_of, store_name
+from rgcluster.placement import CPUS_PER_FRONT, describe_nodes, pack, serving_claims
 from rgcluster.serve.application import create_app
 from rgcluster.serve.backend import Served, describe
 from rgcluster.serve.engine import Engine
 from rgcluster.serve.errors import busy, unavailable
 from rgcluster.serve.metrics import RayFrontMetrics, TranslatorMetrics, ours
 from rgcluster.serve.settings import ServeSettings, settings_of
+from rgcluster.session import cluster_nodes
 from rgcluster.storage import Location
 from rgcluster.store.client import Neighbours
+from rgcluster.store.snapshot import read_manifest
 from rgcluster.store.store import RayStore
 
 __all__ = ["APPLICATION", "build", "open_store"]
@@ -196,6 +199,32 @@ def _gather_metrics() -> str:
     return "\n".join(dict.fromkeys(lines)) + "\n"
 
 
+def _require_room(settings: ServeSettings) -> None:
+    """Raise ConfigError where the cluster's machines cannot hold what serving asks for at least."""
+    shards = sum(
+        read_manifest(snapshot_of(Location(run))).num_shards
+        for name, run in settings.runs.items()
+        if name not in settings.stores
+    )
+    claims = serving_claims(
+        len(settings.runs),
+        settings.fronts,
+        settings.min_replicas,
+        settings.cpus,
+        settings.gpus or 0.0,
+        shards,
+    )
+    nodes = cluster_nodes()
+    if pack(claims, nodes) is None:
+        need, gpus = (
+            sum(claim.count * getattr(claim, kind) for claim in claims) for kind in ("cpus", "gpus")
+        )
+        raise ConfigError(
+            f"serving: {' + '.join(map(str, claims))} = {need:.4g} CPUs and {gpus:.4g} GPUs do not fit on "
+            f"{describe_nodes(nodes)}; lower min_replicas, fronts, cpus or gpus, or add machines"
+        )
+
+
 def build(arguments: Mapping[str, Any]) -> Application:
     """Return the application that the settings describe; UserError where a setting or a run is at fault."""
     settings = settings_of(arguments)
@@ -203,6 +232,8 @@ def build(arguments: Mapping[str, Any]) -> Application:
         found = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
         settings = settings.model_copy(update={"gpus": float(found >= len(settings.runs))})
     served = [describe(name, run) for name, run in settings.runs.items()]
+    if ray.is_initialized():
+        _require_room(settings)
     limits = settings.limits
     replicas: dict[str, Any] = {"num_replicas": settings.min_replicas}
     if settings.max_replicas > settings.min_replicas:
@@ -230,5 +261,5 @@ def build(arguments: Mapping[str, Any]) -> Application:
         max_queued_requests=MAX_ONGOING,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=limits.retry_after_s),
         health_check_period_s=2.0,
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": CPUS_PER_FRONT},
     ).bind(settings, served, handles)

@@ -10,14 +10,12 @@ import psutil
 import ray
 from ray._private.state import actors as actor_table
 
+from rgcluster.placement import CPUS_PER_SHARD
 from rgcluster.store.host import Host
 from rgcluster.store.metrics import ShardMeter
 from rgcluster.store.shard import IndexSettings
 
-__all__ = ["CPUS", "ShardActor"]
-
-CPUS = 0.1
-"""What a shard asks of Ray: little, so that shards never keep training from its cores."""
+__all__ = ["ShardActor"]
 
 
 class ShardProcess(Host):
@@ -76,6 +74,11 @@ def _restarts() -> int:
 
 
 # FAISS and file reads let go of the interpreter, and searches that meet become one: many calls may wait here.
-_ACTOR: dict[str, Any] = {"num_cpus": CPUS, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 16}
+_ACTOR: dict[str, Any] = {
+    "num_cpus": CPUS_PER_SHARD,
+    "max_restarts": -1,
+    "max_task_retries": 0,
+    "max_concurrency": 16,
+}
 
 ShardActor: Any = ray.remote(**_ACTOR)(ShardProcess)

@@ -13,8 +13,9 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
+from rgcluster.placement import CPUS_PER_SHARD, GPUS_PER_SHARD
 from rgcluster.storage import Location
-from rgcluster.store.actor import CPUS, ShardActor
+from rgcluster.store.actor import ShardActor
 from rgcluster.store.client import Store
 from rgcluster.store.metrics import ClientMeter
 from rgcluster.store.names import NAMESPACE, actor_name, find_actor, require_name, running_actors
@@ -95,7 +96,7 @@ class RayStore(Store):
                         "scheduling_strategy": PlacementGroupSchedulingStrategy(
                             group, part * replicas + replica
                         ),
-                        "num_gpus": 0.01 if settings.gpu else 0,
+                        "num_gpus": GPUS_PER_SHARD if settings.gpu else 0,
                     }
                     if detached:
                         options["lifetime"] = "detached"
@@ -197,7 +198,7 @@ def _reconnect(name: str, timeout: float, max_in_flight: int) -> RayStore:
 
 def _reserve(name: str, count: int, gpu: bool, detached: bool) -> PlacementGroup:
     """Reserve room for so many actors, spread over the nodes; StoreUnavailable where there is none."""
-    bundle = {"CPU": CPUS} | ({"GPU": 0.01} if gpu else {})
+    bundle = {"CPU": CPUS_PER_SHARD} | ({"GPU": GPUS_PER_SHARD} if gpu else {})
     group = placement_group(
         [bundle] * count, strategy="SPREAD", name=_group(name), lifetime="detached" if detached else None
     )

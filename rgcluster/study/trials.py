@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
@@ -19,18 +19,15 @@ from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, root_cause
 from rgcluster.evaluate.run import RESULTS
 from rgcluster.pipeline import Pipeline, Shared
+from rgcluster.placement import CPUS_PER_DRIVER, place
 from rgcluster.progress import follow
 from rgcluster.rundir import STAGE, stage_directory
-from rgcluster.session import resources
+from rgcluster.session import cluster_nodes
 from rgcluster.storage import Location
 from rgcluster.study.cells import Cell, Study
 from rgcluster.train.metrics import read_metrics
 
 __all__ = ["Plan", "Trial", "concurrency", "finished_results", "run_trials"]
-
-CPUS_PER_DRIVER = 0.05
-CPUS_PER_SHARD = 0.1
-CPUS_TO_READ = 0.2
 
 NOTES = "sweep/trials"
 """Below the study: a file for every trial that ended without results, and why."""
@@ -69,26 +66,16 @@ def concurrency(config: Config, most: int | None = None) -> int:
     A trial holds its driver, its store's shards and its workers, and must be able to read beside them: drivers
     that hold what workers wait for would wait for ever.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = float(total.get("CPU", 0)), int(total.get("GPU", 0))
+    nodes = cluster_nodes()
     wanted = config.cluster.workers or 1
-    if config.cluster.gpu == "auto" and gpus:
-        if wanted > gpus:
-            raise ConfigError(f"a trial wants {wanted} GPUs, the cluster has {gpus}: lower cluster.workers")
-        limit = gpus // wanted
-    else:
-        limit = max(1, int(cpus) // wanted)
-    share = resources(config.cluster)
-    held = CPUS_PER_DRIVER + CPUS_PER_SHARD * config.store.shards + CPUS_TO_READ
-    need = held + share.workers * share.cpus_per_worker
-    if need > cpus:
-        raise ConfigError(
-            f"a trial needs {need:.2f} CPUs ({share.workers} workers, {config.store.shards} shards of the "
-            f"store, a driver), the cluster has {cpus:g}: lower store.shards or cluster.workers, or add machines"
-        )
-    # However many trials, their workers take the same share of the CPUs in all.
-    fitting = int((cpus - share.workers * share.cpus_per_worker) / held)
-    return max(1, min(limit, fitting, most or limit))
+    gpus = sum(int(node.gpus) for node in nodes) if config.cluster.gpu == "auto" else 0
+    limit = (gpus or int(sum(node.cpus for node in nodes))) // wanted
+    for number in range(min(limit, most or limit), 1, -1):
+        with suppress(ConfigError):
+            place(config, nodes, number)
+            return number
+    place(config, nodes)
+    return 1
 
 
 def run_trials(
@@ -119,14 +106,14 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(plan.root / "sweep"),
+            **(plan.root / "sweep").for_ray,
             verbose=0,
             callbacks=[_Watch(trials, steps, report)],
         ),
     )
     _quiet()
     found = tuner.fit()
-    for result in (found[place] for place in range(len(found))):
+    for result in (found[at] for at in range(len(found))):
         number = result.config["cell"] if result.config else None
         if number is not None and result.error:
             trials[number].state = "failed"

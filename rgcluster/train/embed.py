@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 from ray.data import ActorPoolStrategy
 
@@ -18,6 +17,7 @@ from rgcluster.data.stream import ImageSource, batches, rows_dataset
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
+from rgcluster.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
 from rgcluster.storage import Location, digest_bytes, digest_json
 from rgcluster.store.rows import tag_of
 from rgcluster.store.writer import SnapshotWriter
@@ -26,8 +26,6 @@ __all__ = ["Embedder", "build_store", "store_digests"]
 
 Block = dict[str, npt.NDArray[Any]]
 
-CPUS_PER_EMBEDDER = 0.3
-GPUS_PER_EMBEDDER = 0.6  # one a GPU
 SAVE_SECONDS = 15.0
 BATCH = 128
 
@@ -66,7 +64,8 @@ def build_store(
     translator: str,
     retrieval: str,
     target: Location,
-    gpus: int = 0,
+    embedders: int = 1,
+    gpu: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Embed every image of `sources` (by split) with an actor pool and commit the snapshot at `target`.
@@ -88,13 +87,11 @@ def build_store(
             # Rows come, and so were saved, in order: what is left is the end.
             embedded = rows_dataset(source, int(todo[0])).map_batches(
                 Embedder,
-                fn_constructor_args=(config, translator, retrieval, gpus > 0),
+                fn_constructor_args=(config, translator, retrieval, gpu),
                 batch_size=BATCH,
-                compute=ActorPoolStrategy(
-                    size=gpus or max(1, int(ray.cluster_resources().get("CPU", 1) / 2))
-                ),
+                compute=ActorPoolStrategy(size=embedders),
                 num_cpus=CPUS_PER_EMBEDDER,
-                num_gpus=GPUS_PER_EMBEDDER if gpus else None,
+                num_gpus=GPUS_PER_EMBEDDER if gpu else None,
             )
             for block in batches(embedded, BATCH):
                 rows = len(block["row_id"])

@@ -90,6 +90,7 @@ def train_stage(stage: Stage) -> None:
             _save_samples(directory, done, stage.samples(done))
         if save:
             if log:
+                log.flush()
                 checkpoints.save(done, stage.state(), line)
             ray.train.report(_reported(line))
             meter.restart_clock()

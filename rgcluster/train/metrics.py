@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ __all__ = ["METRICS", "MetricsLog", "read_metrics"]
 
 METRICS = "metrics.jsonl"
 
+SECONDS_BETWEEN_WRITES = 5.0
+"""Where a file cannot be appended to, the whole of it is written, at most so often."""
+
 
 class MetricsLog:
     """Appends lines to `metrics.jsonl`, and hands the same numbers to the trackers named."""
@@ -21,6 +25,7 @@ class MetricsLog:
         self._file = directory / METRICS
         self._lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
         self._write_all()
+        self._kept_back = False
         self._trackers = open_trackers(trackers, directory, step)
 
     def write(self, values: dict[str, Any]) -> None:
@@ -31,18 +36,28 @@ class MetricsLog:
             with self._file.local().open("a") as file:
                 file.write(line + "\n")
         else:  # object stores cannot append
-            self._write_all()
+            self._kept_back = True
+            if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+                self.flush()
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         del numbers["step"]
         for tracker in self._trackers:
             tracker.log(values["step"], numbers)
 
+    def flush(self) -> None:
+        """Write what was kept back: a checkpoint's lines are there before it."""
+        if self._kept_back:
+            self._write_all()
+            self._kept_back = False
+
     def close(self) -> None:
+        self.flush()
         for tracker in self._trackers:
             tracker.close()
 
     def _write_all(self) -> None:
         self._file.write_text("".join(line + "\n" for line in self._lines))
+        self._written = time.monotonic()
 
 
 def read_metrics(directory: Location) -> list[dict[str, Any]]:

@@ -70,10 +70,14 @@ class RetrievalStage(Stage):
         plan = StreamPlan(start, stop, settings.batch_size, worker.rank, worker.world, self.config.seed)
         shards = self.run.source.shards
         columns = domain_columns(shards.attributes, self.config.data.attributes, shards.location)
-        gpus = 0.1 if worker.device.torch.type == "cuda" else 0.0
         for part in plan.segments():
             triplets = triplet_dataset(
-                self.run.source, part, self.config, columns, self.run.upstream["translation"], gpus
+                self.run.source,
+                part,
+                self.config,
+                columns,
+                self.run.upstream["translation"],
+                self.run.gpus_per_generator,
             )
             yield from self.timed(batches(triplets, part.rows))
 

@@ -32,6 +32,8 @@ class Run:
     source: ImageSource
     upstream: dict[str, str] = field(default_factory=dict)
     """Where the networks of earlier stages lie, and the store's name."""
+    gpus_per_generator: float = 0.0
+    """What stage 2's generators take of a device beside their worker."""
 
     @property
     def directory(self) -> Location:

@@ -18,6 +18,7 @@ from rgcluster.model.gmm import sample_style
 from rgcluster.model.handover import load_translator
 from rgcluster.model.noise import Draw, keyed_integers, keyed_uniform
 from rgcluster.model.triplets import choose_categories, generate_negatives
+from rgcluster.placement import CPUS_PER_GENERATOR
 from rgcluster.storage import Location
 from rgcluster.train.ingest import Ingest
 
@@ -25,7 +26,6 @@ __all__ = ["GenerateTriplets", "triplet_dataset"]
 
 Block = dict[str, npt.NDArray[Any]]
 
-CPUS_PER_GENERATOR = 0.3
 TRIES = 16
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -50,6 +51,19 @@ class FaceSet:
     def image(self, index: int) -> np.ndarray:
         """Return the face at `index`, uint8 [218, 178, 3]."""
         return draw_face(*self.face(index))
+
+    def jpeg(self, index: int) -> bytes:
+        """Return the face at `index` as it is written to a file."""
+        sink = io.BytesIO()
+        Image.fromarray(self.image(index)).save(sink, "JPEG", quality=95, subsampling=0)
+        return sink.getvalue()
+
+    def file_name(self, index: int) -> str:
+        return f"{index + 1:06d}.jpg"
+
+    def partition(self, index: int) -> int:
+        """Return 0 where the face is for training, 1 for validation, 2 for the test."""
+        return _PARTITION_OF_TEN[index % 10]
 
     def counterfactual(self, index: int, changes: Mapping[str, int]) -> np.ndarray:
         """Return the same person with `changes` made by `with_changes`, uint8 [218, 178, 3]."""
@@ -169,17 +183,13 @@ def _run(directory: Path, face_set: FaceSet, chunks: list[range], workers: int) 
 
 def _write_chunk(directory: Path, face_set: FaceSet, chunk: range) -> int:
     for index in chunk:
-        path = directory / IMAGE_FOLDER / _file_name(index)
+        path = directory / IMAGE_FOLDER / face_set.file_name(index)
         if path.exists():
             continue
         temporary = _temporary(path)
-        Image.fromarray(face_set.image(index)).save(temporary, "JPEG", quality=95, subsampling=0)
+        temporary.write_bytes(face_set.jpeg(index))
         os.replace(temporary, path)
     return len(chunk)
-
-
-def _file_name(index: int) -> str:
-    return f"{index + 1:06d}.jpg"
 
 
 def _temporary(path: Path) -> Path:
@@ -201,12 +211,12 @@ def _attribute_lines(face_set: FaceSet) -> Iterator[str]:
     for index in range(face_set.count):
         attributes, _ = face_set.face(index)
         signs = (1 if attributes[name] else -1 for name in CELEBA_ATTRIBUTES)
-        yield " ".join([_file_name(index), *(f"{sign:2d}" for sign in signs)])
+        yield " ".join([face_set.file_name(index), *(f"{sign:2d}" for sign in signs)])
 
 
 def _partition_lines(face_set: FaceSet) -> Iterator[str]:
     for index in range(face_set.count):
-        yield f"{_file_name(index)} {_PARTITION_OF_TEN[index % 10]}"
+        yield f"{face_set.file_name(index)} {face_set.partition(index)}"
 
 
 def _write_text(path: Path, lines: Iterator[str] | list[str]) -> None:

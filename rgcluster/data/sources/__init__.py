@@ -9,6 +9,7 @@ import numpy as np
 
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
 from rgcluster.data.sources.classes import is_classes, read_classes
+from rgcluster.data.sources.drawn import drawn_table
 from rgcluster.data.sources.table import SPLITS, UNKNOWN, UNLABELLED, ImageTable, Layout
 from rgcluster.data.sources.tabular import TABLE_SUFFIXES, Columns, read_table
 from rgcluster.data.sources.tree import FolderTree, Tree, ZipTree, image_names, open_tree
@@ -27,6 +28,7 @@ __all__ = [
     "guess_layout",
     "read_celeba",
     "read_images",
+    "drawn_table",
     "read_source",
 ]
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from rgcluster.data.faces.dataset import FaceSet
 from rgcluster.data.sources.tree import Tree, is_image_name
 from rgcluster.errors import DataError
 
@@ -40,6 +41,8 @@ class ImageTable:
     labels: npt.NDArray[np.int8]
     splits: list[str] | None = None
     ignored: tuple[str, ...] = ()
+    faces: FaceSet | None = None
+    """What the images are drawn from, where they are drawn as they are read."""
 
     def __len__(self) -> int:
         return len(self.file_names)

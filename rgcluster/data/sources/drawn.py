@@ -1,0 +1,42 @@
+"""Faces drawn where they are read: a source without files, the same on every machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rgcluster.data.attributes import CELEBA_ATTRIBUTES
+from rgcluster.data.faces.dataset import FaceSet
+from rgcluster.data.sources.table import SPLITS, ImageTable
+
+__all__ = ["DrawnTree", "drawn_table"]
+
+
+class DrawnTree:
+    """The files that `write_faces` would write, each drawn as it is read."""
+
+    def __init__(self, faces: FaceSet) -> None:
+        self.faces = faces
+
+    def __str__(self) -> str:
+        return f"drawn faces (seed {self.faces.seed})"
+
+    def names(self) -> list[str]:
+        return [self.faces.file_name(index) for index in range(self.faces.count)]
+
+    def read(self, name: str) -> bytes:
+        return self.faces.jpeg(int(name.partition(".")[0]) - 1)
+
+
+def drawn_table(faces: FaceSet) -> ImageTable:
+    """Return the rows that reading the written faces as CelebA would give."""
+    tree = DrawnTree(faces)
+    labels = np.empty((faces.count, len(CELEBA_ATTRIBUTES)), np.int8)
+    for index in range(faces.count):
+        attributes, _ = faces.face(index)
+        labels[index] = [attributes[name] for name in CELEBA_ATTRIBUTES]
+    splits = [SPLITS[faces.partition(index)] for index in range(faces.count)]
+    return ImageTable(
+        Path("faces"), tree, "celeba", tuple(CELEBA_ATTRIBUTES), tree.names(), labels, splits, faces=faces
+    )

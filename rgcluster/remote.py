@@ -1,0 +1,128 @@
+"""Connections to remote file systems: patient with faults that pass, brief about those that stay.
+
+Credentials come from where the cloud's own tools look for them (environment, files, the machine's role),
+never from an address, which is written into runs and shown in messages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from pyarrow import ArrowException, fs
+
+from rgcluster.errors import ConfigError, StorageError
+
+__all__ = ["connect", "explain", "persistently"]
+
+T = TypeVar("T")
+
+ATTEMPTS = 11
+"""Of a request: pauses double from 25 ms, so a store may fail for 25 s."""
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 20.0
+"""How long an answer may stand still before it is asked for again."""
+
+_GIVEN_UP_AT_ONCE = ("Failed to flush response stream", "CompleteMultipartUpload", "CompletedMultipartUpload")
+"""Arrow takes a refusal longer than the range it asked for, and one that ends an upload, for a final answer."""
+
+_S3_OPTIONS = ("region", "endpoint_override", "scheme", "attempts")
+
+
+def connect(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of `uri` and the path in it; ConfigError where the address is wrong."""
+    parts = urlsplit(uri)
+    if parts.username and not (parts.scheme in ("gs", "gcs") and parts.username == "anonymous"):
+        shown = uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+        raise ConfigError(
+            f"{shown}: credentials do not belong in an address, which is written into files; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a profile or the machine's role"
+        )
+    try:
+        if parts.scheme == "s3":
+            if not parts.netloc:
+                raise ConfigError(f"{uri}: no bucket; write s3://BUCKET/PATH")
+            return _s3(parts.netloc, parts.query), f"{parts.netloc}{parts.path}".rstrip("/")
+        found, path = fs.FileSystem.from_uri(uri)
+        return found, path
+    except (ArrowException, ValueError) as error:
+        raise ConfigError(f"{uri}: {_first_line(error)}") from None
+    except OSError as error:
+        raise StorageError(explain(uri, error)) from None
+
+
+def persistently(action: Callable[[], T]) -> T:
+    """Do it, and again where Arrow gave up on a fault that passes; the action must bear being repeated."""
+    for pause in (0.1, 0.4, 1.6):
+        try:
+            return action()
+        except OSError as error:
+            if not any(text in str(error) for text in _GIVEN_UP_AT_ONCE):
+                raise
+        time.sleep(pause)
+    return action()
+
+
+def explain(place: str, error: OSError) -> str:
+    """Return one line on what a remote file system said."""
+    text = _first_line(error)
+    code = re.search(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d+)\))?", text)
+    what = text
+    if code:
+        name, status = code.groups()
+        detail = text.partition("operation: ")[2].split(" (Request ID")[0].strip()
+        what = name.lower().replace("_", " ") + (f", HTTP {status}" if status else "")
+        what += f": {detail[:160]}" if detail else ""
+    return (
+        f"{place}: the store does not answer as it should ({what}); see to it and run the same command again"
+    )
+
+
+class _S3(fs.S3FileSystem):
+    """S3 whose copies in other processes are as patient as the first."""
+
+    _settings: dict[str, Any]
+
+    def __reduce__(self) -> Any:
+        return _make, (self._settings,)
+
+
+def _make(settings: dict[str, Any]) -> _S3:
+    settings = dict(settings)
+    attempts = settings.pop("attempts")
+    made = _S3(
+        **settings, connect_timeout=CONNECT_SECONDS, request_timeout=SILENCE_SECONDS,
+        allow_delayed_open=True,  # a small file is one request then
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=attempts),
+    )  # fmt: skip
+    made._settings = {**settings, "attempts": attempts}
+    return made
+
+
+@lru_cache(maxsize=64)
+def _s3(bucket: str, query: str) -> _S3:
+    """One connection a process for every bucket and set of options."""
+    options = dict(parse_qsl(query))
+    unknown = sorted(set(options) - set(_S3_OPTIONS))
+    if unknown:
+        raise ConfigError(
+            f"s3://{bucket}?{query}: unknown option {unknown[0]}; known: {', '.join(_S3_OPTIONS)}"
+        )
+    attempts = options.pop("attempts", str(ATTEMPTS))
+    if not attempts.isdigit() or not int(attempts):
+        raise ConfigError(f"s3://{bucket}?{query}: attempts={attempts} is no whole number of 1 or more")
+    known = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not known and "endpoint_override" not in options:
+        known = fs.resolve_s3_region(bucket)
+    if known:
+        options["region"] = known
+    return _make({**options, "attempts": int(attempts)})
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
