@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba
 from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.report import write_report
+from rgcluster.events import Event, last_error, read_events
 from rgcluster.inference.device import Device, pick_device
 from rgcluster.inference.guided import GuidedTranslator, load_models
 from rgcluster.inference.run import (
@@ -46,11 +48,13 @@ from rgcluster.store.local import LocalStore
 from rgcluster.train.metrics import read_metrics
 
 __all__ = [
+    "Status",
     "check",
     "contact_sheets",
     "demo",
     "describe",
     "draw_faces",
+    "duration",
     "evaluate",
     "query",
     "report",
@@ -108,9 +112,7 @@ def _placement_table(placed: Placement, where: str) -> Table:
         table.add_column(column, justify="right")
     for stage in placed.stages.values():
         claims = "\n".join(
-            f"{claim.count} {claim.what} x {claim.cpus:.4g} CPU"
-            + (f" + {claim.gpus:.4g} GPU" if claim.gpus else "")
-            for claim in stage.claims
+            f"{claim} CPU" + (f" + {claim.gpus:.4g} GPU" if claim.gpus else "") for claim in stage.claims
         )
         table.add_row(
             stage.name, claims, f"{stage.cpus:.4g} of {cpus:g}", f"{stage.left:.4g}",
@@ -244,7 +246,7 @@ def _translations(
 ) -> Iterator[UInt8Array]:
     """Yield the translations [samples, h, w, 3] of each image file, by a run's own networks."""
     config, location = open_run(run)
-    device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu == "auto")
+    device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
     translator = _load_model(location, config, model, device)
     noise = style_noise(seed, samples, config.style_size)
     for path in images:
@@ -277,24 +279,51 @@ def run_store(run: str) -> tuple[Location, str, StoreConfig]:
     return snapshot_of(location), store_name(location), config.store
 
 
-def status(run: str) -> list[tuple[str, str, str, str, str]]:
-    """Return stage, state, step, images per second and seconds, a row a stage."""
+@dataclass(frozen=True)
+class Status:
+    """A run as it is now: a row a stage (stage, state, step, images/s, seconds spent, time left), and its events."""
+
+    rows: list[tuple[str, str, str, str, str, str]]
+    events: list[Event]
+
+    @property
+    def error(self) -> Event | None:
+        """The failure that holds the run up, if one does."""
+        return last_error(self.events)
+
+
+def status(run: str) -> Status:
+    """Return how far a run is, from its directory alone: it may be at work elsewhere."""
     _, location = open_run(run)
     rows = []
     for name in SECTIONS:
         directory = stage_directory(location, name)
         file = directory / STAGE
         if not file.exists():
-            rows.append((name, "not begun", "", "", ""))
+            rows.append((name, "not begun", "", "", "", ""))
             continue
         record, lines = file.read_json(), read_metrics(directory)
         last = lines[-1] if lines else {}
         step = f"{last['step']}/{last['steps']}" if last else ""
         speed = f"{last['images_per_second']:.0f}" if last else ""
-        rows.append(
-            (name, "finished" if record["finished"] else "begun", step, speed, f"{record['seconds']:.0f}")
-        )
-    return rows
+        left = ""
+        if last and not record["finished"]:
+            left = duration((last["steps"] - last["step"]) * last["seconds_per_step"])
+        state = "finished" if record["finished"] else "begun"
+        rows.append((name, state, step, speed, f"{record['seconds']:.0f}", left))
+    return Status(rows, read_events(location))
+
+
+def duration(seconds: float) -> str:
+    """Return `2 d 3 h`, `3 h 4 min`, `5 min` or `6 s`."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    if days < 1:
+        return f"{int(hours)} h {int(minutes % 60)} min"
+    return f"{int(days)} d {int(hours % 24)} h"
 
 
 def _write_shards(

@@ -282,7 +282,8 @@ class ClusterConfig(Section):
         0, ge=0, description="fewer workers do while machines are missing; 0: always as many"
     )
     threads: int = Field(0, ge=0, description="torch threads per worker, 0: the cores divided by the workers")
-    gpu: Literal["auto", "never"] = "auto"
+    gpu: Literal["auto", "never", "always"] = "auto"
+    """`auto`: where the cluster has some; `always`: nothing starts without."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["auto", "contiguous", "channels-last"] = "auto"
     convolutions: Literal["auto", "direct", "winograd"] = "auto"

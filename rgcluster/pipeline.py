@@ -6,7 +6,9 @@ directory of stages find there what another has finished, and leave there what o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,7 @@ from rgcluster.data.attributes import domain_columns
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
-from rgcluster.errors import ConfigError, DataError, OutOfMemory, StorageError, root_cause
+from rgcluster.errors import ConfigError, DataError, OutOfMemory, RGClusterError, StorageError, root_cause
 from rgcluster.evaluate.failures import worst_inputs
 from rgcluster.evaluate.figures import FIGURES, draw_figures
 from rgcluster.evaluate.protocol import make_protocol
@@ -27,6 +29,7 @@ from rgcluster.evaluate.queries import load_precision, measure_precision
 from rgcluster.evaluate.reference import make_reference
 from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import Evaluation, evaluate_run
+from rgcluster.events import add_event
 from rgcluster.inference.run import store_name
 from rgcluster.model.handover import networks_digest
 from rgcluster.placement import Placement
@@ -53,6 +56,7 @@ from rgcluster.train.metrics import read_metrics
 from rgcluster.train.notices import read_notices
 from rgcluster.train.preflight import check_storage
 from rgcluster.train.stage import Run
+from rgcluster.train.watch import WorkerWatch
 from rgcluster.versions import package_versions
 from rgcluster.weights import find
 
@@ -145,7 +149,7 @@ class Pipeline:
                     lambda done, total: update(done, total, ""),
                 )  # fmt: skip
 
-        work_once(directory, depends, build)
+        self._once("store", directory, depends, build)
 
     def guidance(self) -> None:
         """Stage 3."""
@@ -160,9 +164,10 @@ class Pipeline:
                 f"{count} images besides the query's own; lower it or add images"
             )
         name = self._store_name("guidance")
-        with self._store(name):
+        with self._store(name) as store:
             upstream = {stage: self._model(stage) for stage in ("translation", "retrieval")}
             self._train("guidance", depends, {**upstream, "store": name, **self._perceptual("guidance")})
+            self._tell_restarts(store)
 
     def guidance_depends(self) -> dict[str, Any]:
         """Return what stage 3 depends on; the store must be there."""
@@ -185,7 +190,7 @@ class Pipeline:
                 train, test = self._open("train"), self._open("test")
                 measure_precision(self.config, self.run, directory, train, test, self._placement().gpu)
 
-        work_once(directory, depends, measure)
+        self._once("precision", directory, depends, measure)
 
     def reference(self) -> None:
         """Train the judge and measure the real images: all labelled ones, whatever share of them trains."""
@@ -201,7 +206,7 @@ class Pipeline:
                     gpu=placed.gpu, workers=placed.measurers, progress=update,
                 )  # fmt: skip
 
-        work_once(directory, depends, make)
+        self._once("reference", directory, depends, make)
 
     def evaluation(self) -> None:
         """Measure every model; write `evaluation/results.json`."""
@@ -219,7 +224,7 @@ class Pipeline:
                 name = self._store_name("evaluation")
                 evaluate_run(self.measuring(), name, self._store, rows, package_versions(), update)
 
-        work_once(directory, depends, measure)
+        self._once("evaluation", directory, depends, measure)
 
     def measuring(self) -> Evaluation:
         """Return what the evaluation works with; its stages must be finished."""
@@ -361,7 +366,38 @@ class Pipeline:
 
     def _train(self, name: str, depends: dict[str, Any], upstream: dict[str, str]) -> None:
         directory = self._enter(name, depends)
-        work_once(directory, depends, lambda: self._fit(name, directory, upstream))
+        self._once(name, directory, depends, lambda: self._fit(name, directory, upstream))
+
+    def _once(
+        self, name: str, directory: Location, depends: Mapping[str, Any], work: Callable[[], None]
+    ) -> None:
+        """Do a stage's work unless it was finished before; the run's log tells how it went."""
+        begun = (directory / STAGE).exists()
+        if is_finished(directory, depends):
+            return
+        start = time.monotonic()
+        add_event(self.run, name, "resumed" if begun else "begun")
+        try:
+            work_once(directory, depends, work)
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            add_event(
+                self.run, name, "interrupted" if interrupted else "failed", str(root_cause(error))[:1000]
+            )
+            raise
+        add_event(self.run, name, "finished", f"in {time.monotonic() - start:.0f} s")
+
+    def _tell_restarts(self, store: RayStore) -> None:
+        """Tell the run's log of shards that Ray had to start again."""
+        with suppress(RGClusterError):
+            for row in store.everyone():
+                if row["restarts"]:
+                    add_event(
+                        self.run,
+                        "guidance",
+                        "shard restarted",
+                        f"shard {row['shard']}, {row['restarts']} times",
+                    )
 
     def _fit(self, name: str, directory: Location, upstream: dict[str, str]) -> None:
         share = self._placement().workers[name]
@@ -393,6 +429,7 @@ class Pipeline:
                     max_failures=self.config.cluster.max_failures, controller_failure_limit=3
                 ),
                 logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[WorkerWatch(str(self.run), name)],
             ),
         )
         check_storage(run.directory)
@@ -413,6 +450,7 @@ class Pipeline:
             finally:
                 for notice in read_notices(run.directory)[told:]:
                     console.print(f"{name}: {notice}", soft_wrap=True)
+                    add_event(self.run, name, "notice", notice)
             raise_failure(run.directory)
 
 

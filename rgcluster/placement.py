@@ -73,7 +73,7 @@ class Claim:
     gpus: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.count} {self.what} x {self.cpus:.4g}"
+        return f"{self.count} {self.what}{'s' * (self.count != 1)} x {self.cpus:.4g}"
 
 
 @dataclass(frozen=True)
@@ -132,30 +132,35 @@ def place(config: Config, nodes: Sequence[Node], trials: int = 1) -> Placement:
     """Return the placement of a run's stages; ConfigError with the sum that does not fit."""
     cluster, store = config.cluster, config.store
     cpus, gpus = sum(node.cpus for node in nodes), sum(int(node.gpus) for node in nodes)
-    gpu = cluster.gpu == "auto" and gpus // trials > 0
+    gpu = cluster.gpu != "never" and gpus // trials > 0
+    if cluster.gpu == "always" and not gpu:
+        raise ConfigError(
+            f"cluster.gpu = always: {max(1, cluster.workers) * trials} GPUs are asked for, the cluster has {gpus} "
+            f"({describe_nodes(nodes)}); add machines that have some, or --set cluster.gpu=auto"
+        )
     wanted = cluster.workers or (gpus // trials if gpu else 0) or 1
     _require_gpus(config, wanted, gpus, gpu, trials)
     # Elastic workers: those that there are devices for now.
     number = min(wanted, gpus // trials) * trials if gpu else wanted * trials
     reserve = min(CPUS_TO_READ, cpus / 2)
-    drivers = (Claim("drivers", trials, CPUS_PER_DRIVER),) if trials > 1 else ()
-    shards = (Claim("shards of the store", trials * store.shards * store.replicas, CPUS_PER_SHARD),)
+    drivers = (Claim("driver", trials, CPUS_PER_DRIVER),) if trials > 1 else ()
+    shards = (Claim("store shard", trials * store.shards * store.replicas, CPUS_PER_SHARD),)
     generators = _generators(config, number, gpu)
     beside = {"translation": (), "retrieval": generators, "guidance": shards}
     workers, stages = {}, {}
     for stage, others in beside.items():
         share = _share(stage, config, nodes, wanted, number, gpu, (*drivers, *others), reserve)
         workers[stage] = share
-        own = Claim("workers", number, share.cpus_per_worker, share.gpus_per_worker if gpu else 0)
+        own = Claim("worker", number, share.cpus_per_worker, share.gpus_per_worker if gpu else 0)
         stages[stage] = _plan(stage, (own, *drivers, *others), nodes, cpus, reserve)
     embedders = number // trials if gpu else max(1, int(cpus / 2))
     embedders = max(1, min(embedders, int((cpus - reserve) / CPUS_PER_EMBEDDER + 1e-9)))
-    claim = Claim("embedders", embedders, CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER if gpu else 0)
+    claim = Claim("embedder", embedders, CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER if gpu else 0)
     stages["store"] = _plan("store", (claim,), nodes, cpus, reserve)
     room = cpus - reserve - sum(c.count * c.cpus for c in (*drivers, *shards))
     measurers = number // trials if gpu else max(1, int(cpus) // trials)
     measurers = max(1, min(measurers, int(room / trials / CPUS_PER_ACTOR + 1e-9)))
-    claim = Claim("measuring actors", measurers * trials, CPUS_PER_ACTOR, GPUS_PER_ACTOR if gpu else 0)
+    claim = Claim("measuring actor", measurers * trials, CPUS_PER_ACTOR, GPUS_PER_ACTOR if gpu else 0)
     # They read for themselves.
     stages["evaluation"] = _plan("evaluation", (claim, *drivers, *shards), nodes, cpus, CPUS_PER_READER)
     order = ("translation", "retrieval", "store", "guidance", "evaluation")
@@ -169,9 +174,9 @@ def serving_claims(
 ) -> tuple[Claim, ...]:
     """Return what serving asks for: HTTP fronts, translators of each run, and each run's store."""
     return (
-        Claim("translators", runs * translators, cpus, gpus),
-        Claim("fronts", fronts, CPUS_PER_FRONT),
-        Claim("shards of the store", shards, CPUS_PER_SHARD),
+        Claim("translator", runs * translators, cpus, gpus),
+        Claim("front", fronts, CPUS_PER_FRONT),
+        Claim("store shard", shards, CPUS_PER_SHARD),
     )
 
 
@@ -243,7 +248,7 @@ def _require_gpus(config: Config, wanted: int, gpus: int, gpu: bool, trials: int
 def _generators(config: Config, workers: int, gpu: bool) -> tuple[Claim, ...]:
     count = config.retrieval.generators
     part = _floor(min(GPUS_PER_GENERATOR, GPUS_FOR_GENERATORS / count)) if gpu else 0.0
-    return (Claim("triplet generators", workers * count, CPUS_PER_GENERATOR, part),)
+    return (Claim("triplet generator", workers * count, CPUS_PER_GENERATOR, part),)
 
 
 def _share(
@@ -263,7 +268,7 @@ def _share(
     here = _least_even_share(nodes, number, gpu)
     share = _floor(min(here[0] if here else 0.0, room / number))
     if share < FEWEST_CPUS:
-        sums = " + ".join(str(claim) for claim in (Claim("workers", number, FEWEST_CPUS), *others))
+        sums = " + ".join(str(claim) for claim in (Claim("worker", number, FEWEST_CPUS), *others))
         need = number * FEWEST_CPUS + held + reserve
         raise ConfigError(
             f"{stage}: {sums} + {reserve:g} to read = {need:.4g} CPUs, the cluster has {total:g} "
@@ -275,7 +280,7 @@ def _share(
     return Resources(
         wanted, share, max(1, cores - busy), gpu, cluster.min_workers,
         gpus_per_worker=1.0 - _ceil(beside),
-        gpus_per_generator=next((claim.gpus for claim in others if "generators" in claim.what), 0.0),
+        gpus_per_generator=next((claim.gpus for claim in others if "generator" in claim.what), 0.0),
     )  # fmt: skip
 
 

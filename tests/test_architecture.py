@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "config",
         "remote",
         "storage",
+        "events",
         "checkpoint",
         "placement",
         "progress",
@@ -33,15 +34,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("train", "evaluate"),
     ("pipeline", "serve"),
-    ("bench", "study", "exchange"),
+    ("bench", "study", "exchange", "submission"),
     ("commands",),
     ("cli",),
 )
 """Ground floor first; `docs/architecture.md` says what each room holds."""
 
 GROUND = (
-    "errors", "remote", "storage", "config", "weights", "checkpoint", "placement", "progress", "session", "versions",
-    "rundir", "client",
+    "errors", "remote", "storage", "events", "config", "weights", "checkpoint", "placement", "progress", "session",
+    "versions", "rundir", "client",
 )  # fmt: skip
 """The ground floor is single files: each imports only from those before it."""
 

@@ -79,7 +79,7 @@ def test_workers_with_gpus_take_no_cpus_that_only_other_machines_have() -> None:
         (
             [Node(2)],
             ["store.shards=20"],
-            r"guidance: .*20 shards of the store x 0.1 \+ 1 to read = 3.05 CPUs, .* 2 ",
+            r"guidance: .*20 store shards x 0.1 \+ 1 to read = 3.05 CPUs, .* 2 ",
         ),
         (
             [Node(2)],
@@ -88,6 +88,11 @@ def test_workers_with_gpus_take_no_cpus_that_only_other_machines_have() -> None:
         ),
         ([Node(2)], ["retrieval.generators=9"], r"retrieval: .*9 triplet generators x 0.3"),
         ([], [], r"the cluster has 0"),
+        (
+            [Node(2)],
+            ["cluster.gpu=always"],
+            r"cluster.gpu = always: 1 GPUs are asked for, the cluster has 0 \(1 node",
+        ),
         ([Node(0, 4), Node(16)], [], r"translation: 4 workers"),
     ],
 )

@@ -19,6 +19,7 @@ from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
 from rgcluster.cli.store import store_app
 from rgcluster.cli.study import sweep, table
+from rgcluster.cli.submit import submit
 from rgcluster.errors import RGClusterError, root_cause
 
 __all__ = ["app", "main"]
@@ -36,6 +37,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.command("serve")(serve)
+app.command("submit")(submit)
 app.command("table")(table)
 app.command("sweep")(sweep)
 app.add_typer(import_app, name="import")
@@ -43,6 +45,7 @@ app.command("export")(export)
 
 out = Console(highlight=False)
 
+EVENTS_SHOWN = 6
 INTERRUPTED = 130
 """What a shell calls a command that Ctrl-C ended."""
 
@@ -228,13 +231,18 @@ def store_build(
 
 @app.command()
 def status(run: RunOption) -> None:
-    """Show the stages of a run: finished, step, speed, time spent."""
+    """Show the stages of a run, its last error and its newest events; from any machine that reads the directory."""
     from rgcluster import commands
 
-    table = Table("stage", "state", "step", "images/s", "seconds")
-    for row in commands.status(run):
+    found = commands.status(run)
+    table = Table("stage", "state", "step", "images/s", "seconds", "left")
+    for row in found.rows:
         table.add_row(*row)
     out.print(table)
+    if found.error:
+        out.print(f"last error: {found.error.stage}: {found.error.message}", markup=False, soft_wrap=True)
+    for event in found.events[-EVENTS_SHOWN:]:
+        out.print(str(event), markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -32,7 +32,7 @@ def serving_device(settings: ServeSettings, cluster: ClusterConfig) -> Device:
     """Return the device of a translator; `precision: run` is the run's own."""
     if settings.precision != "run":
         cluster = cluster.model_copy(update={"precision": settings.precision})
-    gpu = settings.gpus != 0 and cluster.gpu == "auto" and torch.cuda.is_available()
+    gpu = settings.gpus != 0 and cluster.gpu != "never" and torch.cuda.is_available()
     if not gpu:
         torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     return pick_device(cluster, gpu=gpu)

@@ -68,7 +68,7 @@ def concurrency(config: Config, most: int | None = None) -> int:
     """
     nodes = cluster_nodes()
     wanted = config.cluster.workers or 1
-    gpus = sum(int(node.gpus) for node in nodes) if config.cluster.gpu == "auto" else 0
+    gpus = sum(int(node.gpus) for node in nodes) if config.cluster.gpu != "never" else 0
     limit = (gpus or int(sum(node.cpus for node in nodes))) // wanted
     for number in range(min(limit, most or limit), 1, -1):
         with suppress(ConfigError):

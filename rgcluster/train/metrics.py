@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rgcluster.storage import Location
-from rgcluster.train.trackers import open_trackers
+from rgcluster.train.gauges import Gauges
+from rgcluster.train.trackers import Tracker, open_trackers
 
 __all__ = ["METRICS", "MetricsLog", "read_metrics"]
 
@@ -26,7 +27,7 @@ class MetricsLog:
         self._lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
         self._write_all()
         self._kept_back = False
-        self._trackers = open_trackers(trackers, directory, step)
+        self._trackers: list[Tracker] = [Gauges(directory), *open_trackers(trackers, directory, step)]
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one line; it must hold `step`."""

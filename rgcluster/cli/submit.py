@@ -1,0 +1,59 @@
+"""`rgcluster submit`: a job on a cluster that others run, after checks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+__all__ = ["submit"]
+
+told = Console(stderr=True, highlight=False)
+
+
+def submit(
+    job: Annotated[str, typer.Argument(help="one of jobs/*.py, e.g. pipeline")],
+    options: Annotated[list[str] | None, typer.Argument(help="after --: the job's own options")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="the cluster's dashboard, http://HOST:8265; else RAY_API_SERVER_ADDRESS or RAY_ADDRESS"
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="id of the submission; by default from the job and its run")
+    ] = None,
+    max_upload_mib: Annotated[
+        float, typer.Option(help="largest working directory to upload", min=0.01)
+    ] = 64.0,
+    working_dir: Annotated[Path, typer.Option(help="directory that the job takes along")] = Path("."),
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the logs until the job ends")] = True,
+) -> None:
+    """Submit a job: rgcluster submit pipeline -- --run s3://bucket/run. The same command goes on, or follows it."""
+    from rgcluster.submission import submit as work
+    from rgcluster.submission.job import plan_job
+
+    plan = plan_job(job, options or (), working_dir.resolve(), name)
+    client, submission = work.submit(
+        plan,
+        working_dir.resolve(),
+        address,
+        max_upload_mib,
+        lambda text: told.print(text, style="dim", soft_wrap=True),
+    )
+    if not wait:
+        return
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        status = work.follow(client, submission, write)
+    except KeyboardInterrupt:
+        told.print(f"{submission} goes on; `ray job stop {submission}` would end it", soft_wrap=True)
+        raise
+    raise typer.Exit(status)

@@ -1,0 +1,74 @@
+"""A job that looks before the job: do the stages fit on this cluster, does every node read and write the places?
+
+    python -m rgcluster.submission.probe '{"places": [...], "run": ..., "preset": ..., "overrides": [...]}'
+
+Its last line tells the one who submitted it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rgcluster.config import Config, load_config
+from rgcluster.errors import RGClusterError, root_cause
+
+__all__ = ["MARK", "look", "read_answer"]
+
+MARK = "rgcluster-probe:"
+
+
+def look(asked: dict[str, Any]) -> None:
+    """Raise the error that the job would meet."""
+    from rgcluster.session import placement, ray_session
+    from rgcluster.storage import Location
+    from rgcluster.train.preflight import check_storage
+
+    with ray_session():
+        for place in asked["places"]:
+            check_storage(Location(place))
+        if asked["run"]:
+            placement(_config(asked))
+
+
+def read_answer(logs: str) -> dict[str, str] | None:
+    """Return the problem that the job's logs tell of, {} where all is well; None where they do not say."""
+    lines = [line for line in logs.splitlines() if line.startswith(MARK)]
+    return dict(json.loads(lines[-1].removeprefix(MARK))) if lines else None
+
+
+def _config(asked: dict[str, Any]) -> Config:
+    from rgcluster.config import with_values
+    from rgcluster.inference.run import open_run
+    from rgcluster.storage import Location
+
+    if asked["preset"] is None and (Location(asked["run"]) / "config.yaml").exists():
+        config, _ = open_run(asked["run"])
+        return with_values(config, dict(_pair(override) for override in asked["overrides"]))
+    return load_config(asked["preset"] or "celeba128", asked["overrides"])
+
+
+def _pair(override: str) -> tuple[str, Any]:
+    from rgcluster.config import parse_override
+
+    return parse_override(override)
+
+
+def _main() -> None:
+    answer: dict[str, str] = {}
+    try:
+        look(json.loads(sys.argv[1]))
+    except Exception as error:
+        cause = root_cause(error)
+        kind = type(cause).__name__ if isinstance(cause, RGClusterError) else "RGClusterError"
+        text = " ".join(str(cause).split()) or type(cause).__name__
+        answer = {
+            "type": kind,
+            "message": text if kind == type(cause).__name__ else f"{type(cause).__name__}: {text}",
+        }
+    print(f"{MARK}{json.dumps(answer)}", flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,54 @@
+"""What a job takes along: the working directory, packed once, by Ray's own rules of what is left out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from ray._private.runtime_env import packaging
+
+from rgcluster.errors import ConfigError
+
+__all__ = ["files_to_upload", "pack_upload"]
+
+NAMED = 3
+_QUIET = logging.getLogger("rgcluster.upload")
+_QUIET.setLevel(logging.ERROR)
+
+
+def files_to_upload(directory: Path) -> dict[str, int]:
+    """Return the sizes by name of the files that Ray uploads: all but what .gitignore and .rayignore name."""
+    found: dict[str, int] = {}
+
+    def note(path: Path) -> None:
+        if path.is_file():
+            found[str(path.relative_to(root))] = path.stat().st_size
+
+    root = directory.resolve()
+    packaging._dir_travel(root, [], note, include_gitignore=_with_gitignore(), logger=_QUIET)
+    return found
+
+
+def pack_upload(directory: Path, limit_mib: float, target: Path) -> None:
+    """Pack the directory into the zip file `target`; ConfigError where it holds more than the limit.
+
+    Ray would read the directory twice, once for its name and once to pack it, and fail where a file changed
+    in between; a package is read once.
+    """
+    files = files_to_upload(directory)
+    size = sum(files.values())
+    if size > limit_mib * 2**20:
+        largest = sorted(files, key=lambda name: -files[name])[:NAMED]
+        named = ", ".join(f"{name} ({files[name] / 2**20:.1f} MiB)" for name in largest)
+        raise ConfigError(
+            f"{directory}: an upload of {size / 2**20:.1f} MiB, the limit is {limit_mib:g}; the largest files are "
+            f"{named}; name what the job does not need in .rayignore, or raise --max-upload-mib"
+        )
+    packaging.create_package(
+        str(directory.resolve()), target, include_gitignore=_with_gitignore(), logger=_QUIET
+    )
+
+
+def _with_gitignore() -> bool:
+    return os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
