@@ -489,3 +489,33 @@ def test_bench_counts_arithmetic_and_pairs() -> None:
     done = rows["default step", "arithmetic done"]
     assert done.value == pytest.approx(flop * speed.value)
     assert done.baseline_value == rows["arithmetic", "matrix product"].value
+
+
+def test_gauges_of_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rgcluster.train import gauges
+
+    told: dict[tuple[str, ...], float] = {}
+
+    class Recorded:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            self.name, self.keys = name, tag_keys
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert set(tags) == set(self.keys)
+            told[(self.name, *tags.values())] = value
+
+    monkeypatch.setattr(gauges, "Gauge", Recorded)
+    monkeypatch.setattr(gauges.ray, "is_initialized", lambda: True)
+    line = {
+        "steps": 9.0, "seconds_per_step": 1.0, "images_per_second": 2.0, "wait_data": 3.0, "peak_memory_gib": 4.0,
+        "rg-unit/total": 5.0,
+    }  # fmt: skip
+    gauges.Gauges(Location(tmp_path / "run" / "guidance")).log(7, line)
+    assert told == {
+        ("rgcluster_train_step", "run", "guidance"): 7.0,
+        ("rgcluster_train_steps", "run", "guidance"): 9.0,
+        ("rgcluster_train_images_per_second", "run", "guidance"): 2.0,
+        ("rgcluster_train_wait_seconds", "run", "guidance", "data"): 3.0,
+        ("rgcluster_train_peak_memory_gib", "run", "guidance"): 4.0,
+        ("rgcluster_train_loss", "run", "guidance", "rg-unit/total"): 5.0,
+    }

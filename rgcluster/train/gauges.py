@@ -9,15 +9,6 @@ from rgcluster.storage import Location
 
 __all__ = ["Gauges"]
 
-_PLAIN = {
-    "step": ("rgcluster_train_step", "steps done"),
-    "steps": ("rgcluster_train_steps", "steps of the stage"),
-    "images_per_second": ("rgcluster_train_images_per_second", "training images a second, over all workers"),
-    "peak_memory_gib": (
-        "rgcluster_train_peak_memory_gib",
-        "most memory of the first worker since its start, GiB",
-    ),
-}
 _LEFT_OUT = ("seconds_per_step",)
 _WAIT = "wait_"
 
@@ -32,14 +23,20 @@ class Gauges:
         tags = ("run", "stage")
         self._own = {"run": directory.parent.name, "stage": directory.name}
         self._on = ray.is_initialized()
-        if self._on:
-            self._plain = {key: Gauge(name, about, tag_keys=tags) for key, (name, about) in _PLAIN.items()}
-            self._wait = Gauge(
-                "rgcluster_train_wait_seconds", "seconds a step waited", tag_keys=(*tags, "what")
-            )
-            self._loss = Gauge(
-                "rgcluster_train_loss", "mean of a loss since the last report", tag_keys=(*tags, "name")
-            )
+        if not self._on:
+            return
+        self._plain = {
+            "step": Gauge("rgcluster_train_step", "Steps done.", tags),
+            "steps": Gauge("rgcluster_train_steps", "Steps of the stage.", tags),
+            "images_per_second": Gauge(
+                "rgcluster_train_images_per_second", "Training images a second, over all workers.", tags
+            ),
+            "peak_memory_gib": Gauge(
+                "rgcluster_train_peak_memory_gib", "Most memory of the first worker since its start.", tags
+            ),
+        }
+        self._wait = Gauge("rgcluster_train_wait_seconds", "Seconds that a step waited.", (*tags, "what"))
+        self._loss = Gauge("rgcluster_train_loss", "Mean of a loss since the last report.", (*tags, "name"))
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         if not self._on:
