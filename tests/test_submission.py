@@ -54,6 +54,8 @@ def test_every_job_can_be_planned() -> None:
         ("nothing", ["--run", "/r"], "no job nothing in .*/jobs: there are evaluate, guidance, pipeline"),
         ("pipeline", ["--run", "runs/a"], "runs/a: a relative path, which on the cluster"),
         ("guidance", ["--run", "/r/a", "--data", "shards"], "shards: a relative path"),
+        ("prepare", ["celeba", "/r/shards"], "celeba: a relative path"),
+        ("prepare", ["/celeba"], "prepare: no SOURCE and SHARDS"),
         ("pipeline", [], "pipeline: no --run DIR among the job's options; write them after --"),
         ("pipeline", ["--run"], "--run: no value after it"),
         ("pipeline", ["--run", "/r/a", "--set", "stepz=1"], "unknown key 'stepz'"),

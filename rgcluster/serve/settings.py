@@ -82,7 +82,8 @@ def named_runs(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or "/" in name:
-            name, path = Path(text).resolve().name, text
+            place = text.partition("?")[0] if "://" in text else Path(text).resolve()
+            name, path = Path(place).name, text
         if name in runs:
             raise ConfigError(f"--run {text}: two runs named {name!r}; write --run NAME=DIRECTORY")
         runs[name] = path if "://" in path else str(Path(path).resolve())

@@ -55,7 +55,8 @@ def plan_job(job: str, options: Sequence[str], directory: Path, name: str | None
     if not places:
         what = "SOURCE and SHARDS" if job == "prepare" else "--run DIR"
         raise ConfigError(f"{job}: no {what} among the job's options; write them after --")
-    for place in (*places, *_values(options, "--data")):
+    sources = _positional(options)[:1] if job == "prepare" else _values(options, "--data")
+    for place in (*places, *sources):
         if "://" not in place and not Path(place).is_absolute():
             raise ConfigError(
                 f"{place}: a relative path, which on the cluster lies in a folder that goes with the job; give an "

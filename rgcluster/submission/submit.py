@@ -91,7 +91,7 @@ def submission_of(jobs: list[Any], plan: JobPlan) -> tuple[str, bool]:
         if job.submission_id == plan.name or _number(job.submission_id, plan.name)
     }
     for name, job in own.items():
-        if str(job.status) in ENDED or getattr(job.status, "value", job.status) in ENDED:
+        if _state(job) in ENDED:
             continue
         if job.entrypoint != plan.entrypoint:
             raise ConfigError(
@@ -106,6 +106,8 @@ def submission_of(jobs: list[Any], plan: JobPlan) -> tuple[str, bool]:
 
 def follow(client: Any, name: str, write: Callable[[str], None]) -> int:
     """Pass on the job's logs until it ends; return its driver's exit status."""
+    import aiohttp
+
     seen = 0
 
     async def tail() -> None:
@@ -120,24 +122,35 @@ def follow(client: Any, name: str, write: Callable[[str], None]) -> int:
     while True:
         try:
             asyncio.run(tail())
-        except (RuntimeError, OSError) as error:
-            _pause(error)
-        with _answered(client.get_address()):
-            info = client.get_job_info(name)
-        if str(getattr(info.status, "value", info.status)) in ENDED:
+        except (RuntimeError, OSError, aiohttp.ClientError):
+            time.sleep(2.0)
+        info = _info(client, name)
+        if _state(info) in ENDED:
             break
         time.sleep(1.0)
-    if str(getattr(info.status, "value", info.status)) == "SUCCEEDED":
+    if _state(info) == "SUCCEEDED":
         return 0
     code = info.driver_exit_code
-    if code is None or code == 0:
-        print(f"{name}: {info.message or info.status}".splitlines()[0], file=sys.stderr)
+    if not code:
+        print(f"{name}: {info.message or _state(info)}".splitlines()[0], file=sys.stderr)
         return 1
-    return code if code > 0 else 128 - code
+    return int(code) if code > 0 else 128 - int(code)
 
 
-def _pause(error: BaseException) -> None:
-    time.sleep(2.0)
+def _info(client: Any, name: str) -> Any:
+    """Return what the dashboard says of a job; it may be away for a minute, the job is not."""
+    for _ in range(12):
+        try:
+            with _answered(client.get_address()):
+                return client.get_job_info(name)
+        except EndpointError:
+            time.sleep(5.0)
+    with _answered(client.get_address()):
+        return client.get_job_info(name)
+
+
+def _state(job: Any) -> str:
+    return str(getattr(job.status, "value", job.status))
 
 
 def _number(submission: str | None, name: str) -> int | None:
@@ -157,7 +170,7 @@ def _probe(client: Any, plan: JobPlan, environment: dict[str, str]) -> None:
         runtime_env=environment,
     )
     deadline = time.monotonic() + PROBE_SECONDS
-    while (info := client.get_job_info(name)).status.value not in ENDED:
+    while _state(info := client.get_job_info(name)) not in ENDED:
         if time.monotonic() > deadline:
             client.stop_job(name)
             raise EndpointError(
