@@ -14,7 +14,7 @@ from rgcluster.bench.result import Row
 from rgcluster.inference.device import pick_device
 from rgcluster.pipeline import Pipeline
 from rgcluster.rundir import stage_directory
-from rgcluster.session import resources
+from rgcluster.session import placement
 from rgcluster.store.client import Neighbours
 from rgcluster.store.store import RayStore
 from rgcluster.train.guidance import GuidanceStage
@@ -29,7 +29,7 @@ STEPS, ROUNDS = 6, 7
 
 def bench_neighbours(pipeline: Pipeline) -> list[Row]:
     """Train with the store and without it in turn, in this process; `pipeline` has its store built."""
-    share = resources(pipeline.config.cluster)
+    share = placement(pipeline.config).workers["guidance"]
     torch.set_num_threads(share.threads)
     worker = Worker(0, 1, pick_device(pipeline.config.cluster, gpu=share.gpu))
     upstream = {
