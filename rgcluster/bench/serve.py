@@ -53,20 +53,55 @@ def bench_serve(
     rows: list[Row] = []
     with serving(settings, "127.0.0.1", port) as address:
         direct = _Direct(run, settings)
-        image = encode_png(direct.pixels[0])
+        endpoint = _Endpoint(address, name, encode_png(direct.pixels[0]), direct.target)
+        for clients in CLIENTS:
+            say(f"nothing to do: {clients} clients")
+            rows += _idle_rows(
+                f"GET /v1/health, {clients} clients", _load(endpoint, None, clients, requests_each)
+            )
         for kind in KINDS:
             say(f"{SPOKEN[kind]}: called directly")
             alone, batched = direct.measure(kind)
             for clients in CLIENTS:
                 say(f"{SPOKEN[kind]}: {clients} clients")
-                load = _load(address, name, image, direct.target, kind, clients, requests_each)
+                load = _load(endpoint, kind, clients, requests_each)
                 rows += _rows(f"{SPOKEN[kind]}, {clients} clients", load, alone, batched, settings)
         if memory_requests:
             say(f"memory over {memory_requests} requests")
-            rows += _memory(address, name, image, direct.target, memory_requests)
+            rows += _memory(endpoint, memory_requests)
         say("ten times more clients than places")
-        rows += _overload(address, name, image, direct.target, 10 * settings.limits.waiting)
+        rows += _overload(endpoint, 10 * settings.limits.waiting)
     return rows
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    """Where requests go, and what they hold."""
+
+    address: str
+    model: str
+    image: bytes
+    target: str
+
+    def connect(self) -> http.client.HTTPConnection:
+        # Not a library with more to offer: its work would be taken from the cores that serve.
+        return http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
+
+    def ask(self, connection: http.client.HTTPConnection, kind: Guidance | None, seed: int) -> int:
+        """Return the status of one translation, or of asking whether it is alive; 0 where no answer came."""
+        query = {"target": self.target, "guidance": kind, "seed": seed, "model": self.model, "format": "png"}
+        try:
+            if kind is None:
+                connection.request("GET", "/v1/health")
+            else:
+                headers = {"Content-Type": "image/png"}
+                connection.request("POST", f"/v1/translate?{urlencode(query)}", self.image, headers)
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()  # the next request opens it again
+            return 0
+        return answer.status
 
 
 class _Direct:
@@ -103,22 +138,18 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _load(
-    address: str, name: str, image: bytes, target: str, kind: str, clients: int, each: int, patience: int = 0
-) -> Load:
+def _load(endpoint: _Endpoint, kind: Guidance | None, clients: int, each: int, patience: int = 0) -> Load:
     """Let `clients` send `each` requests one after another; `patience`: times a refused one is sent again."""
     load, lock = Load([], 0, 0, 0.0), threading.Lock()
 
     def client(number: int) -> None:
-        # Not a library with more to offer: its work would be taken from the cores that serve.
-        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
-        query = {"target": target, "guidance": kind, "model": name, "format": "png"}
-        _once(connection, query | {"seed": str(number)}, image)  # opens the connection
+        connection = endpoint.connect()
+        endpoint.ask(connection, kind, number)  # opens it
         start_line.wait()
         for turn in range(each):
             for _ in range(patience + 1):
                 begun = time.perf_counter()
-                status = _once(connection, query | {"seed": str(number * each + turn)}, image)
+                status = endpoint.ask(connection, kind, number * each + turn)
                 took = time.perf_counter() - begun
                 with lock:
                     if status == 200:
@@ -143,16 +174,12 @@ def _load(
     return load
 
 
-def _once(connection: http.client.HTTPConnection, query: dict[str, str], image: bytes) -> int:
-    """Return the status of one translation; 0 where no answer came."""
-    try:
-        connection.request("POST", f"/v1/translate?{urlencode(query)}", image, {"Content-Type": "image/png"})
-        answer = connection.getresponse()
-        answer.read()
-    except (OSError, http.client.HTTPException):
-        connection.close()  # the next request opens it again
-        return 0
-    return answer.status
+def _idle_rows(case: str, load: Load) -> list[Row]:
+    """What HTTP and Serve take by themselves."""
+    return [
+        Row(case, "p50", load.percentile(50), "ms"),
+        Row(case, "throughput", len(load.seconds) / load.elapsed, "answers/s"),
+    ]
 
 
 def _rows(case: str, load: Load, alone: float, batched: float, settings: ServeSettings) -> list[Row]:
@@ -164,11 +191,11 @@ def _rows(case: str, load: Load, alone: float, batched: float, settings: ServeSe
     return rows
 
 
-def _memory(address: str, name: str, image: bytes, target: str, total: int) -> list[Row]:
+def _memory(endpoint: _Endpoint, total: int) -> list[Row]:
     """Compare the memory of Serve's processes after a tenth of the requests and after all."""
     clients, sizes = 16, []
     for share in (0.1, 0.45, 0.45):
-        load = _load(address, name, image, target, "on", clients, max(1, int(total * share) // clients))
+        load = _load(endpoint, "on", clients, max(1, int(total * share) // clients))
         sizes.append(_serve_mib())
         if load.failed:
             return [Row("memory", "failed", load.failed, "requests")]
@@ -191,8 +218,8 @@ def _serve_mib() -> float:
     return total / 2**20
 
 
-def _overload(address: str, name: str, image: bytes, target: str, clients: int) -> list[Row]:
-    load = _load(address, name, image, target, "on", clients, 2, patience=3)
+def _overload(endpoint: _Endpoint, clients: int) -> list[Row]:
+    load = _load(endpoint, "on", clients, 2, patience=3)
     case = f"{clients} clients"
     return [
         Row(case, "accepted", len(load.seconds), "requests"),

@@ -152,6 +152,11 @@ class RayStore(Store):
         """Return `info` of every actor, replicas too."""
         return self._everyone("info", (), time.monotonic() + self.timeout)
 
+    def ping(self) -> None:
+        """Return once a replica of every shard has answered; StoreUnavailable after the time-out."""
+        calls: list[Call] = [(part, "ping", ()) for part in range(len(self._pool.actors))]
+        self._pool.call(calls, time.monotonic() + self.timeout)
+
     def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
         start = time.perf_counter()
         try:
