@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import Any
 
 from rgcluster.config import Config, load_config
@@ -55,18 +56,21 @@ def _pair(override: str) -> tuple[str, Any]:
     return parse_override(override)
 
 
+def _told(cause: BaseException) -> dict[str, str]:
+    """Return an error as the one who submits shall see it; one that nobody foresaw is in the job's log, too."""
+    text = " ".join(str(cause).split()) or "no message"
+    if isinstance(cause, RGClusterError):
+        return {"type": type(cause).__name__, "message": text}
+    traceback.print_exception(cause)
+    return {"type": "RGClusterError", "message": f"{type(cause).__name__}: {text}"}
+
+
 def _main() -> None:
     answer: dict[str, str] = {}
     try:
         look(json.loads(sys.argv[1]))
     except Exception as error:
-        cause = root_cause(error)
-        kind = type(cause).__name__ if isinstance(cause, RGClusterError) else "RGClusterError"
-        text = " ".join(str(cause).split()) or type(cause).__name__
-        answer = {
-            "type": kind,
-            "message": text if kind == type(cause).__name__ else f"{type(cause).__name__}: {text}",
-        }
+        answer = _told(root_cause(error))
     print(f"{MARK}{json.dumps(answer)}", flush=True)
 
 

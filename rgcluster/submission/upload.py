@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
+import zipfile
 from pathlib import Path
 
 from ray._private.runtime_env import packaging
@@ -48,6 +50,10 @@ def pack_upload(directory: Path, limit_mib: float, target: Path) -> None:
     packaging.create_package(
         str(directory.resolve()), target, include_gitignore=_with_gitignore(), logger=_QUIET
     )
+    # Its own name for every submission: of two jobs that begin at once with the same package, one was seen to
+    # lose its working directory to the other.
+    with zipfile.ZipFile(target, "a") as package:
+        package.comment = uuid.uuid4().hex.encode()
 
 
 def _with_gitignore() -> bool:
