@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("train", "evaluate"),
     ("pipeline", "serve"),
-    ("bench", "study", "exchange", "submission"),
+    ("bench", "study", "exchange", "submission", "overview"),
     ("commands",),
     ("cli",),
 )

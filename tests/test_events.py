@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from rgcluster.commands import duration, status
 from rgcluster.config import load_config
 from rgcluster.events import EVENTS, add_event, last_error, read_events
+from rgcluster.overview import duration, status
 from rgcluster.rundir import enter
 from rgcluster.storage import Location
 from rgcluster.train.metrics import MetricsLog

@@ -127,7 +127,9 @@ def demo(
 
     config = commands.resolve(preset, set_)
     if dry_run:
-        commands.describe(config, out)
+        from rgcluster.overview import describe
+
+        describe(config, out)
         return
     report = commands.demo(config, run)
     out.print(f"report: {report}")
@@ -138,7 +140,9 @@ def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None,
 
     config = commands.resolve(preset, set_)
     if dry_run:
-        commands.describe(config, out)
+        from rgcluster.overview import describe
+
+        describe(config, out)
         return
     commands.train(config, data, run, stage)
 
@@ -232,9 +236,9 @@ def store_build(
 @app.command()
 def status(run: RunOption) -> None:
     """Show the stages of a run, its last error and its newest events; from any machine that reads the directory."""
-    from rgcluster import commands
+    from rgcluster.overview import status as look
 
-    found = commands.status(run)
+    found = look(run)
     table = Table("stage", "state", "step", "images/s", "seconds", "left")
     for row in found.rows:
         table.add_row(*row)
