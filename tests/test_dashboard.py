@@ -32,11 +32,6 @@ FROM_RAY = {
 }
 """Ray's metrics that the dashboard draws; Ray's own dashboards draw them, too."""
 
-TRAINING = {
-    f"ray_rgcluster_train_{name}"
-    for name in ("step", "steps", "images_per_second", "loss", "wait_seconds", "peak_memory_gib")
-}
-
 SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
 
 
@@ -75,7 +70,7 @@ def unknown(expressions: Iterator[str], known: set[str]) -> set[str]:
 
 def ours() -> set[str]:
     sources = (path.read_text() for path in Path(rgcluster.__file__).parent.rglob("*.py"))
-    return declared(source for source in sources if "ray.util.metrics" in source) | TRAINING
+    return declared(source for source in sources if "ray.util.metrics" in source)
 
 
 def expressions() -> Iterator[str]:
