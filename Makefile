@@ -18,8 +18,8 @@ test-full: $(INSTALLED)
 	$(TEST_ENV) $(BIN)/python -m pytest -m long --timeout 1500
 
 check: $(INSTALLED)
-	$(BIN)/ruff check rgcluster jobs tests
-	$(BIN)/ruff format --check rgcluster jobs tests
+	$(BIN)/ruff check rgcluster jobs tests docs/picture.py
+	$(BIN)/ruff format --check rgcluster jobs tests docs/picture.py
 	$(BIN)/mypy
 
 # The API reference, from the docstrings: build/api/index.html.

@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from doclines import MARK, Line, anchors, commands, links, pages, said
 from lines import ROOT, BadLine, job_command, parse, root
+from PIL import Image
 from test_docs_run import PAGES, steps
 
 RUN_BY = {
@@ -192,6 +195,15 @@ def test_files_that_are_named_exist(page: Path) -> None:
     for name in re.findall(r"`([\w/.-]+/[\w-]+\.(?:py|md|yaml|json|html))`", page.read_text()):
         homes = [root for root in (ROOT, ROOT / "rgcluster") if (root / name.split("/")[0]).is_dir()]
         assert not homes or any((root / name).exists() for root in homes) or Path(name).stem.isupper(), name
+
+
+def test_readmes_picture_is_what_its_script_draws() -> None:
+    picture = runpy.run_path(str(ROOT / "docs" / "picture.py"))["picture"]()
+    with Image.open(ROOT / "docs" / "faces.jpg") as shown:
+        assert shown.size == picture.size
+        difference = np.abs(np.asarray(shown, np.int16) - np.asarray(picture, np.int16))
+    assert difference.mean() < 4  # JPEG's own loss
+    assert (ROOT / "docs" / "faces.jpg").stat().st_size < 150_000
 
 
 # --- commands
