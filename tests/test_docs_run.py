@@ -217,3 +217,19 @@ def wait_for_port(port: int) -> None:
 def end(process: subprocess.Popen[bytes]) -> None:
     os.kill(process.pid, signal.SIGINT)
     process.wait(60)
+
+
+@pytest.mark.long
+def test_the_reference_has_a_page_for_every_module(tmp_path: Path) -> None:
+    """What `make docs` runs."""
+    (options,) = re.findall(r"\$\(BIN\)/python (.* -m pdoc) ", (ROOT / "Makefile").read_text())
+    files = [path.relative_to(ROOT) for path in (ROOT / "rgcluster").rglob("*.py")]
+    modules = {str(path.with_suffix("")).replace("/", ".").removesuffix(".__init__") for path in files}
+    line = [sys.executable, *options.split(), "--output-directory", str(tmp_path), *sorted(modules)]
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    pages = {
+        str(path.relative_to(tmp_path).with_suffix("")).replace("/", ".") for path in tmp_path.rglob("*.html")
+    }
+    assert modules <= pages
+    assert "scatter" in (tmp_path / "rgcluster" / "store" / "metrics.html").read_text()
