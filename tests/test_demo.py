@@ -190,7 +190,7 @@ def test_a_store_of_other_networks_is_refused(smoke_run: Path) -> None:
 
 def test_status_store_info_and_query_answer(smoke_run: Path) -> None:
     status = command("status", "--run", str(smoke_run))
-    assert status.returncode == 0 and status.stdout.count("finished") == 7
+    assert status.returncode == 0 and status.stdout.count("│ finished │") == 7
     info = command("store", "info", "--run", str(smoke_run))
     assert info.returncode == 0 and "128 images" in info.stdout
     face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"
