@@ -29,7 +29,7 @@ from rgcluster.evaluate.queries import load_precision, measure_precision
 from rgcluster.evaluate.reference import make_reference
 from rgcluster.evaluate.report import write_report
 from rgcluster.evaluate.run import Evaluation, evaluate_run
-from rgcluster.events import add_event
+from rgcluster.events import add_event, read_events
 from rgcluster.inference.run import store_name
 from rgcluster.model.handover import networks_digest
 from rgcluster.placement import Placement
@@ -372,10 +372,10 @@ class Pipeline:
         self, name: str, directory: Location, depends: Mapping[str, Any], work: Callable[[], None]
     ) -> None:
         """Do a stage's work unless it was finished before; the run's log tells how it went."""
-        begun = (directory / STAGE).exists()
         if is_finished(directory, depends):
             return
         start = time.monotonic()
+        begun = any(event.stage == name for event in read_events(self.run))
         add_event(self.run, name, "resumed" if begun else "begun")
         try:
             work_once(directory, depends, work)

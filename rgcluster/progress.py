@@ -49,17 +49,21 @@ def task(title: str) -> Iterator[Update]:
 
 
 class _Lines:
-    """One line every `LINE_SECONDS`, for logs."""
+    """A line every `LINE_SECONDS` in which something was done, for logs."""
 
     def __init__(self, title: str, start: float) -> None:
-        self._title, self._start, self._printed = title, start, start
+        self._title, self._printed, self._last = title, start, 0
+        self._first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
-        if now - self._printed < LINE_SECONDS or not done:
+        if self._first is None:  # what an earlier start had done says nothing about the speed
+            self._first, self._last = (done, now), done
+        if now - self._printed < LINE_SECONDS or done <= self._last:
             return
-        self._printed = now
-        left = (now - self._start) / done * (total - done)
+        self._printed, self._last = now, done
+        first, since = self._first
+        left = (now - since) / (done - first) * (total - done)
         console.print(
             f"{self._title:<22} {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}"
         )

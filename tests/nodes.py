@@ -75,6 +75,8 @@ class RayCluster:
             # A busy machine answers late; one whose process is gone is known to be at once.
             "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000",
             "RAY_health_check_failure_threshold": "6",
+            # Processes import for seconds: those that wait are kept, as on a cluster of our own.
+            "RAY_num_workers_soft_limit": "3", "RAY_idle_worker_killing_time_threshold_ms": "600000",
         }  # fmt: skip
 
     def start_head(self, cpus: int) -> RayNode:

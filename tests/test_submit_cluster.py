@@ -21,6 +21,7 @@ pytestmark = pytest.mark.long
 STEPS = 60
 SETTINGS = [
     "--preset", "smoke", "--set", "cluster.threads=1", "--set", "guidance.variants=[rg-unit]",
+    "--set", "evaluation.images=16", "--set", "evaluation.classifier_steps=5",
     *(word for stage in ("retrieval", "guidance") for pair in (f"{stage}.steps={STEPS}", f"{stage}.checkpoint_every=10")
       for word in ("--set", pair)),
 ]  # fmt: skip
@@ -50,7 +51,7 @@ def submit(cluster: RayCluster, *words: str, token: str | None = None) -> subpro
     )
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:

@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 
 from rgcluster.checkpoint import network_digest
 from rgcluster.config import Config
-from rgcluster.data.stream import ImageSource, batches, rows_dataset
+from rgcluster.data.stream import ROWS_PER_READ, ImageSource, batches, rows_dataset
 from rgcluster.inference.device import pick_device
 from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
@@ -89,7 +89,7 @@ def build_store(
                 Embedder,
                 fn_constructor_args=(config, translator, retrieval, gpu),
                 batch_size=BATCH,
-                compute=ActorPoolStrategy(size=embedders),
+                compute=ActorPoolStrategy(size=min(embedders, -(-len(todo) // ROWS_PER_READ))),
                 num_cpus=CPUS_PER_EMBEDDER,
                 num_gpus=GPUS_PER_EMBEDDER if gpu else None,
             )

@@ -20,10 +20,13 @@ def check_storage(directory: Location) -> None:
     here = ray.get_runtime_context().get_node_id()
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     probe = directory / f"preflight-{uuid.uuid4().hex[:8]}"
+    new = directory.is_local and not directory.exists()
     try:
         problems = _problems(probe, here, nodes)
     finally:
         probe.remove()
+        if new and directory.exists() and not directory.names():  # nothing may come of it
+            directory.remove()
     if problems:
         raise StorageError(
             f"{directory}: {'; '.join(problems)}; give --run a directory that every machine shares "
