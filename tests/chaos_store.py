@@ -33,8 +33,8 @@ from stores import brute_force, images_of, sample, write  # noqa: E402
 from rgcluster.errors import RGClusterError  # noqa: E402
 from rgcluster.store import LocalStore, RayStore  # noqa: E402
 
-KILLS = 7
-LIMIT = 150.0
+KILLS = 6
+LIMIT = 110.0
 """Seconds; a slow machine gets to fewer kills."""
 CLIENTS = 8
 TIMEOUT = 60.0
@@ -110,7 +110,7 @@ def torment(cluster: Cluster, nodes: list[object], store: RayStore, told: Told) 
             row = chooser.choice(store.everyone())
             os.kill(row["pid"], signal.SIGKILL)
             told.kills.append(time.monotonic())
-            if len(told.kills) in (1, 5):
+            if len(told.kills) in (1, 4):
                 store.compact()
                 compactions += 1
         except (RGClusterError, ProcessLookupError) as error:
