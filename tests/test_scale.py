@@ -44,6 +44,7 @@ def test_the_pages_sums_in_words_are_the_functions() -> None:
     for work in (scale.TRANSLATION, scale.GUIDANCE, scale.NEAREST_ONLY):
         assert f"{work.parameters / 1e6:.1f} million | {work.gflop:.0f} GFLOP" in PAGE
     assert f"keeps {scale.ROW_BYTES} bytes a row" in PAGE and f"{scale.COMPARISON * 1e9:.1f} ns" in PAGE
+    assert f"{scale.CELLS_QUERY * 1e3:.2f} ms" in PAGE
     site = scale.Site()
     assert f"{site.flops:.0e}".replace("+", "") in PAGE and f"| g | {site.gpus_per_node} |" in PAGE
     assert f"{site.gpu_bandwidth / 1e9:.0f} GB/s" in PAGE and f"{site.node_bandwidth / 1e9:.0f} GB/s" in PAGE
@@ -71,8 +72,10 @@ def test_steps_follow_the_formulas() -> None:
 
 def test_a_query_goes_to_every_shard() -> None:
     one, four = scale.search("exact", 8000, 1), scale.search("exact", 8000, 4)
-    assert one.comparisons == four.comparisons == 8000 and one.memory == four.memory == 8000 * 409
-    assert scale.search("ivf", 1e9, 64).comparisons > scale.search("ivf", 1e9, 8).comparisons
+    assert one.seconds == four.seconds == pytest.approx(8000 * 8.19e-9, rel=1e-3)
+    assert one.memory == four.memory == 8000 * 409
+    assert scale.search("ivf", 1e6, 1).seconds == pytest.approx(0.22e-3)
+    assert scale.search("ivf", 16e6, 4).seconds == pytest.approx(4 * 2 * 0.22e-3)
     assert scale.search("ivfpq", 1e9, 8).memory < scale.search("ivf", 1e9, 8).memory / 5
 
 
@@ -100,7 +103,9 @@ def test_measured_figures_stand_in_the_pages_that_are_named() -> None:
     assert "prepared JPEG 1.6 x" in performance and "(1,350 images/s)" in performance
     assert pytest.approx(1.6 * 1350 / 2) == scale.JPEG_PER_CORE
     assert "about 6 kB an image" in data and scale.JPEG_BYTES == 6000
-    assert "20,000 x 100, batch 32" in performance and "in process 10 ms" in performance
+    store = " ".join(text("store.md").split())
+    assert "2,000,000 vectors of 100 numbers" in store and "262 ms with both cores" in store
+    assert ".22 core milliseconds a query" in store and pytest.approx(0.22e-3) == scale.CELLS_QUERY
     name = "000001.jpg"
     assert 8 + 40 + 16 + sys.getsizeof(name) + 8 == scale.ROW_BYTES
 
