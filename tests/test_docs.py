@@ -29,13 +29,13 @@ RUN_BY = {
     "serve": "test_docs_run.py",
     "status": "test_docs_run.py",
     "store build": "test_docs_run.py",
-    "store compact": "test_docs_run.py",
+    "store compact": "test_store_commands.py",
     "store copy": "test_docs_run.py",
     "store info": "test_docs_run.py",
-    "store list": "test_docs_run.py",
+    "store list": "test_store_commands.py",
     "store query": "test_docs_run.py",
-    "store start": "test_docs_run.py",
-    "store stop": "test_docs_run.py",
+    "store start": "test_store_commands.py",
+    "store stop": "test_store_commands.py",
     "submit": "test_submit_cluster.py",
     "sweep": "test_study.py",
     "table": "test_study.py",
@@ -245,8 +245,10 @@ def test_the_test_that_is_named_runs_the_command(subcommand: str, file: str) -> 
     if file == "test_docs_run.py":
         assert subcommand in run_here()
     else:
-        words = '",\\s*"'.join(subcommand.split())
-        assert re.search(rf'"{words}"', (ROOT / "tests" / file).read_text())
+        last = subcommand.split()[-1]
+        group = subcommand.removesuffix(last).strip() or "command"
+        before = rf'"{group}",\s*|{group}\(\s*|[(\[]\s*|cli import main; main\(\)",\s*'
+        assert re.search(rf'(?:{before})"{last}"', (ROOT / "tests" / file).read_text())
 
 
 @pytest.mark.parametrize(
