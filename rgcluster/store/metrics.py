@@ -30,7 +30,7 @@ class ShardMeter:
         self._restarts = Gauge("rgcluster_store_restarts", "Times that Ray restarted the shard.", keys)
         for metric in (self._queries, self._latency, self._vectors, self._memory, self._restarts):
             metric.set_default_tags(tags)
-        self._restarts.set(restarts)
+        self._times_restarted = restarts
 
     def searched(self, rows: int, seconds: float) -> None:
         self._queries.inc(rows)
@@ -44,6 +44,7 @@ class ShardMeter:
                 row = info()
                 self._vectors.set(row["count"])
                 self._memory.set(row["memory"])
+                self._restarts.set(self._times_restarted)  # again and again: Ray forgets a gauge that is silent
                 time.sleep(_EVERY)
 
         threading.Thread(target=report, daemon=True, name="store-metrics").start()
