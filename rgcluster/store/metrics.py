@@ -44,7 +44,8 @@ class ShardMeter:
                 row = info()
                 self._vectors.set(row["count"])
                 self._memory.set(row["memory"])
-                self._restarts.set(self._times_restarted)  # again and again: Ray forgets a gauge that is silent
+                # Once would not do: Ray forgets a gauge that is silent.
+                self._restarts.set(self._times_restarted)
                 time.sleep(_EVERY)
 
         threading.Thread(target=report, daemon=True, name="store-metrics").start()
