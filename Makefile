@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Tests start Ray clusters of their own on this machine; no token is needed among them.
 TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test test-full check docs wheel clean setup chromium
+.PHONY: demo test test-full test-docs check docs wheel clean setup chromium
 
 demo: $(INSTALLED)
 	$(BIN)/rgcluster demo --run runs/demo
@@ -16,6 +16,10 @@ test: $(INSTALLED) chromium
 
 test-full: $(INSTALLED)
 	$(TEST_ENV) $(BIN)/python -m pytest -m long --timeout 1500
+
+# The commands of README and docs, one after the other: a quarter of an hour.
+test-docs: $(INSTALLED)
+	$(TEST_ENV) $(BIN)/python -m pytest -m pages --timeout 1500 tests/test_docs_run.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check rgcluster jobs tests docs/picture.py

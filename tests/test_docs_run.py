@@ -121,7 +121,7 @@ def photos(smoke_run: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.pages
 def test_the_commands_of_the_tutorial_run(photos: Path, bucket: str) -> None:
     follow(steps("docs/tutorial.md"), photos, bucket)
     for name in ("look.png", "shards.png", "glasses.png", "neighbours.png", "smile.png"):
@@ -129,7 +129,7 @@ def test_the_commands_of_the_tutorial_run(photos: Path, bucket: str) -> None:
     assert (photos / "runs" / "photos" / "report" / "index.html").exists()
 
 
-@pytest.mark.long
+@pytest.mark.pages
 def test_the_commands_of_readme_and_quick_start_run(place: Path, bucket: str) -> None:
     follow([*steps("README.md"), *steps("docs/quickstart.md")], place, bucket)
     for name in ("sheet.png", "shards.png", "blond.png", "neighbours.png", "male.png", "four.png"):
@@ -138,7 +138,7 @@ def test_the_commands_of_readme_and_quick_start_run(place: Path, bucket: str) ->
         assert (place / "runs" / name / "report" / "index.html").exists()
 
 
-@pytest.mark.long
+@pytest.mark.pages
 def test_the_commands_of_store_and_serving_run(place: Path, bucket: str, smoke_run: Path) -> None:
     (place / "shards").symlink_to(smoke_run / "shards")
     follow([*steps("docs/store.md"), *steps("docs/serving.md")], place, bucket)
@@ -196,7 +196,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait(60)
 
 
-@pytest.mark.long
+@pytest.mark.pages
 def test_the_reference_has_a_page_for_every_module(tmp_path: Path) -> None:
     """What `make docs` runs."""
     (options,) = re.findall(r"\$\(BIN\)/python (.* -m pdoc) ", (ROOT / "Makefile").read_text())

@@ -73,7 +73,7 @@ def test_refusals_are_one_line(cluster: RayCluster) -> None:
         (submit(cluster, *fine, "--set", "store.shards=40"), 2, "guidance: 1 worker x 0.05 + 40 store shards x 0.1"),
     ]  # fmt: skip
     for process, status, message in cases:
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=400)
         line = errors.splitlines()[-1]
         assert process.returncode == status, errors
         assert line.startswith("rgcluster: ") and message in line, errors
@@ -87,7 +87,7 @@ def test_a_killed_driver_goes_on_while_nodes_come_and_go(cluster: RayCluster, tm
     process = submit(cluster, "--", "--run", str(run), *SETTINGS)
     wait_for((run / "retrieval" / "checkpoints" / "step-00000010" / "manifest.json").exists, process)
     signal_driver(head, "jobs/pipeline.py")
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=300)
     assert process.returncode not in (0, 2), errors
     assert "translation            done in" in out, out
     assert not any(ord(mark) in (0x1B, 0x0D) for mark in out), "colours or a progress bar in a job's log"
@@ -100,7 +100,7 @@ def test_a_killed_driver_goes_on_while_nodes_come_and_go(cluster: RayCluster, tm
     wait_for((run / "guidance" / "checkpoints" / "step-00000010" / "manifest.json").exists, process)
     second.kill()
     assert not (run / "guidance" / "model" / "manifest.json").exists(), "the fault came too late"
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, f"{out[-3000:]}\n{errors[-3000:]}"
     assert f"report: {run}" in out
     assert (run / "report" / "index.html").exists()
