@@ -63,14 +63,18 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
 
 def test_refusals_are_one_line(cluster: RayCluster) -> None:
     """What would fail later, or hang, is told before the job: no job is left behind."""
-    fine = ["--", "--run", str(cluster.directory / "never"), "--preset", "smoke"]
+    # A directory each: of two that look at one at a time, neither knows that it was not there before.
+    none, large, gpus, many = (
+        ["--", "--run", str(cluster.directory / f"never-{number}"), "--preset", "smoke"]
+        for number in range(4)
+    )
     nowhere = ["--", "--run", "/proc/nowhere/run", "--preset", "smoke"]
     cases = [
-        (submit(cluster, *fine, token="f" * 64), 2, "the cluster refuses the token"),
-        (submit(cluster, "--max-upload-mib", "0.1", *fine), 2, "MiB, the limit is 0.1; the largest files are"),
-        (submit(cluster, *fine, "--set", "cluster.gpu=always"), 2, "1 GPUs are asked for, the cluster has 0"),
+        (submit(cluster, *none, token="f" * 64), 2, "the cluster refuses the token"),
+        (submit(cluster, "--max-upload-mib", "0.1", *large), 2, "MiB, the limit is 0.1; the largest files are"),
+        (submit(cluster, *gpus, "--set", "cluster.gpu=always"), 2, "1 GPUs are asked for, the cluster has 0"),
         (submit(cluster, *nowhere), 1, "/proc/nowhere/run: this machine cannot write there"),
-        (submit(cluster, *fine, "--set", "store.shards=40"), 2, "guidance: 1 worker x 0.05 + 40 store shards x 0.1"),
+        (submit(cluster, *many, "--set", "store.shards=40"), 2, "guidance: 1 worker x 0.05 + 40 store shards x 0.1"),
     ]  # fmt: skip
     for process, status, message in cases:
         _, errors = process.communicate(timeout=400)
@@ -78,7 +82,7 @@ def test_refusals_are_one_line(cluster: RayCluster) -> None:
         assert process.returncode == status, errors
         assert line.startswith("rgcluster: ") and message in line, errors
         assert "Traceback" not in errors
-    assert not (cluster.directory / "never").exists()
+    assert not list(cluster.directory.glob("never-*"))
 
 
 def test_a_killed_driver_goes_on_while_nodes_come_and_go(cluster: RayCluster, tmp_path: Path) -> None:
