@@ -78,7 +78,8 @@ class Studio:
     """Upstream networks and a store in a directory, and stages built on them."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-        self.directory, self.config = directory, tiny_config(*overrides)
+        # Whatever the machine multiplies fastest: the curves are of fp32.
+        self.directory, self.config = directory, tiny_config("cluster.precision=fp32", *overrides)
         self.source = memory_source(size=self.config.data.image_size)
         self.upstream = _upstream(directory, self.config, self.source)
         store = LocalStore(Location(directory) / "snapshot")

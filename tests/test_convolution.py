@@ -68,9 +68,10 @@ def test_its_error_is_small_at_the_papers_size() -> None:
     x = torch.randn(1, 256, 34, 34, generator=generator)
     weight = torch.randn(256, 256, 3, 3, generator=generator) / 48
     exact = F.conv2d(x.double(), weight.double())
-    direct, ours = F.conv2d(x, weight) - exact, winograd_conv3x3(x, weight, None) - exact
+    error = (winograd_conv3x3(x, weight, None) - exact).abs()
+    # Not held against the direct sum: its own error is one with AVX2 and an eighth of that with AVX-512.
     assert exact.std() > 0.9
-    assert ours.abs().max() < 1e-4 and ours.abs().mean() < 3 * direct.abs().mean()
+    assert error.max() < 1e-4 and error.mean() < 2e-6
 
 
 class Used(Exception):
@@ -78,23 +79,31 @@ class Used(Exception):
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "kind", "dtype", "used"),
+    ("channels", "size", "kind", "dtype", "cpu", "used"),
     [
-        (128, 8, "auto", torch.float32, True),
-        (64, 8, "auto", torch.float32, False),
-        (128, 8, "direct", torch.float32, False),
-        (64, 8, "winograd", torch.float32, True),
-        (128, 10, "winograd", torch.float32, False),
-        (128, 8, "winograd", torch.float64, False),
+        (128, 8, "auto", torch.float32, "AVX2", True),
+        (128, 8, "auto", torch.float32, "AVX512", False),
+        (64, 8, "auto", torch.float32, "AVX2", False),
+        (128, 8, "direct", torch.float32, "AVX2", False),
+        (64, 8, "winograd", torch.float32, "AVX512", True),
+        (128, 10, "winograd", torch.float32, "AVX2", False),
+        (128, 8, "winograd", torch.float64, "AVX2", False),
     ],
 )
 def test_where_it_is_used(
-    monkeypatch: pytest.MonkeyPatch, channels: int, size: int, kind: Any, dtype: torch.dtype, used: bool
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    size: int,
+    kind: Any,
+    dtype: torch.dtype,
+    cpu: str,
+    used: bool,
 ) -> None:
     def refuse(*_: Any) -> None:
         raise Used
 
     monkeypatch.setattr("rgcluster.model.convolution.winograd_conv3x3", refuse)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
     use_convolutions(kind)
     x, weight = (
         torch.zeros(1, channels, size, size, dtype=dtype),

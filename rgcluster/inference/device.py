@@ -33,9 +33,17 @@ class Device:
     @property
     def layout(self) -> Any:
         """The memory format of images and weights, a `torch.memory_format`."""
-        # On a CPU the norms are several times slower in channels-last than they save in the convolutions.
+        # On a CPU the norms are several times slower in channels-last than they save in the convolutions:
+        # there only networks without norms are in it, see `lay_out`.
         wanted = self.torch.type == "cuda" if self.channels_last is None else self.channels_last
         return torch.channels_last if wanted else torch.contiguous_format
+
+    def lay_out(self, network: nn.Module, *without_norms: nn.Module) -> None:
+        """Move the network here, and networks, parts of it or not, that have no norms: each in its faster format."""
+        network.to(device=self.torch, memory_format=self.layout)  # type: ignore[call-overload]
+        layout = torch.channels_last if self.channels_last is None else self.layout
+        for module in without_norms:
+            module.to(device=self.torch, memory_format=layout)  # type: ignore[call-overload]
 
     def compile(self, *modules: nn.Module) -> None:
         """Have torch compile each module on its own at its first use, if this device compiles at all.
@@ -55,8 +63,8 @@ def pick_device(config: ClusterConfig, *, gpu: bool) -> Device:
         torch.backends.cudnn.benchmark = True
         fast = torch.cuda.is_bf16_supported()
     else:
-        # Without AMX a CPU emulates bf16, ten times slower than fp32.
-        fast = bool(torch.cpu._is_amx_tile_supported())
+        # A CPU without an instruction for it emulates bf16, ten times slower than fp32.
+        fast = bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     use_convolutions(config.convolutions)
     bf16 = fast if config.precision == "auto" else config.precision == "bf16"
     channels_last = None if config.layout == "auto" else config.layout == "channels-last"

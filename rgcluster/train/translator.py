@@ -45,9 +45,8 @@ class TranslatorTrainer:
     ) -> None:
         self.config, self.stage, self.device = config, stage, device
         self._kind = config.data.domains
-        layout = {"device": device.torch, "memory_format": device.layout}
-        self.translator = translator.to(**layout)  # type: ignore[call-overload]
-        self.discriminator = discriminator.to(**layout)  # type: ignore[call-overload]
+        self.translator, self.discriminator = translator, discriminator
+        device.lay_out(translator, translator.style_encoder, discriminator)
         self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
         net = self.translator
         device.compile(net.content_encoder, net.style_encoder, net.generator, self.discriminator)
