@@ -121,7 +121,7 @@ class TooFewNeighbours(UserError):
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the deliberate error inside `error`, or `error` itself.
+    """Return the deliberate error inside `error`, else the first that is none of Ray's, or `error` itself.
 
     Ray wraps what a task, an actor or a Train worker raised, several layers
     deep; this walks causes, contexts and per-worker failures.
@@ -130,7 +130,7 @@ def root_cause(error: BaseException) -> BaseException:
         # Ray makes a class that is both its own and ours, whose text is a traceback: take the one inside.
         if isinstance(inner, RGClusterError) and type(inner).__module__ == __name__:
             return inner
-    return error
+    return next((inner for inner in causes(error) if not type(inner).__module__.startswith("ray.")), error)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -383,6 +383,14 @@ def test_root_cause_digs_through_what_ray_wraps() -> None:
     plain.__context__ = plain
     assert root_cause(plain) is plain
 
+    class RaysOwn(Exception):
+        worker_failures: dict[int, BaseException]
+
+    RaysOwn.__module__ = "ray.train.somewhere"
+    unforeseen = RaysOwn("Training failed due to worker errors:")
+    unforeseen.worker_failures = {0: plain}
+    assert root_cause(unforeseen) is plain
+
 
 FULL = """
 import resource, signal, sys

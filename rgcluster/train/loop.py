@@ -87,7 +87,9 @@ def train_stage(stage: Stage) -> None:
             if log:
                 log.write(line)
         if log and (done % settings.sample_every == 0 or last):
-            _save_samples(directory, done, stage.samples(done))
+            with worker.device.autocast():
+                pictures = stage.samples(done)
+            _save_samples(directory, done, pictures)
         if save:
             if log:
                 log.flush()
