@@ -20,8 +20,9 @@ from serving import encoded, post, settings_for
 from untrained import noise_images
 
 from rgcluster.errors import CheckpointError, ConfigError, DataError
-from rgcluster.serve.deployments import build, store_name
-from rgcluster.serve.launch import deploy, serving
+from rgcluster.inference.run import store_name
+from rgcluster.serve.deployments import build
+from rgcluster.serve.launch import serving
 from rgcluster.serve.settings import ServeSettings, named_runs, settings_of
 from rgcluster.storage import Location
 from rgcluster.store.store import RayStore
@@ -86,7 +87,8 @@ def more(statuses: list[int], count: int, seconds: float = 60) -> None:
 @pytest.mark.long
 def test_killed_redeployed_and_stopped_under_load(ray_session: None, noise_run: Path) -> None:
     settings = settings_for(noise_run, min_replicas=2, max_replicas=2, cpus=0.1)
-    with serving(settings, "127.0.0.1", free_port()) as address:
+    with serving(settings, "127.0.0.1", free_port()) as endpoint:
+        address = endpoint.address
         alone = post(address, "translate", IMAGE, target="Male", seed=1).json()
         with load(address) as statuses:
             more(statuses, 10)
@@ -103,7 +105,7 @@ def test_killed_redeployed_and_stopped_under_load(ray_session: None, noise_run: 
             changed = settings.model_copy(
                 update={"limits": settings.limits.model_copy(update={"samples": 3})}
             )
-            deploy(changed)
+            endpoint.deploy(changed)
             more(statuses, 20)
         assert set(statuses) == {200}
         refused = post(address, "translate", IMAGE, target="Male", samples=4)
