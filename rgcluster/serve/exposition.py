@@ -6,7 +6,7 @@ import asyncio
 import urllib.request
 
 import ray
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from rgcluster.serve.metrics import ours
 
@@ -18,7 +18,7 @@ def add_metrics(app: FastAPI) -> None:
     app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
 
 
-async def _metrics() -> Response:
+async def _metrics(request: Request) -> Response:
     text = await asyncio.to_thread(_gathered)
     return Response(text, media_type="text/plain; version=0.0.4")
 

@@ -28,8 +28,8 @@ class Server:
     def __init__(self, app: ASGIApp, listening: socket.socket, patience_s: float) -> None:
         """Start; `patience_s`: how long requests under way may take to finish when it is stopped."""
         self._config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, backlog=BACKLOG, lifespan="off",
-            timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(patience_s) + 1,
+            app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off",
+            backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(patience_s) + 1,
         )  # fmt: skip
         self._server = uvicorn.Server(self._config)
         self._loop: asyncio.AbstractEventLoop | None = None
