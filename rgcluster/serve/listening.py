@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from rgcluster.errors import ConfigError
@@ -35,6 +36,7 @@ class Listener:
             raise ConfigError(
                 f"{host}:{port}: {error.strerror}; choose another with --port or --host"
             ) from None
+        self.port = int(self._socket.getsockname()[1])
         self._folder = Path(tempfile.mkdtemp(prefix="rgcluster-"))  # nobody else may enter it
         self.path = str(self._folder / "listener")
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -45,6 +47,8 @@ class Listener:
     def close(self) -> None:
         """Hand out no more; the port is free when no replica listens either."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # closed before, or a system where this wakes nobody
+            self._door.shutdown(socket.SHUT_RDWR)
         for one in (self._door, self._socket):
             one.close()
 
