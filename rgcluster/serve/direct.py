@@ -7,6 +7,7 @@ launcher listens on, so the port outlives it.
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import ray
 from ray import serve
@@ -39,6 +40,8 @@ class Endpoint:
         engines = {one.name: LiveEngine(one, settings) for one in served}
         app = create_app(settings, served, InProcess(engines), RayFrontMetrics())
         add_metrics(app)
+        gc.collect()
+        gc.freeze()  # the networks stay: going through all that torch made takes from every request
         self._server = Server(app, taken_over(path), _longest(settings.limits))
 
     async def check_health(self) -> None:
