@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,9 +92,7 @@ class _Direct:
         config, location = open_run(run)
         self._rows, self._style = settings.batch_rows, config.style_size
         store = open_store(location, store_name(location), settings.store_timeout_s)
-        # Nothing else needs the cores here.
-        alone = settings.model_copy(update={"threads": settings.threads or len(os.sched_getaffinity(0))})
-        device = serving_device(alone, config)
+        device = serving_device(settings, config.cluster)
         self._translators = Translators(location, config, store, device, max_rows=self._rows, degrade=False)
         self._translators.warm_up()
         ids = store.ids()[: self._rows]

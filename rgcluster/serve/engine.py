@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.config import Config
+from rgcluster.config import ClusterConfig
 from rgcluster.data.images import encode_png
 from rgcluster.data.shards import open_shards
 from rgcluster.errors import DataError
@@ -28,20 +28,13 @@ __all__ = ["Engine", "serving_device"]
 NUM_EXAMPLES = 8
 
 
-SMALL_IMAGES = 64
-"""Pixels of a side below which one thread translates: the work of a layer is too little to share, and the cores
-are needed for HTTP."""
-
-
-def serving_device(settings: ServeSettings, config: Config) -> Device:
+def serving_device(settings: ServeSettings, cluster: ClusterConfig) -> Device:
     """Return the device of a translator; `precision: run` is the run's own."""
-    cluster = config.cluster
     if settings.precision != "run":
         cluster = cluster.model_copy(update={"precision": settings.precision})
     gpu = settings.gpus != 0 and cluster.gpu != "never" and torch.cuda.is_available()
     if not gpu:
-        fitting = 1 if config.data.image_size < SMALL_IMAGES else len(os.sched_getaffinity(0))
-        torch.set_num_threads(settings.threads or fitting)
+        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     return pick_device(cluster, gpu=gpu)
 
 
@@ -57,7 +50,7 @@ class Engine:
     ) -> None:
         config, self._run = open_run(run)
         self.translators = Translators(
-            self._run, config, store, serving_device(settings, config),
+            self._run, config, store, serving_device(settings, config.cluster),
             max_rows=settings.batch_rows, degrade=settings.without_store == "unguided",
         )  # fmt: skip
         self.translators.warm_up()

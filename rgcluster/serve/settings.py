@@ -53,9 +53,7 @@ class ServeSettings(Section):
         ge=0,
         description="GPUs, or a part of one, that a translator reserves; None: one where there are enough",
     )
-    threads: int = Field(
-        0, ge=0, description="torch threads of a translator, 0: as many as pay at the size of its images"
-    )
+    threads: int = Field(0, ge=0, description="torch threads of a translator, 0: as many as it has cores")
     precision: Literal["run", "auto", "fp32", "bf16"] = "run"
     batch_rows: int = Field(16, ge=1, le=1024, description="samples translated in one pass")
     store_timeout_s: float = Field(10.0, gt=0)
