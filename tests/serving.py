@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,12 @@ from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.storage import Location
 from rgcluster.store.client import Store
 from rgcluster.store.local import LocalStore
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def settings_for(run: Path, **changes: Any) -> ServeSettings:

@@ -16,23 +16,19 @@ import pytest
 import requests
 import yaml
 from conftest import command
-from serving import encoded, post, settings_for
+from serving import encoded, free_port, post, settings_for
 from untrained import noise_images
 
 from rgcluster.errors import CheckpointError, ConfigError, DataError
-from rgcluster.serve.deployments import build, store_name
-from rgcluster.serve.launch import deploy, serving
+from rgcluster.inference.run import store_name
+from rgcluster.serve.deployments import build
+from rgcluster.serve.launch import serving
 from rgcluster.serve.settings import ServeSettings, named_runs, settings_of
 from rgcluster.storage import Location
 from rgcluster.store.store import RayStore
 
+ENDPOINT = "ServeReplica:rgcluster:endpoint"
 IMAGE = encoded(noise_images(1, 48, seed=3)[0])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def below(word: str) -> list[psutil.Process]:
@@ -86,7 +82,8 @@ def more(statuses: list[int], count: int, seconds: float = 60) -> None:
 @pytest.mark.long
 def test_killed_redeployed_and_stopped_under_load(ray_session: None, noise_run: Path) -> None:
     settings = settings_for(noise_run, min_replicas=2, max_replicas=2, cpus=0.1)
-    with serving(settings, "127.0.0.1", free_port()) as address:
+    with serving(settings, "127.0.0.1", free_port()) as endpoint:
+        address = endpoint.address
         alone = post(address, "translate", IMAGE, target="Male", seed=1).json()
         with load(address) as statuses:
             more(statuses, 10)
@@ -103,24 +100,80 @@ def test_killed_redeployed_and_stopped_under_load(ray_session: None, noise_run: 
             changed = settings.model_copy(
                 update={"limits": settings.limits.model_copy(update={"samples": 3})}
             )
-            deploy(changed)
+            endpoint.deploy(changed)
             more(statuses, 20)
         assert set(statuses) == {200}
         refused = post(address, "translate", IMAGE, target="Male", samples=4)
         assert refused.status_code == 422, "the new limit is in force"
         again = post(address, "translate", IMAGE, target="Male", seed=1).json()
         assert again["images"] == alone["images"]
-
-        deadline = time.monotonic() + 40
-        while "ray_rgcluster_request_seconds_count" not in (
-            text := requests.get(f"{address}/metrics", timeout=30).text
-        ):
-            assert time.monotonic() < deadline, text[:500]
-            time.sleep(1)
-        assert "ray_rgcluster_batch_rows_bucket" in text and "ray_rgcluster_queue" in text
-        assert 'route="/v1/translate"' in text
+        metrics_are_exported(address)
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{address}/v1/health", timeout=5)
+
+
+@pytest.mark.long
+def test_one_replica_speaks_http_itself(ray_session: None, noise_run: Path) -> None:
+    settings = settings_for(noise_run, cpus=0.1, limits={"waiting": 8})
+    with serving(settings, "127.0.0.1", free_port()) as endpoint:
+        address = endpoint.address
+        assert endpoint.listener and not below("ProxyActor"), "no proxy is in between"
+        alone = post(address, "translate", IMAGE, target="Male", seed=1).json()
+        with load(address) as statuses:
+            more(statuses, 10)
+
+            with RayStore.connect(store_name(Location(noise_run))) as store:
+                os.kill(store.info()[0]["pid"], signal.SIGKILL)
+            more(statuses, 40)
+
+            (before,) = below(ENDPOINT)
+            limits = settings.limits.model_copy(update={"samples": 3})
+            endpoint.deploy(settings.model_copy(update={"limits": limits}))
+            before.wait(30)
+            more(statuses, 20)
+        assert set(statuses) == {200}
+        refused = post(address, "translate", IMAGE, target="Male", samples=4)
+        assert refused.status_code == 422, "the new limit is in force"
+
+        (replica,) = below(ENDPOINT)
+        replica.kill()
+        replica.wait(10)
+        again = post(address, "translate", IMAGE, target="Male", seed=1)  # waits for the next one
+        assert again.json()["images"] == alone["images"]
+        assert below(ENDPOINT)[0].pid != replica.pid
+
+        with load(address, clients=24) as statuses:
+            more(statuses, 200)
+        assert set(statuses) == {200, 429}
+        metrics_are_exported(address)
+
+        slow = begun_request(address)
+        threading.Timer(1.0, slow.sendall, [IMAGE[20:]]).start()
+    assert slow.recv(12) == b"HTTP/1.1 200", "what is under way is finished"
+    slow.close()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{address}/v1/health", timeout=5)
+
+
+def begun_request(address: str) -> socket.socket:
+    """A connection on which the first 20 bytes of the image have been sent."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    head = f"POST /v1/translate?target=Male HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\n"
+    connection.sendall(f"{head}Content-Length: {len(IMAGE)}\r\n\r\n".encode() + IMAGE[:20])
+    time.sleep(0.3)
+    return connection
+
+
+def metrics_are_exported(address: str) -> None:
+    deadline = time.monotonic() + 40
+    while "ray_rgcluster_request_seconds_count" not in (
+        text := requests.get(f"{address}/metrics", timeout=30).text
+    ):
+        assert time.monotonic() < deadline, text[:500]
+        time.sleep(1)
+    assert "ray_rgcluster_batch_rows_bucket" in text and "ray_rgcluster_queue" in text
+    assert 'route="/v1/translate"' in text
 
 
 @pytest.mark.long
@@ -190,6 +243,10 @@ def test_what_cannot_be_served_is_told_before_anything_starts(noise_run: Path, t
         settings_of({"runs": {"a": "x"}, "limits": {"sample": 3}})
     with pytest.raises(ConfigError, match="max_replicas"):
         settings_of({"runs": {"a": "x"}, "min_replicas": 3})
+    with pytest.raises(ConfigError, match="http=direct is one replica, fronts asks for 2"):
+        settings_of({"runs": {"a": "x"}, "http": "direct", "fronts": 2})
+    with pytest.raises(ConfigError, match="leave http out"):
+        build({"runs": {"a": "x"}, "http": "direct"})
     with pytest.raises(ConfigError, match="two runs named"):
         named_runs(["a/demo", "b/demo"])
     assert list(named_runs(["a/demo", "other=b/demo"])) == ["demo", "other"]

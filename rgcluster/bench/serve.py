@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import psutil
 
+from rgcluster.bench.clients import Load, run_clients
 from rgcluster.bench.result import Row
 from rgcluster.data.images import encode_png
 from rgcluster.inference.jobs import Guidance, Job, Translators
-from rgcluster.inference.run import open_run, style_noise
-from rgcluster.serve.deployments import open_store, store_name
+from rgcluster.inference.run import open_run, store_name, style_noise
 from rgcluster.serve.engine import serving_device
 from rgcluster.serve.launch import serving
+from rgcluster.serve.live import open_store
 from rgcluster.serve.settings import ServeSettings
 
 __all__ = ["bench_serve"]
@@ -32,39 +31,26 @@ KINDS: tuple[Guidance, ...] = ("off", "on")
 SPOKEN = {"off": "without retrieval", "on": "with retrieval"}
 
 
-@dataclass
-class Load:
-    """Latencies in seconds of the requests that succeeded, how many did not, and the time it all took."""
-
-    seconds: list[float]
-    refused: int
-    failed: int
-    elapsed: float
-
-    def percentile(self, share: float) -> float:
-        return 1000 * float(np.percentile(self.seconds, share)) if self.seconds else float("nan")
-
-
 def bench_serve(
     settings: ServeSettings, port: int, requests_each: int, memory_requests: int, say: Callable[[str], None]
 ) -> list[Row]:
     """Measure latency and throughput, memory over `memory_requests`, and ten times too many clients."""
     name, run = next(iter(settings.runs.items()))
     rows: list[Row] = []
-    with serving(settings, "127.0.0.1", port) as address:
+    with serving(settings, "127.0.0.1", port) as serve:
         direct = _Direct(run, settings)
-        endpoint = _Endpoint(address, name, encode_png(direct.pixels[0]), direct.target)
+        endpoint = _Endpoint(serve.address, name, encode_png(direct.pixels[0]), direct.target)
         for clients in CLIENTS:
             say(f"nothing to do: {clients} clients")
             rows += _idle_rows(
-                f"GET /v1/health, {clients} clients", _load(endpoint, None, clients, requests_each)
+                f"GET /v1/health, {clients} clients", endpoint.load(None, clients, requests_each)
             )
         for kind in KINDS:
             say(f"{SPOKEN[kind]}: called directly")
             alone, batched = direct.measure(kind)
             for clients in CLIENTS:
                 say(f"{SPOKEN[kind]}: {clients} clients")
-                load = _load(endpoint, kind, clients, requests_each)
+                load = endpoint.load(kind, clients, requests_each)
                 rows += _rows(f"{SPOKEN[kind]}, {clients} clients", load, alone, batched, settings)
         if memory_requests:
             say(f"memory over {memory_requests} requests")
@@ -83,25 +69,20 @@ class _Endpoint:
     image: bytes
     target: str
 
-    def connect(self) -> http.client.HTTPConnection:
-        # Not a library with more to offer: its work would be taken from the cores that serve.
-        return http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
+    def load(self, kind: Guidance | None, clients: int, each: int, patience: int = 0) -> Load:
+        """Let clients ask for translations of that kind; None: only whether it is alive."""
+        return run_clients(self.address, partial(self._request, kind), clients, each, patience)
 
-    def ask(self, connection: http.client.HTTPConnection, kind: Guidance | None, seed: int) -> int:
-        """Return the status of one translation, or of asking whether it is alive; 0 where no answer came."""
+    def _request(self, kind: Guidance | None, seed: int) -> bytes:
+        host = urlsplit(self.address).netloc
+        if kind is None:
+            return f"GET /v1/health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         query = {"target": self.target, "guidance": kind, "seed": seed, "model": self.model, "format": "png"}
-        try:
-            if kind is None:
-                connection.request("GET", "/v1/health")
-            else:
-                headers = {"Content-Type": "image/png"}
-                connection.request("POST", f"/v1/translate?{urlencode(query)}", self.image, headers)
-            answer = connection.getresponse()
-            answer.read()
-        except (OSError, http.client.HTTPException):
-            connection.close()  # the next request opens it again
-            return 0
-        return answer.status
+        head = (
+            f"POST /v1/translate?{urlencode(query)} HTTP/1.1\r\nHost: {host}\r\n"
+            f"Content-Type: image/png\r\nContent-Length: {len(self.image)}\r\n\r\n"
+        )
+        return head.encode() + self.image
 
 
 class _Direct:
@@ -138,47 +119,11 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _load(endpoint: _Endpoint, kind: Guidance | None, clients: int, each: int, patience: int = 0) -> Load:
-    """Let `clients` send `each` requests one after another; `patience`: times a refused one is sent again."""
-    load, lock = Load([], 0, 0, 0.0), threading.Lock()
-
-    def client(number: int) -> None:
-        connection = endpoint.connect()
-        endpoint.ask(connection, kind, number)  # opens it
-        start_line.wait()
-        for turn in range(each):
-            for _ in range(patience + 1):
-                begun = time.perf_counter()
-                status = endpoint.ask(connection, kind, number * each + turn)
-                took = time.perf_counter() - begun
-                with lock:
-                    if status == 200:
-                        load.seconds.append(took)
-                    elif status == 429:
-                        load.refused += 1
-                    else:
-                        load.failed += 1
-                if status != 429 or not patience:
-                    break
-                time.sleep(1.0)
-        connection.close()
-
-    start_line = threading.Barrier(clients + 1)
-    with ThreadPoolExecutor(clients) as pool:
-        running = [pool.submit(client, number) for number in range(clients)]
-        start_line.wait()
-        start = time.perf_counter()
-        for one in running:
-            one.result()
-    load.elapsed = time.perf_counter() - start
-    return load
-
-
 def _idle_rows(case: str, load: Load) -> list[Row]:
     """What HTTP and Serve take by themselves."""
     return [
         Row(case, "p50", load.percentile(50), "ms"),
-        Row(case, "throughput", len(load.seconds) / load.elapsed, "answers/s"),
+        Row(case, "throughput", load.per_second, "answers/s"),
     ]
 
 
@@ -186,7 +131,7 @@ def _rows(case: str, load: Load, alone: float, batched: float, settings: ServeSe
     direct, full = "one direct call", f"direct calls of {settings.batch_rows}"
     rows = [Row(case, f"p{share}", load.percentile(share), "ms", direct, alone) for share in (50, 95, 99)]
     rows.append(Row(case, "over the direct call", load.percentile(50) - alone, "ms"))
-    rows.append(Row(case, "throughput", len(load.seconds) / load.elapsed, "images/s", full, batched))
+    rows.append(Row(case, "throughput", load.per_second, "images/s", full, batched))
     rows.append(Row(case, "failed", load.failed, "requests"))
     return rows
 
@@ -195,7 +140,7 @@ def _memory(endpoint: _Endpoint, total: int) -> list[Row]:
     """Compare the memory of Serve's processes after a tenth of the requests and after all."""
     clients, sizes = 16, []
     for share in (0.1, 0.45, 0.45):
-        load = _load(endpoint, "on", clients, max(1, int(total * share) // clients))
+        load = endpoint.load("on", clients, max(1, int(total * share) // clients))
         sizes.append(_serve_mib())
         if load.failed:
             return [Row("memory", "failed", load.failed, "requests")]
@@ -219,7 +164,7 @@ def _serve_mib() -> float:
 
 
 def _overload(endpoint: _Endpoint, clients: int) -> list[Row]:
-    load = _load(endpoint, "on", clients, 2, patience=3)
+    load = endpoint.load("on", clients, 2, patience=3)
     case = f"{clients} clients"
     return [
         Row(case, "accepted", len(load.seconds), "requests"),

@@ -52,7 +52,7 @@ def serve(
     from rgcluster.serve.launch import serving, wait_for_signal
 
     out.print("starting; the first answer comes from warm networks", style="dim")
-    with serving(settings, host, port) as address:
-        out.print(f"{address}/ serves {', '.join(settings.runs)}; Ctrl-C ends it")
+    with serving(settings, host, port) as endpoint:
+        out.print(f"{endpoint.address}/ serves {', '.join(settings.runs)}; Ctrl-C ends it")
         wait_for_signal()
         out.print("finishing what is under way", style="dim")

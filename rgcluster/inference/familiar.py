@@ -23,12 +23,17 @@ class Familiarity:
     def __init__(self, known: Tensor, others: Tensor) -> None:
         """Take contents [K, C, h, w] to compare with and others [L, C, h, w] to learn from what is usual."""
         self._known = _flat(known)
+        self._squares = self._known.square().sum(
+            dim=1
+        )  # computed anew, they would cost more than the product
         self._usual = 1.0
         self._usual = float(torch.quantile(self.distance(others), QUANTILE).clamp(min=1e-6))
 
     def distance(self, content: Tensor) -> Tensor:
         """Return how far contents [B, C, h, w] lie from the nearest known one: up to 1 is usual [B]."""
-        return torch.cdist(_flat(content), self._known).min(dim=1).values.cpu() / self._usual
+        flat = _flat(content)
+        nearest = torch.addmm(self._squares, flat, self._known.T, alpha=-2).min(dim=1).values
+        return (nearest + flat.square().sum(dim=1)).clamp(min=0).sqrt().cpu() / self._usual
 
 
 def _flat(content: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""What the front needs of whatever translates: Serve's replicas, or a translator in this process."""
+"""What the front needs of whatever translates: Serve's replicas, or engines in this process."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +15,10 @@ from rgcluster.errors import DataError
 from rgcluster.inference.jobs import Job, Outcome, variant_of
 from rgcluster.inference.run import open_run, snapshot_of
 from rgcluster.rundir import stage_directory
-from rgcluster.serve.engine import Engine
 from rgcluster.store.client import Neighbours
 from rgcluster.store.snapshot import read_manifest
 
-__all__ = ["Backend", "InProcess", "Served", "describe"]
+__all__ = ["Backend", "InProcess", "Served", "Translating", "describe"]
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,22 @@ class Backend(Protocol):
     async def ready(self, name: str) -> bool: ...
 
 
-class InProcess:
-    """A backend without Ray: what the replicas do, in threads of this process."""
+class Translating(Protocol):
+    """One run's engine, with or without Ray around it."""
 
-    def __init__(self, engines: dict[str, Engine]) -> None:
+    async def translate(self, job: Job) -> Outcome: ...
+
+    async def neighbours(self, job: Job, count: int) -> Neighbours: ...
+
+    async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8]: ...
+
+    async def examples(self) -> list[bytes]: ...
+
+
+class InProcess:
+    """A backend in this process: threads of it translate."""
+
+    def __init__(self, engines: Mapping[str, Translating]) -> None:
         self._engines = engines
 
     async def translate(self, name: str, job: Job) -> Outcome:
@@ -79,7 +89,7 @@ class InProcess:
         return await self._engines[name].stored_image(row_id)
 
     async def examples(self, name: str) -> list[bytes]:
-        return await asyncio.to_thread(self._engines[name].examples)
+        return await self._engines[name].examples()
 
     async def ready(self, name: str) -> bool:
         return True

@@ -8,9 +8,9 @@ taken only when the worker is free: alone a request never waits, under load batc
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 __all__ = ["Batcher"]
@@ -34,8 +34,8 @@ class Batcher(Generic[In, Out]):
     ) -> None:
         self._work, self._size, self._max_size, self._observe = work, size, max_size, observe
         self._waiting: deque[tuple[In, asyncio.Future[Out]]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="translator")
-        self._runner: asyncio.Task[None] | None = None
+        self._more = threading.Condition()
+        self._thread: threading.Thread | None = None
 
     @property
     def waiting(self) -> int:
@@ -43,39 +43,56 @@ class Batcher(Generic[In, Out]):
         return len(self._waiting)
 
     async def submit(self, item: In) -> Out:
-        """Return the item's answer."""
-        future: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if self._runner is None or self._runner.done():
-            self._runner = asyncio.create_task(self._run())
+        """Return the item's answer; all callers share one event loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Out] = loop.create_future()
+        with self._more:
+            self._waiting.append((item, future))
+            self._more.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, args=(loop,), name="translator", daemon=True)
+            self._thread.start()
         return await future
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while batch := self._take():
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The thread takes the next batch itself: an event loop that is busy with HTTP would leave it idle.
+        while True:
+            batch = self._take()
             self._observe(sum(self._size(item) for item, _ in batch), len(self._waiting))
+            answers: Sequence[Out | Exception]
             try:
-                answers = await loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
+                answers = self._work([item for item, _ in batch])
             except Exception as error:  # what the work did not expect befalls the whole batch
                 answers = [error] * len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():
-                    continue
-                if isinstance(answer, Exception):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
+            try:
+                loop.call_soon_threadsafe(_deliver, [future for _, future in batch], answers)
+            except RuntimeError:  # the loop has ended, and nobody waits
+                return
 
     def _take(self) -> list[tuple[In, asyncio.Future[Out]]]:
+        """Wait for items; return the next batch."""
         batch: list[tuple[In, asyncio.Future[Out]]] = []
         room = self._max_size
-        while self._waiting:
-            item, future = self._waiting[0]
-            if future.done():  # its caller gave up
-                self._waiting.popleft()
-                continue
-            if batch and self._size(item) > room:
-                break
-            room -= self._size(item)
-            batch.append(self._waiting.popleft())
+        with self._more:
+            while not batch:
+                self._more.wait_for(lambda: self._waiting)
+                while self._waiting:
+                    item, future = self._waiting[0]
+                    if future.done():  # its caller gave up
+                        self._waiting.popleft()
+                        continue
+                    if batch and self._size(item) > room:
+                        break
+                    room -= self._size(item)
+                    batch.append(self._waiting.popleft())
         return batch
+
+
+def _deliver(futures: Sequence[asyncio.Future[Out]], answers: Sequence[Out | Exception]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import ray
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
@@ -23,25 +21,22 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
+from rgcluster.errors import ConfigError, RGClusterError
 from rgcluster.inference.jobs import Job, Outcome
-from rgcluster.inference.run import snapshot_of, store_name
-from rgcluster.placement import CPUS_PER_FRONT, describe_nodes, pack, serving_claims
+from rgcluster.placement import CPUS_PER_FRONT, serving_claims
 from rgcluster.serve.application import create_app
 from rgcluster.serve.backend import Served, describe
-from rgcluster.serve.engine import Engine
 from rgcluster.serve.errors import busy, unavailable
-from rgcluster.serve.metrics import RayFrontMetrics, TranslatorMetrics, ours
+from rgcluster.serve.exposition import add_metrics
+from rgcluster.serve.live import LiveEngine
+from rgcluster.serve.metrics import RayFrontMetrics
+from rgcluster.serve.plan import QUIET_THREADS, num_gpus, num_shards, require_room
 from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.session import cluster_nodes
-from rgcluster.storage import Location
 from rgcluster.store.client import Neighbours
-from rgcluster.store.snapshot import read_manifest
-from rgcluster.store.store import RayStore
 
-__all__ = ["APPLICATION", "build", "open_store"]
+__all__ = ["build"]
 
-APPLICATION = "rgcluster"
 FRONT = "front"
 MAX_ONGOING = 2000
 """More than any front lets in by itself, so that its own refusals, in JSON, come before Serve's."""
@@ -49,19 +44,6 @@ TRIES = 5
 RETRY_SECONDS = 0.2
 
 T = TypeVar("T")
-log = logging.getLogger("ray.serve")
-
-
-def open_store(run: Location, name: str, timeout: float) -> RayStore:
-    """Connect to the store of that name, or start it from the run's snapshot."""
-    try:
-        return RayStore.connect(name, timeout=timeout)
-    except StoreUnavailable:
-        pass
-    try:
-        return RayStore.start(snapshot_of(run), name, detached=True, timeout=timeout)
-    except ConfigError:  # another replica was faster
-        return RayStore.connect(name, timeout=max(timeout, 60.0))
 
 
 @serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
@@ -69,46 +51,30 @@ class Translator:
     """One copy of a run's networks, warm before the first request."""
 
     def __init__(self, served: Served, settings: ServeSettings) -> None:
-        self._location = Location(served.run)
-        self._store_name = settings.stores.get(served.name) or store_name(self._location)
-        self._settings = settings
-        metrics = TranslatorMetrics(served.name)
-        self._engine = Engine(served.run, self._open_store(), settings, metrics.batch)
+        self._engine = LiveEngine(served, settings)
 
     async def translate(self, job: Job) -> Outcome | RGClusterError:
-        return await self._asked(lambda: self._engine.translate(job))
+        return await _as_value(self._engine.translate(job))
 
     async def neighbours(self, job: Job, count: int) -> Neighbours | RGClusterError:
-        return await self._asked(lambda: self._engine.neighbours(job, count))
+        return await _as_value(self._engine.neighbours(job, count))
 
     async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8] | RGClusterError:
-        return await self._asked(lambda: self._engine.stored_image(row_id))
+        return await _as_value(self._engine.stored_image(row_id))
 
     async def examples(self) -> list[bytes] | RGClusterError:
-        async def read() -> list[bytes]:
-            return await asyncio.to_thread(self._engine.examples)
-
-        return await self._asked(read)
+        return await _as_value(self._engine.examples())
 
     async def ready(self) -> bool:
         return True
 
-    def _open_store(self) -> RayStore:
-        return open_store(self._location, self._store_name, self._settings.store_timeout_s)
 
-    async def _asked(self, work: Callable[[], Awaitable[T]]) -> T | RGClusterError:
-        """Return the answer or the deliberate error as a value; a store that has gone is started once more."""
-        try:
-            return await work()
-        except StoreUnavailable as error:
-            log.warning("%s", error)
-            try:
-                self._engine.translators.retriever.store = await asyncio.to_thread(self._open_store)
-                return await work()
-            except RGClusterError as again:
-                return again
-        except RGClusterError as error:
-            return error
+async def _as_value(work: Awaitable[T]) -> T | RGClusterError:
+    """Return the answer, or the deliberate error: raised, Serve would wrap it in its own."""
+    try:
+        return await work
+    except RGClusterError as error:
+        return error
 
 
 class HandleBackend:
@@ -175,65 +141,27 @@ class Front:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(self._settings, self._served, self._backend, RayFrontMetrics())
-        app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
+        add_metrics(app)
         return app
-
-
-async def _metrics() -> Response:
-    text = await asyncio.to_thread(_gather_metrics)
-    return Response(text, media_type="text/plain; version=0.0.4")
-
-
-def _gather_metrics() -> str:
-    """Return what Ray's exporters say of this endpoint, on every node that answers."""
-    lines: list[str] = []
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-        try:
-            with urllib.request.urlopen(url, timeout=3.0) as answer:
-                lines += ours(answer.read().decode())
-        except OSError as error:
-            lines.append(f"# {url}: {error}")
-    return "\n".join(dict.fromkeys(lines)) + "\n"
-
-
-def _require_room(settings: ServeSettings) -> None:
-    """Raise ConfigError where the cluster's machines cannot hold what serving asks for at least."""
-    shards = sum(
-        read_manifest(snapshot_of(Location(run))).num_shards
-        for name, run in settings.runs.items()
-        if name not in settings.stores
-    )
-    claims = serving_claims(
-        len(settings.runs),
-        settings.fronts,
-        settings.min_replicas,
-        settings.cpus,
-        settings.gpus or 0.0,
-        shards,
-    )
-    nodes = cluster_nodes()
-    if pack(claims, nodes) is None:
-        need, gpus = (
-            sum(claim.count * getattr(claim, kind) for claim in claims) for kind in ("cpus", "gpus")
-        )
-        raise ConfigError(
-            f"serving: {' + '.join(map(str, claims))} = {need:.4g} CPUs and {gpus:.4g} GPUs do not fit on "
-            f"{describe_nodes(nodes)}; lower min_replicas, fronts, cpus or gpus, or add machines"
-        )
 
 
 def build(arguments: Mapping[str, Any]) -> Application:
     """Return the application that the settings describe; UserError where a setting or a run is at fault."""
     settings = settings_of(arguments)
+    if settings.http == "direct":
+        raise ConfigError(
+            "http=direct: it is how `rgcluster serve` serves on one machine; what `serve deploy` deploys is reached "
+            "through Serve's proxy, so leave http out"
+        )
     if settings.gpus is None:
-        found = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
-        settings = settings.model_copy(update={"gpus": float(found >= len(settings.runs))})
+        settings = settings.model_copy(update={"gpus": float(0 < len(settings.runs) <= num_gpus())})
     served = [describe(name, run) for name, run in settings.runs.items()]
     if ray.is_initialized():
-        _require_room(settings)
+        claims = serving_claims(
+            len(served), settings.fronts, settings.min_replicas, settings.cpus, settings.gpus or 0.0,
+            num_shards(settings),
+        )  # fmt: skip
+        require_room(claims, cluster_nodes(), "min_replicas, fronts, cpus or gpus")
     limits = settings.limits
     replicas: dict[str, Any] = {"num_replicas": settings.min_replicas}
     if settings.max_replicas > settings.min_replicas:
@@ -249,7 +177,11 @@ def build(arguments: Mapping[str, Any]) -> Application:
             name=f"translator-{one.name}",
             max_ongoing_requests=limits.waiting * settings.fronts,
             health_check_period_s=2.0,
-            ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+            ray_actor_options={
+                "num_cpus": settings.cpus,
+                "num_gpus": settings.gpus,
+                "runtime_env": QUIET_THREADS,
+            },
             **replicas,
         ).bind(one, settings)
         for one in served

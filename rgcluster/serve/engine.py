@@ -71,9 +71,9 @@ class Engine:
         store = self.translators.retriever.store
         return (await asyncio.to_thread(store.fetch, [row_id]))[0]
 
-    def examples(self) -> list[bytes]:
+    async def examples(self) -> list[bytes]:
         """Return encoded images of the test split, or of the store where the shards are elsewhere."""
-        return self._examples
+        return await asyncio.to_thread(lambda: self._examples)
 
     @cached_property
     def _examples(self) -> list[bytes]:

@@ -22,7 +22,7 @@ from rgcluster.serve.errors import ApiError, invalid, unavailable
 from rgcluster.serve.guard import Places
 from rgcluster.serve.metrics import FrontMetrics
 from rgcluster.serve.parameters import read_parameters
-from rgcluster.serve.pictures import read_picture
+from rgcluster.serve.pictures import Fit, decoded, opened, read_picture
 from rgcluster.serve.schemas import (
     Domains,
     Example,
@@ -52,6 +52,9 @@ P = TypeVar("P", bound=Parameters)
 
 DECODERS = 2
 """Threads that decode and encode images: a few large ones must not take all cores."""
+SMALL_PIXELS = 128 * 128
+SMALL_BYTES = 1 << 16
+"""Up to here the way to a thread and back takes longer than the work."""
 
 
 class Front:
@@ -78,11 +81,13 @@ class Front:
         self._at_most(asked.samples, self._limits.samples, "samples")
         model = self._model(asked.model)
         target = parse(asked.target, model.config.data, "target")
-        pixels = await self._decode(upload, "image", model, asked, spent)
-        noise = style_noise(asked.seed, asked.samples, model.config.style_size)
-        weights = np.ones((asked.samples, 1), np.float32)
-        job = Job(pixels, target[None], weights, noise, None, asked.guidance, asked.seed)
-        return await self._answer(request, model, asked, job, spent)
+        with self._places.one():  # full: said before the work of decoding
+            pixels = await self._decode(upload, "image", model, asked, spent)
+            noise = style_noise(asked.seed, asked.samples, model.config.style_size)
+            weights = np.ones((asked.samples, 1), np.float32)
+            job = Job(pixels, target[None], weights, noise, None, asked.guidance, asked.seed)
+            outcome = await self._translated(model, job, spent)
+        return await self._answer(request, model, asked, job, outcome, spent)
 
     async def interpolate(self, request: Request) -> Response:
         upload, spent = await self._read(request)
@@ -90,31 +95,35 @@ class Front:
         self._at_most(asked.steps, max(2, self._limits.samples), "steps")
         model = self._model(asked.model)
         ends = [parse(getattr(asked, name), model.config.data, name) for name in ("start", "end")]
-        pixels = await self._decode(upload, "image", model, asked, spent)
         positions = np.linspace(0, 1, asked.steps, dtype=np.float32)
         weights = np.stack([1 - positions, positions], axis=1)
         noise = np.repeat(style_noise(asked.seed, 1, model.config.style_size), asked.steps, axis=0)
-        job = Job(pixels, np.stack(ends), weights, noise, None, asked.guidance, asked.seed)
-        return await self._answer(request, model, asked, job, spent, positions.tolist())
+        with self._places.one():
+            pixels = await self._decode(upload, "image", model, asked, spent)
+            job = Job(pixels, np.stack(ends), weights, noise, None, asked.guidance, asked.seed)
+            outcome = await self._translated(model, job, spent)
+        return await self._answer(request, model, asked, job, outcome, spent, positions.tolist())
 
     async def reference(self, request: Request) -> Response:
         upload, spent = await self._read(request)
         asked = read_parameters(ReferenceParameters, request.query_params.multi_items(), upload.fields)
         model = self._model(asked.model)
-        pixels = await self._decode(upload, "image", model, asked, spent)
-        style_of = await self._decode(upload, "reference", model, asked, spent)
         nothing = np.zeros((0, model.config.num_attributes), np.int8)
         noise = np.zeros((1, model.config.style_size), np.float32)
-        job = Job(pixels, nothing, np.zeros((1, 0), np.float32), noise, style_of, asked.guidance, asked.seed)
-        return await self._answer(request, model, asked, job, spent)
+        weights = np.zeros((1, 0), np.float32)
+        with self._places.one():
+            pixels = await self._decode(upload, "image", model, asked, spent)
+            style_of = await self._decode(upload, "reference", model, asked, spent)
+            job = Job(pixels, nothing, weights, noise, style_of, asked.guidance, asked.seed)
+            outcome = await self._translated(model, job, spent)
+        return await self._answer(request, model, asked, job, outcome, spent)
 
     async def neighbours_of_image(self, request: Request) -> Response:
         upload, spent = await self._read(request)
         asked = read_parameters(NearParameters, request.query_params.multi_items(), upload.fields)
         model = self._model(asked.model)
         target = parse(asked.target, model.config.data, "target")
-        content = self._part(upload, "image")
-        pixels = await self._in_thread(read_picture, content, model.config.data, asked.fit, self._limits)
+        pixels = await self._picture(self._part(upload, "image"), model, asked.fit, "image")
         return await self._near(model, pixels, target, asked.count, asked.images, NO_ID)
 
     async def neighbours_of_stored(self, request: Request) -> Response:
@@ -208,13 +217,26 @@ class Front:
     async def _decode(
         self, upload: Upload, name: str, model: Served, asked: PictureParameters, spent: Spent
     ) -> UInt8Array:
-        content, start = self._part(upload, name), time.perf_counter()
-        with self._places.one():  # full: said before the work of decoding
-            pixels = await self._in_thread(
-                read_picture, content, model.config.data, asked.fit, self._limits, name
-            )
+        start = time.perf_counter()
+        pixels = await self._picture(self._part(upload, name), model, asked.fit, name)
         spent.decode += time.perf_counter() - start
         return pixels
+
+    async def _picture(self, content: bytes, model: Served, fit: Fit, field: str) -> UInt8Array:
+        data, limits = model.config.data, self._limits
+        if len(content) > SMALL_BYTES:
+            return await self._in_thread(read_picture, content, data, fit, limits, field)
+        image = opened(content, limits, field)
+        if image.width * image.height > SMALL_PIXELS:
+            return await self._in_thread(decoded, image, data, fit, limits, field)
+        return decoded(image, data, fit, limits, field)
+
+    async def _translated(self, model: Served, job: Job, spent: Spent) -> Outcome:
+        start = time.perf_counter()
+        self._metrics.waiting(self._places.taken)
+        outcome: Outcome = await self._within(self._backend.translate(model.name, job))
+        spent.wait = time.perf_counter() - start - outcome.seconds
+        return outcome
 
     async def _answer(
         self,
@@ -222,19 +244,19 @@ class Front:
         model: Served,
         asked: PictureParameters,
         job: Job,
+        outcome: Outcome,
         spent: Spent,
         positions: list[float] | None = None,
     ) -> Response:
-        start = time.perf_counter()
-        with self._places.one():
-            self._metrics.waiting(self._places.taken)
-            outcome: Outcome = await self._within(self._backend.translate(model.name, job))
-        spent.wait = time.perf_counter() - start - outcome.seconds
+        pixels = outcome.masks.size
         if _wants_png(request, asked):
-            content, headers = await self._in_thread(png_of, outcome)
+            content, headers = await self._worked(pixels, png_of, outcome)
             return Response(content, media_type="image/png", headers=headers)
-        body = await self._in_thread(
-            answer_of, model, job, outcome, spent, positions, self._settings.show_neighbours
+        pixels += pixels + job.pixels[..., 0].size
+        if outcome.neighbours and self._settings.show_neighbours:
+            pixels += outcome.neighbours.images[..., 0].size
+        body = await self._worked(
+            pixels, answer_of, model, job, outcome, spent, positions, self._settings.show_neighbours
         )
         return Response(body, media_type="application/json")
 
@@ -251,6 +273,9 @@ class Front:
         named = None if (target == KEEP).any() else _named(model, target)
         listed = await self._in_thread(near_of, found, images and self._settings.show_neighbours)
         return _json(NearAnswer(model=model.name, target=named, neighbours=listed[0]))
+
+    async def _worked(self, pixels: int, work: Any, *arguments: Any) -> Any:
+        return work(*arguments) if pixels <= SMALL_PIXELS else await self._in_thread(work, *arguments)
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))

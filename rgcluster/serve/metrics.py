@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -11,6 +12,8 @@ __all__ = ["FrontMetrics", "NoMetrics", "RayFrontMetrics", "TranslatorMetrics", 
 
 PREFIXES = ("ray_rgcluster_", "ray_serve_deployment_", "ray_serve_num_http_")
 SECONDS = [0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
+GAUGE_S = 0.25
+"""Between two values of a gauge; they are exported less often."""
 ROWS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
 
 
@@ -46,6 +49,7 @@ class RayFrontMetrics:
         )
         self._errors = Counter("rgcluster_errors", "answers that were errors, by code", ("code",))
         self._waiting = Gauge("rgcluster_requests_waiting", "requests translated or waiting for it")
+        self._told = 0.0
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._seconds.observe(seconds, {"route": route, "status": str(status)})
@@ -54,7 +58,10 @@ class RayFrontMetrics:
         self._errors.inc(1, {"code": code})
 
     def waiting(self, requests: int) -> None:
-        self._waiting.set(requests)
+        now = time.monotonic()
+        if now - self._told >= GAUGE_S:
+            self._told = now
+            self._waiting.set(requests)
 
 
 class TranslatorMetrics:

@@ -6,6 +6,8 @@ import base64
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -16,7 +18,7 @@ from rgcluster.data.images import UNREADABLE, UInt8Array, prepare_image, reason,
 from rgcluster.serve.errors import invalid, too_large
 from rgcluster.serve.settings import Limits
 
-__all__ = ["FITS", "Fit", "as_base64", "as_png", "read_picture"]
+__all__ = ["FITS", "Fit", "as_base64", "as_png", "decoded", "opened", "read_picture"]
 
 Fit = Literal["auto", "crop", "cover", "contain", "stretch"]
 FITS: dict[str, str] = {
@@ -41,17 +43,34 @@ def read_picture(
     ApiError 413 for too many pixels, told from the header before anything is decoded, 422 for what is no
     image, is truncated, or moves.
     """
+    return decoded(opened(content, limits, field), data, fit, limits, field)
+
+
+def opened(content: bytes, limits: Limits, field: str) -> Image.Image:
+    """Return an uploaded image of which only the header was read; errors as `read_picture`."""
     if not content:
         raise invalid("no_image", "the image is empty", field, "send a JPEG, PNG or WebP image")
+    with _faults(limits, field):
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check(image, limits, field)
+        return image
+
+
+def decoded(image: Image.Image, data: DataConfig, fit: Fit, limits: Limits, field: str) -> UInt8Array:
+    """Return an opened image as a training image; errors as `read_picture`."""
+    with _faults(limits, field), image:
+        if image.format == "JPEG" and min(image.size) > LARGE_SIDE and fit != "crop":
+            image.draft("RGB", (LARGE_SIDE // 2, LARGE_SIDE // 2))
+        return _fitted(upright_rgb(image), data, fit)
+
+
+@contextmanager
+def _faults(limits: Limits, field: str) -> Iterator[None]:
+    """Say in the API's words what a decoder raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            with image:
-                _check(image, limits, field)
-                if image.format == "JPEG" and min(image.size) > LARGE_SIDE and fit != "crop":
-                    image.draft("RGB", (LARGE_SIDE // 2, LARGE_SIDE // 2))
-                return _fitted(upright_rgb(image), data, fit)
+            yield
     except UnidentifiedImageError:
         raise invalid(
             "not_an_image", "the content is no image of a kind known here", field,

@@ -39,6 +39,11 @@ class ServeSettings(Section):
         {}, description="stores to ask, by model; else one started from the snapshot"
     )
     api_key: str | None = Field(None, min_length=8, description="clients must send it; None: open to all")
+    http: Literal["auto", "direct", "proxy"] = Field(
+        "auto",
+        description="direct: one replica speaks HTTP itself; proxy: Serve's proxy, fronts and translators; "
+        "auto: direct on one machine where one replica is asked for",
+    )
     fronts: int = Field(1, ge=1, description="replicas that speak HTTP")
     min_replicas: int = Field(1, ge=1, description="translators of each run")
     max_replicas: int = Field(1, ge=1)
@@ -62,6 +67,11 @@ class ServeSettings(Section):
         if self.max_replicas < self.min_replicas:
             raise ValueError(
                 f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}"
+            )
+        if self.http == "direct" and (self.fronts > 1 or self.max_replicas > 1):
+            more = "fronts" if self.fronts > 1 else "max_replicas"
+            raise ValueError(
+                f"http=direct is one replica, {more} asks for {getattr(self, more)}; choose one of the two"
             )
         for name in self.runs:
             if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():

@@ -56,19 +56,16 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
 
 async def _read_body(request: Request, limits: Limits) -> bytes:
     limit = int(limits.body_mib * 2**20)
-    refused = too_large(
-        "body_too_large", f"the body is larger than {limits.body_mib:g} MiB", None, "send a smaller image"
-    )
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
-        raise refused
+        raise _body_too_large(limits)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.upload_seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
-                    raise refused
+                    raise _body_too_large(limits)
     except TimeoutError:
         raise ApiError(
             408, "too_slow", f"the body did not arrive within {limits.upload_seconds:g} s",
@@ -79,6 +76,12 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
             "incomplete", "the connection ended before the body did", None, "send it again"
         ) from None
     return bytes(body)
+
+
+def _body_too_large(limits: Limits) -> ApiError:
+    return too_large(
+        "body_too_large", f"the body is larger than {limits.body_mib:g} MiB", None, "send a smaller image"
+    )
 
 
 async def _parse_form(request: Request, body: bytes) -> Upload:
