@@ -45,7 +45,7 @@ def task(title: str) -> Iterator[Update]:
             yield update
     else:
         yield _Lines(title, start)
-    console.print(f"{title:<22} done in {time.monotonic() - start:.0f} s")
+    console.print(f"{title:<22} done in {time.monotonic() - start:.0f} s", soft_wrap=True)
 
 
 class _Lines:
@@ -65,7 +65,8 @@ class _Lines:
         first, since = self._first
         left = (now - since) / (done - first) * (total - done)
         console.print(
-            f"{self._title:<22} {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}"
+            f"{self._title:<22} {done}/{total}, about {left:.0f} s left{', ' + note if note else ''}",
+            soft_wrap=True,  # one line a report, however long the title
         )
 
 

@@ -82,8 +82,7 @@ class RayCluster:
     def start_head(self, cpus: int) -> RayNode:
         head = self._start(
             "--head", f"--port={self.port}", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={free_port()}",
-            f"--temp-dir={self.directory}", cpus=cpus,
+            f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={free_port()}", cpus=cpus,
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while True:
@@ -109,9 +108,11 @@ class RayCluster:
 
     def _start(self, *options: str, cpus: int) -> RayNode:
         log = self.directory / f"node{len(self.nodes)}.log"
+        # A directory each, as machines have: each node unpacks a job's files, over those that are there.
+        own = self.directory / str(len(self.nodes))
         ports = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
         line = [
-            str(RAY), "start", *options, "--block", f"--num-cpus={cpus}", "--num-gpus=0",
+            str(RAY), "start", *options, "--block", f"--temp-dir={own}", f"--num-cpus={cpus}", "--num-gpus=0",
             f"--object-store-memory={256 << 20}", "--disable-usage-stats",
             *(f"--{name}-port={free_port()}" for name in ports),
         ]  # fmt: skip

@@ -132,7 +132,7 @@ def demo(
         describe(config, out)
         return
     report = commands.demo(config, run)
-    out.print(f"report: {report}")
+    out.print(f"report: {report}", soft_wrap=True)
 
 
 def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None, dry_run: bool) -> None:
@@ -188,7 +188,7 @@ def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
     from rgcluster import commands
 
-    out.print(f"report: {commands.evaluate(run)}")
+    out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)
 
 
 @app.command()
@@ -196,7 +196,7 @@ def report(run: RunOption) -> None:
     """Write `report/index.html` again from what the run holds."""
     from rgcluster import commands
 
-    out.print(f"report: {commands.report(run)}")
+    out.print(f"report: {commands.report(run)}", soft_wrap=True)
 
 
 @app.command()

@@ -37,7 +37,7 @@ def table(
     from rgcluster.study.run import table as make
 
     report = make(number, data, run, preset, set_ or (), seeds)
-    out.print(f"report: {report}")
+    out.print(f"report: {report}", soft_wrap=True)
 
 
 def sweep(
@@ -82,4 +82,4 @@ def sweep(
         tuple(axes), "random" if search == "random" else "grid", samples, asha, grace, loss, metric, trials
     )
     report = make(data, run, preset, set_ or (), options)
-    out.print(f"report: {report}")
+    out.print(f"report: {report}", soft_wrap=True)
