@@ -128,8 +128,10 @@ class _Flat:
 @contextmanager
 def _served(place: Path, name: str, shards: int, index: IndexSettings | None = None) -> Iterator[RayStore]:
     with RayStore.start(place, name, num_actors=shards, index=index, verify=False) as store:
-        for batch in BATCHES:  # the first calls of a process load and warm what the others find
-            store.search(np.zeros((batch, DIMENSION), np.float32), K)
+        # A shard's threads allocate on their first call each, as FAISS in this process did while it was tuned.
+        for batch in BATCHES:
+            for _ in range(CALLS):
+                store.search(np.zeros((batch, DIMENSION), np.float32), K)
         yield store
 
 
