@@ -23,9 +23,8 @@ class Familiarity:
     def __init__(self, known: Tensor, others: Tensor) -> None:
         """Take contents [K, C, h, w] to compare with and others [L, C, h, w] to learn from what is usual."""
         self._known = _flat(known)
-        self._squares = self._known.square().sum(
-            dim=1
-        )  # computed anew, they would cost more than the product
+        # Computed anew, they would cost more than the product.
+        self._squares = self._known.square().sum(dim=1)
         self._usual = 1.0
         self._usual = float(torch.quantile(self.distance(others), QUANTILE).clamp(min=1e-6))
 
