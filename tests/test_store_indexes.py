@@ -132,7 +132,7 @@ def test_auto_chooses_by_number_memory_and_recall() -> None:
 def test_the_reckoned_memory_is_that_of_the_index(kind: str, vectors: np.ndarray, tmp_path: Path) -> None:
     plan = plan_of(kind, COUNT, 16, 0.95)  # type: ignore[arg-type]
     if kind == "exact":
-        assert plan.bytes_per_vector == 64 + 9
+        assert plan.bytes_per_vector == 68 + 9
         return
     index = build(kind, vectors)
     index.write(tmp_path / "index")

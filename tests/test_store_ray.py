@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from rgcluster.store import (
     read_manifest,
     stop_store,
 )
+from rgcluster.store.lines import Lines
+from rgcluster.store.pool import ActorPool
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -83,6 +86,22 @@ def test_equals_the_local_store(store: RayStore, local: LocalStore, queries: NDA
     assert_equal(*pair)
     np.testing.assert_array_equal(store.fetch(ids[:6].reshape(2, 3)), local.fetch(ids[:6].reshape(2, 3)))
     np.testing.assert_array_equal(store.vectors(ids[:6]), local.vectors(ids[:6]))
+
+
+def test_on_one_machine_reads_go_without_ray(
+    store: RayStore, local: LocalStore, queries: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ask = list[Any](), ActorPool._ask
+    monkeypatch.setattr(ActorPool, "_ask", lambda *given: asked.append(given) or ask(*given))
+    expected = local.neighbours(queries, 3)
+    for connected in (store, RayStore.connect("faces")):
+        connected.ping()  # all have loaded, so all listen
+        asked.clear()
+        assert_equal(connected.neighbours(queries, 3), expected)
+        assert (asked == []) == (sys.platform == "linux")
+    monkeypatch.setattr(Lines, "_take", lambda self, shard: None)
+    assert_equal(store.neighbours(queries, 3), expected)
+    assert asked
 
 
 def test_typed_errors_cross_the_process(store: RayStore, queries: NDArray[np.float32]) -> None:
@@ -144,6 +163,13 @@ def test_killed_shards_lose_no_query(
     after = {row["shard"]: row for row in store.info()}
     assert [after[shard]["restarts"] - before[shard]["restarts"] for shard in range(3)] == [0, 1, 1]
     assert after[1]["pid"] != before[1]["pid"] and after[1]["started"] > before[1]["started"]
+    # Lines to the new processes, once nobody waits any more before knocking again.
+    shards = {(1, 0), (2, 0)}
+    deadline = time.monotonic() + 20
+    while sys.platform == "linux" and not all(store._pool._lines._idle.get(shard) for shard in shards):
+        assert time.monotonic() < deadline
+        store.search(queries, 1)
+        time.sleep(0.1)
 
 
 def test_a_shard_killed_during_a_call_answers_after_its_restart(
@@ -218,8 +244,10 @@ def test_a_detached_store_over_another_number_of_actors(
 def test_stop_frees_the_name_and_the_client_is_told(snapshot: Path, queries: NDArray[np.float32]) -> None:
     store = RayStore.start(snapshot, "brief", num_actors=1)
     assert stop_store("brief") == 1 and stop_store("brief") == 0
+    deadline = time.monotonic() + 20
     with pytest.raises(StoreUnavailable, match="shard 0 of store brief has ended"):
-        store.search(queries, 1)
+        while time.monotonic() < deadline:  # its process takes a moment to end
+            store.search(queries, 1)
     with RayStore.start(snapshot, "brief", num_actors=1) as again:
         assert again.search(queries, 1)[0].shape == (32, 1)
     assert "brief" not in list_stores()

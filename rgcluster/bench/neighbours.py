@@ -24,7 +24,7 @@ from rgcluster.train.translation import stream_blocks
 
 __all__ = ["bench_neighbours"]
 
-STEPS, ROUNDS = 6, 7
+STEPS, ROUNDS = 6, 15
 
 
 def bench_neighbours(pipeline: Pipeline) -> list[Row]:

@@ -13,17 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Read when Ray starts: its processes would run at niceness 15, FAISS in this one at 0.
-os.environ.setdefault("RAY_worker_niceness", "0")
+import faiss
+import numpy as np
+import psutil
+from numpy.typing import NDArray
 
-import faiss  # noqa: E402
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from rgcluster.bench.result import Row  # noqa: E402
-from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, tag_of  # noqa: E402
-from rgcluster.store.plan import plan_of  # noqa: E402
+from rgcluster.bench.result import Row
+from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, tag_of
+from rgcluster.store.plan import plan_of
 
 __all__ = ["bench_store"]
 
@@ -33,7 +30,8 @@ CLIENTS = 8
 SMALL, PICTURE = (2, 2, 3), (128, 128, 3)
 PICTURES = 12_000
 WINNERS = 96
-CALLS = 40
+CALLS = 60
+REST = 0.02
 SECONDS = 8.0
 
 Progress = Callable[[str], None]
@@ -142,18 +140,23 @@ def _latency(store: RayStore, flat: _Flat, queries: Floats, shards: int) -> list
     for batch in BATCHES:
         rows_in = [queries[np.arange(turn, turn + batch) % len(queries)] for turn in range(CALLS)]
         flat.search(rows_in[0])
-        before = store.info()
-        pairs = [(_timed(store.search, q, K), _timed(flat.search, q)) for q in rows_in]
-        slowest = max(
-            (after["search_seconds"] - first["search_seconds"]) / CALLS
-            for first, after in zip(before, store.info(), strict=True)
-        )
-        ours, theirs = (statistics.median(times) * 1e3 for times in zip(*pairs, strict=True))
-        mean = statistics.fmean(pair[0] for pair in pairs)
-        case = f"{shards} shards, batch {batch}"
-        rows.append(Row(case, "search, median", ours, "ms", flat.settings(batch), theirs))
-        rows.append(Row(case, "over the slowest shard, mean", (mean - slowest) * 1e3, "ms"))
+        ours, theirs, over = list[float](), list[float](), list[float]()
+        before = _searched(store)
+        for q in rows_in:
+            theirs.append(_from_rest(flat.search, q))
+            ours.append(_from_rest(store.search, q, K))
+            after = _searched(store)
+            over.append(ours[-1] - float((after - before).max()))
+            before = after
+        case, name = f"{shards} shards, batch {batch}", flat.settings(batch)
+        rows.append(Row(case, "search, median", _median_ms(ours), "ms", name, _median_ms(theirs)))
+        rows.append(Row(case, "over the call's slowest shard, mean", statistics.fmean(over) * 1e3, "ms"))
     return rows
+
+
+def _searched(store: RayStore) -> NDArray[np.float64]:
+    """Return the seconds that each shard has spent in searches."""
+    return np.array([row["search_seconds"] for row in store.info()])
 
 
 def _throughput(store: RayStore, flat: _Flat, queries: Floats) -> list[Row]:
@@ -282,6 +285,12 @@ def _together(clients: list[Callable[[], Any]], seconds: float) -> float:
     for thread in threads:
         thread.join()
     return sum(counts) / (time.perf_counter() - start)
+
+
+def _from_rest(work: Callable[..., Any], *args: Any) -> float:
+    # OpenMP's threads spin on after their work, at the expense of whoever is measured next.
+    time.sleep(REST)
+    return _timed(work, *args)
 
 
 def _timed(work: Callable[..., Any], *args: Any) -> float:

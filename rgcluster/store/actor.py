@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -12,8 +13,10 @@ from ray._private.state import actors as actor_table
 
 from rgcluster.placement import CPUS_PER_SHARD
 from rgcluster.store.host import Host
+from rgcluster.store.listener import Listener, address
 from rgcluster.store.metrics import ShardMeter
 from rgcluster.store.shard import IndexSettings
+from rgcluster.store.snapshot import Manifest
 
 __all__ = ["ShardActor"]
 
@@ -31,30 +34,44 @@ class ShardProcess(Host):
         replica: int,
         settings: IndexSettings,
         verify: bool,
+        key: str,
     ) -> None:
         self._restarts = _restarts()
         # Shard files never change, so a restart need not read every image again.
         super().__init__(location, part, parts, settings, verify=verify and not self._restarts)
         self._replica = replica
         self._meter: ShardMeter | None = None
+        self._metering = threading.Lock()
         self._names = (name, part, replica)
+        self._key = key
+        where = address(key, part, replica)
+        if where is not None:
+            Listener(where, self.call)
+
+    def whereabouts(self) -> tuple[str, Manifest, int, str]:
+        """Return where the snapshot lies, its manifest, the number of shards, and the key to their sockets."""
+        return str(self._location), *self.origin(), self._key
 
     def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
         if method != "search":
             return super().call(generation, method, args)
         start = time.perf_counter()
         found = super().call(generation, method, args)
-        if self._meter is not None:
-            self._meter.searched(len(args[0]), time.perf_counter() - start)
+        self._metered().searched(len(args[0]), time.perf_counter() - start)
         return found
 
     def ping(self) -> int:
         """Return the shard's number once it has loaded."""
         self._load_present()
-        if self._meter is None:
-            self._meter = ShardMeter(*self._names, self._restarts)
-            self._meter.watch(super().info)
+        self._metered()
         return self._part
+
+    def _metered(self) -> ShardMeter:
+        with self._metering:
+            if self._meter is None:
+                self._meter = ShardMeter(*self._names, self._restarts)
+                self._meter.watch(super().info)
+            return self._meter
 
     def info(self) -> dict[str, Any]:
         """Return the shard's row with its process, node and the number of times that Ray restarted it."""

@@ -80,7 +80,7 @@ class ApproximateIndex:
         count = len(ids)
         plan = replace(plan, vectors=count)
         say(plan.describe())
-        configure_faiss(threads)
+        configure_faiss(count, threads)
         generator = np.random.default_rng(_SEED)
         inner = _empty(plan)
         if not inner.is_trained:
@@ -134,7 +134,7 @@ class ApproximateIndex:
         out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
         if not len(rows) or not size:
             return out
-        configure_faiss()
+        configure_faiss(len(rows))
         spare = 0 if exclude is None else exclude.shape[1]
         # Codes are coarse: their candidates are more, since the measuring sorts them out.
         width = min(len(self._ids), (10 * k + 30 if self.kind == "ivfpq" else k + 4) + spare)

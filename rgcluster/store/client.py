@@ -81,7 +81,8 @@ class Store(ABC):
         exclude [B] or [B, E] are ids that are kept from each row's answer (-1 for none); a filter says which
         images may be in any.
         """
-        return self.search_async(queries, k, exclude, filter).result()
+        asked = self._asked(queries, k, exclude, filter)
+        return self._run(lambda view: view.search(asked))
 
     def search_async(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
@@ -94,19 +95,15 @@ class Store(ABC):
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Neighbours:
         """Return the nearest images, with ids and distances."""
-        return self.neighbours_async(queries, k, exclude, filter).result()
+        asked = self._asked(queries, k, exclude, filter)
+        return self._run(lambda view: view.neighbours(asked))
 
     def neighbours_async(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Pending[Neighbours]:
         """Start `search` and, when it is merged, the fetch of the winners' images."""
         asked = self._asked(queries, k, exclude, filter)
-
-        def work(view: View) -> Neighbours:
-            distances, ids = view.search(asked)
-            return Neighbours(ids, distances, view.fetch(ids))
-
-        return self._submit(work)
+        return self._submit(lambda view: view.neighbours(asked))
 
     def random_async(
         self, batch_ids: ArrayLike, k: int, exclude: ArrayLike | None = None, *, seed: int
@@ -129,16 +126,16 @@ class Store(ABC):
     def fetch(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Return the images [..., H, W, C] of ids [...]; DataError for an id that is not in the store."""
         wanted = np.array(ids, np.int64)
-        return self._submit(lambda view: view.fetch(wanted)).result()
+        return self._run(lambda view: view.fetch(wanted))
 
     def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the vectors [..., d] of ids [...]; DataError for an id that is not in the store."""
         wanted = np.array(ids, np.int64)
-        return self._submit(lambda view: view.vectors(wanted)).result()
+        return self._run(lambda view: view.vectors(wanted))
 
     def ids(self) -> NDArray[np.int64]:
         """Return every id [N] in the store, ascending."""
-        return self._submit(self._all_ids).result().copy()
+        return self._run(self._all_ids).copy()
 
     def add(
         self, ids: ArrayLike, vectors: ArrayLike, images: ArrayLike, tags: ArrayLike | None = None
@@ -204,12 +201,8 @@ class Store(ABC):
         self.close()
 
     def _submit(self, work: Callable[[View], T]) -> Pending[T]:
-        deadline = time.monotonic() + self.timeout
-        if not self._slots.acquire(timeout=self.timeout):
-            raise StoreUnavailable(
-                f"store {self.manifest.name}: {self._max_in_flight} requests in flight and none ended within "
-                f"{self.timeout:g} s; collect results sooner, or look at `rgcluster store info`"
-            )
+        """Do it on a thread beside the caller's."""
+        deadline = self._enter()
         try:
             future = self._threads.submit(self._in_one_generation, work, deadline)
         except BaseException:
@@ -217,6 +210,24 @@ class Store(ABC):
             raise
         future.add_done_callback(lambda _: self._slots.release())
         return Pending(future)
+
+    def _run(self, work: Callable[[View], T]) -> T:
+        """Do it here: a caller that waits needs no other thread to be woken."""
+        deadline = self._enter()
+        try:
+            return self._in_one_generation(work, deadline)
+        finally:
+            self._slots.release()
+
+    def _enter(self) -> float:
+        """Take one of the slots, when there is one; return the deadline of the request."""
+        deadline = time.monotonic() + self.timeout
+        if not self._slots.acquire(timeout=self.timeout):
+            raise StoreUnavailable(
+                f"store {self.manifest.name}: {self._max_in_flight} requests in flight and none ended within "
+                f"{self.timeout:g} s; collect results sooner, or look at `rgcluster store info`"
+            )
+        return deadline
 
     def _in_one_generation(self, work: Callable[[View], T], deadline: float) -> T:
         while True:
@@ -254,7 +265,7 @@ class Store(ABC):
             self._follow([owner for owner, _ in parts], view)
             return int(sum(touched))
 
-        return self._submit(work).result()
+        return self._run(work)
 
     @abstractmethod
     def _follow(self, parts: Sequence[int], view: View) -> None:

@@ -16,9 +16,9 @@ from rgcluster.store.journal import Change
 from rgcluster.store.shard import IndexSettings, Shard
 from rgcluster.store.snapshot import Manifest, read_manifest
 
-__all__ = ["Host"]
+__all__ = ["READS", "Host"]
 
-_READS = frozenset({"search", "fetch", "vectors", "ids", "held_version"})
+READS = frozenset({"search", "fetch", "vectors", "ids", "held_version"})
 _RETIRE_SECONDS = 30.0
 
 
@@ -53,10 +53,6 @@ class Host:
         """Return the present manifest and the number of shards the store is spread over."""
         return self._load_present().manifest, self._parts
 
-    def whereabouts(self) -> tuple[str, Manifest, int]:
-        """Return where the snapshot lies, its manifest, and the number of shards."""
-        return str(self._location), *self.origin()
-
     def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
         """Call `Shard.method` of a generation."""
         shard, coalescer = self._of(generation)
@@ -72,7 +68,7 @@ class Host:
                 return self._write(generation, shard, *args)
             if method == "catch_up":
                 return shard.catch_up()
-            assert method in _READS, method
+            assert method in READS, method
             return getattr(shard, method)(*args)
 
     def info(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Plan:
         """Memory of the index and of the ids, without images."""
         raw = 4.0 * self.dimension
         own = {
-            "exact": raw,
+            "exact": raw + 4,
             "ivf": raw + 8 + raw * self.lists / max(1, self.vectors),
             # 2 M links on the ground floor, and a little above it.
             "hnsw": raw + 4 * (2 * HNSW_LINKS + 2) + 16,

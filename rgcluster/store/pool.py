@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rgcluster.errors import RGClusterError, StoreUnavailable
+from rgcluster.store.lines import Asked, Lines
 from rgcluster.store.names import find_actor
 from rgcluster.store.view import Call
 
@@ -28,12 +29,21 @@ class ActorPool:
     Reads go to the replicas in turn, and to the next one at once if one is down, or if it is silent for a
     quarter of the time that is left. Writes go to the first alone: it keeps the journal. A shard without
     replicas is asked again when Ray has restarted it. All within the deadline.
+
+    With `lines`, reads take a line to the shard's process where it is on this machine; what does not come over
+    a line comes over Ray.
     """
 
-    def __init__(self, name: str, actors: Sequence[Sequence[ActorHandle]], first: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        actors: Sequence[Sequence[ActorHandle]],
+        lines: Lines | None = None,
+        first: int = 0,
+    ) -> None:
         """`first`: which replica of its shard the first of each row is."""
         self.name, self.actors, self._first = name, [list(replicas) for replicas in actors], first
-        self._turn = itertools.count()
+        self._lines, self._turn = lines, itertools.count()
 
     @property
     def replicas(self) -> int:
@@ -41,30 +51,63 @@ class ActorPool:
 
     def call(self, calls: Sequence[Call], deadline: float) -> list[Any]:
         """Return the answer to every call."""
-        first = next(self._turn)
-        refs = [self._ask(call, first) for call in calls]
-        allowed = max(0.0, deadline - time.monotonic())
-        patience = allowed if self.replicas == 1 else max(min(_LEAST_PATIENCE, allowed), allowed / 4)
+        turn, allowed = next(self._turn), max(0.0, deadline - time.monotonic())
+        until = self._patience(deadline)
+        lines: dict[int, Asked] = {}
+        refs: dict[int, Any] = {}
+        for place, call in enumerate(calls):
+            line = self._on_line(call, turn, until)
+            if line is None:
+                refs[place] = self._ask(call, turn)
+            else:
+                lines[place] = line
+        answers: list[Any] = [None] * len(calls)
+        try:
+            for place, line in lines.items():
+                try:
+                    answers[place] = line.result(until)
+                except OSError as error:
+                    silent = isinstance(error, TimeoutError)
+                    refs[place] = self._ask(calls[place], turn + silent)
+        finally:
+            for line in lines.values():
+                line.drop()
+        if refs:
+            self._collect(calls, answers, refs, turn, deadline, allowed)
+        return answers
+
+    def _collect(
+        self,
+        calls: Sequence[Call],
+        answers: list[Any],
+        refs: dict[int, Any],
+        turn: int,
+        deadline: float,
+        allowed: float,
+    ) -> None:
+        """Put the answers that Ray brings in their places."""
+        patience = self._patience(deadline) - time.monotonic()
         try:
             # The common case: every shard answers.
-            return ray.get(refs, timeout=patience)
+            for place, answer in zip(
+                refs, ray.get(list(refs.values()), timeout=max(0.0, patience)), strict=True
+            ):
+                answers[place] = answer
         except RayTaskError as error:
             raise _typed(error) from None
         except (GetTimeoutError, RayError):
-            return self._persist(calls, refs, first, patience, deadline, allowed)
+            self._persist(calls, answers, refs, turn, deadline, allowed)
 
     def _persist(
         self,
         calls: Sequence[Call],
-        refs: Sequence[Any],
+        answers: list[Any],
+        asked: dict[int, Any],
         turn: int,
-        patience: float,
         deadline: float,
         allowed: float,
-    ) -> list[Any]:
+    ) -> None:
         """Collect what there is and ask for the rest again, elsewhere if there is an elsewhere."""
-        answers: list[Any] = [None] * len(calls)
-        asked = dict(enumerate(refs))
         until = 0.0
         while True:
             silent: list[int] = []
@@ -85,7 +128,7 @@ class ActorPool:
                 except RayError:  # the answer was lost on its way
                     down.append(place)
             if not asked:
-                return answers
+                return
             if time.monotonic() >= deadline:
                 place = (silent or down)[0]
                 what = "did not answer" if silent else "was down"
@@ -97,7 +140,7 @@ class ActorPool:
             again = down if self.replicas == 1 else down + silent
             for place in again:
                 asked[place] = self._ask(calls[place], turn)
-            until = deadline if self.replicas == 1 else min(deadline, time.monotonic() + patience)
+            until = self._patience(deadline)
 
     def everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         """Call every actor; one that is down is waited for."""
@@ -110,13 +153,29 @@ class ActorPool:
         for pool in self._columns()[1:]:
             pool.call([(part, "call", (generation, "catch_up", ())) for part in parts], deadline)
 
+    def close(self) -> None:
+        """Let go of the lines."""
+        if self._lines is not None:
+            self._lines.close()
+
     def _columns(self) -> list[ActorPool]:
         """Return for each replica a pool of that one of every shard."""
         columns = zip(*self.actors, strict=True)
         return [
-            ActorPool(self.name, [[actor] for actor in column], self._first + replica)
+            ActorPool(self.name, [[actor] for actor in column], first=self._first + replica)
             for replica, column in enumerate(columns)
         ]
+
+    def _patience(self, deadline: float) -> float:
+        """Return until when an answer is waited for before another replica is asked."""
+        left = max(0.0, deadline - time.monotonic())
+        return deadline if self.replicas == 1 else deadline - left + max(min(_LEAST_PATIENCE, left), left / 4)
+
+    def _on_line(self, call: Call, turn: int, until: float) -> Asked | None:
+        part, method, args = call
+        if self._lines is None:
+            return None
+        return self._lines.ask((part, self._first + turn % self.replicas), method, args, until)
 
     def _ask(self, call: Call, turn: int) -> Any:
         part, method, args = call

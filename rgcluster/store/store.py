@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,6 +18,7 @@ from rgcluster.placement import CPUS_PER_SHARD, GPUS_PER_SHARD
 from rgcluster.storage import Location
 from rgcluster.store.actor import ShardActor
 from rgcluster.store.client import Store
+from rgcluster.store.lines import Lines
 from rgcluster.store.metrics import ClientMeter
 from rgcluster.store.names import NAMESPACE, actor_name, find_actor, require_name, running_actors
 from rgcluster.store.pool import ActorPool
@@ -85,6 +87,7 @@ class RayStore(Store):
         parts = num_actors or manifest.num_shards
         settings = index or IndexSettings()
         actors: list[list[ActorHandle]] = []
+        key = secrets.token_hex(16)
         group = _reserve(name, parts * replicas, settings.gpu, detached)
         try:
             for part in range(parts):
@@ -102,10 +105,10 @@ class RayStore(Store):
                         options["lifetime"] = "detached"
                     actors[part].append(
                         ShardActor.options(**options).remote(
-                            name, str(place), part, parts, replica, settings, verify
+                            name, str(place), part, parts, replica, settings, verify, key
                         )
                     )
-            pool = ActorPool(name, actors)
+            pool = ActorPool(name, actors, Lines(key))
             pool.everyone("ping", (), time.monotonic() + _START_SECONDS)
         except BaseException:
             _kill([actor for replicas_ in actors for actor in replicas_])
@@ -122,9 +125,10 @@ class RayStore(Store):
         replicas = 1 + max(replica for _, replica in found)
         first = ActorPool(name, [[_find(name, 0, replica) for replica in range(replicas)]])
         deadline = time.monotonic() + timeout
-        location, manifest, parts = first.call([(0, "whereabouts", ())], deadline)[0]
+        location, manifest, parts, key = first.call([(0, "whereabouts", ())], deadline)[0]
         actors = [[_find(name, part, replica) for replica in range(replicas)] for part in range(parts)]
-        return cls(ActorPool(name, actors), Location(location), manifest, timeout, max_in_flight, owner=False)
+        pool = ActorPool(name, actors, Lines(key))
+        return cls(pool, Location(location), manifest, timeout, max_in_flight, owner=False)
 
     @classmethod
     def share(cls, location: Place, name: str, **options: Any) -> RayStore:
@@ -143,6 +147,7 @@ class RayStore(Store):
     def close(self) -> None:
         """Let go, and stop the actors if this object started them and they are not detached."""
         super().close()
+        self._pool.close()
         if self._owner:
             _kill([actor for replicas in self._pool.actors for actor in replicas])
             _release(self.name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rgcluster.store.answers import Found
+from rgcluster.store.answers import Found, Neighbours
 from rgcluster.store.index import nearest_first, require_neighbours
 from rgcluster.store.snapshot import Manifest, shard_of
 
@@ -51,6 +51,11 @@ class View:
         best, winners = nearest_first(squared, ids, asked.k)
         require_neighbours(best, asked.k, excluding=asked.exclude is not None)
         return np.sqrt(best).astype(np.float32), winners
+
+    def neighbours(self, asked: Asked) -> Neighbours:
+        """Return the nearest with their images."""
+        distances, ids = self.search(asked)
+        return Neighbours(ids, distances, self.fetch(ids))
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images [..., H, W, C]."""
