@@ -80,6 +80,8 @@ class Listener:
         try:
             with line:
                 line.settimeout(None)
+                # Else a shard, as it wakes, would put aside the client that is about to wake the next one.
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
                 while True:
                     asked = receive(line, MOST_REQUEST)
                     if self._orphaned():
