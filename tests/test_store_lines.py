@@ -130,6 +130,13 @@ def test_silence_ends_at_its_time(pair: tuple[socket.socket, socket.socket]) -> 
     assert 0.2 <= time.monotonic() - start < 5
 
 
+def test_what_came_in_time_is_read_later(pair: tuple[socket.socket, socket.socket]) -> None:
+    send(pair[0], np.arange(5))
+    np.testing.assert_array_equal(receive(pair[1], MOST, time.monotonic() - 9), np.arange(5))
+    with pytest.raises(TimeoutError):
+        receive(pair[1], MOST, time.monotonic() - 9)
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     ids, vectors = sample(300)

@@ -1,7 +1,7 @@
 """Exact nearest neighbours: FAISS proposes, float64 decides.
 
 Nearest to q is x with the largest q.x - |x|^2 / 2, which is the inner product of (q, 1) and (x, -|x|^2 / 2).
-FAISS searches for that a sixth faster than for distances, whose search measures all norms again each time.
+FAISS searches for that faster, by 10 to 20 %, than for distances, whose search measures all norms anew each time.
 In float32 it rounds as coarsely: the order of near neighbours would depend on the batch and on the other rows
 of the shard. Every candidate is therefore measured again as |q - x| in float64, and a row whose candidates
 might miss a neighbour searches again within a radius that cannot.

@@ -24,6 +24,7 @@ _HEAD = struct.Struct("<4sI")
 _MARK = b"RGS1"
 _MOST_TEXT = 1 << 20
 _TYPES = {kind: np.dtype(kind) for kind in ("|u1", "<i8", "<f4", "<f8")}
+_LEAST_SECONDS = 0.001
 _TOGETHER = 1 << 16
 """Bytes up to which copying is cheaper than another call of the system."""
 
@@ -43,7 +44,7 @@ def send(line: socket.socket, value: Any) -> None:
 def receive(line: socket.socket, most: int, until: float | None = None) -> Any:
     """Return the next value, its lists as tuples; ConnectionError where the line ended or this is no message.
 
-    At most `most` bytes of arrays are taken. TimeoutError once time.monotonic() is past `until`.
+    At most `most` bytes of arrays are taken. TimeoutError where nothing comes and time.monotonic() is past `until`.
     """
     incoming = _Incoming(line, most, until)
     mark, length = _HEAD.unpack(incoming.read(bytearray(_HEAD.size)))
@@ -98,10 +99,8 @@ class _Incoming:
         view, done = memoryview(target), 0
         while done < len(view):
             if self._until is not None:
-                left = self._until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("no answer yet")
-                self._line.settimeout(left)
+                # What is there already is read however late it is.
+                self._line.settimeout(max(_LEAST_SECONDS, self._until - time.monotonic()))
             count = self._line.recv_into(view[done:])
             if not count:
                 raise ConnectionError("the line ended")
