@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,8 @@ def test_one_follows_another_and_no_request_fails(listener: Listener) -> None:
     clients = [threading.Thread(target=client, args=(one,)) for one in (requests.Session(), requests)]
     for one in clients:
         one.start()
+    while not answers:  # both accept from here on
+        time.sleep(0.01)
     second = answering(listener, "second")
     first.stop()
     with pytest.raises(RGClusterError, match="has ended"):
