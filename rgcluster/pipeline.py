@@ -64,6 +64,8 @@ __all__ = ["SECTIONS", "SNAPSHOT", "STAGE", "Pipeline", "Shared", "flatten"]
 
 SNAPSHOT = "snapshot"
 RUN_MANIFEST = "manifest.json"
+_TOLD_FROM = 20_000
+"""Images whose opening takes long enough to say how far it is."""
 SECTIONS = {
     "translation": ("data", "model", "translation"),
     "retrieval": ("data", "model", "retrieval"),
@@ -141,10 +143,10 @@ class Pipeline:
         directory = self._enter("store", depends)
 
         def build() -> None:
+            placed, images = self._placement(), self.retrieval_set()
             with task(self._title("store")) as update:
-                placed = self._placement()
                 build_store(
-                    self.config, self.retrieval_set(), self._model("translation"), self._model("retrieval"),
+                    self.config, images, self._model("translation"), self._model("retrieval"),
                     directory / SNAPSHOT, placed.embedders, placed.gpu,
                     lambda done, total: update(done, total, ""),
                 )  # fmt: skip
@@ -186,8 +188,8 @@ class Pipeline:
         directory = self._enter("precision", depends)
 
         def measure() -> None:
+            train, test = self._open("train"), self._open("test")
             with task(self._title("precision")):
-                train, test = self._open("train"), self._open("test")
                 measure_precision(self.config, self.run, directory, train, test, self._placement().gpu)
 
         self._once("precision", directory, depends, measure)
@@ -198,9 +200,8 @@ class Pipeline:
         directory = self._enter("reference", depends)
 
         def make() -> None:
-            placed = self._placement()
+            placed, train, test = self._placement(), self._open("train"), self._open("test")
             with task(self._title("reference")) as update:
-                train, test = self._open("train"), self._open("test")
                 make_reference(
                     self.config, directory, train, test,
                     gpu=placed.gpu, workers=placed.measurers, progress=update,
@@ -219,10 +220,10 @@ class Pipeline:
         directory = self._enter("evaluation", depends)
 
         def measure() -> None:
+            rows, _ = load_precision(stage_directory(self.run, "precision"))
+            name, measuring = self._store_name("evaluation"), self.measuring()
             with task(self._title("evaluation")) as update:
-                rows, _ = load_precision(stage_directory(self.run, "precision"))
-                name = self._store_name("evaluation")
-                evaluate_run(self.measuring(), name, self._store, rows, package_versions(), update)
+                evaluate_run(measuring, name, self._store, rows, package_versions(), update)
 
         self._once("evaluation", directory, depends, measure)
 
@@ -243,8 +244,8 @@ class Pipeline:
         done = stage_directory(self.run, "evaluation") / FIGURES / "drawn.json"
         if done.exists():
             return
+        faces, test, train = self.shards.faces, self._open("test"), self._open("train")
         with task(self._title("figures")), self._store(self._store_name("figures")) as store:
-            faces, test, train = self.shards.faces, self._open("test"), self._open("train")
             worst, gpu = worst_inputs(self.measuring()), self._placement().gpu
             drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=gpu, worst=worst)
             done.write_json(drawn)
@@ -288,7 +289,17 @@ class Pipeline:
     def _open(self, split: str, fraction: float = 1.0) -> ImageSource:
         key = (split, fraction)
         if key not in self._sources:
-            self._sources[key] = open_source(self.shards, self.config.data, split, fraction)
+            if self.shards.splits.get(split, 0) * fraction < _TOLD_FROM:
+                self._sources[key] = open_source(self.shards, self.config.data, split, fraction)
+                return self._sources[key]
+            with task(self._title(f"{split} images")) as update:
+                self._sources[key] = open_source(
+                    self.shards,
+                    self.config.data,
+                    split,
+                    fraction,
+                    lambda done, total: update(done, total, ""),
+                )
         return self._sources[key]
 
     def _check_domains(self) -> None:

@@ -9,7 +9,7 @@ are decoded once, by Ray Data too, and kept in the object store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,7 +100,13 @@ class ImageSource:
         return max(1, BLOCK_BYTES // (self.size**2 * 3))
 
 
-def open_source(shards: ShardSet, config: DataConfig, split: str, fraction: float = 1.0) -> ImageSource:
+def open_source(
+    shards: ShardSet,
+    config: DataConfig,
+    split: str,
+    fraction: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageSource:
     """Return the images of `split`, decoded into the object store where they fit."""
     _check_prepared(shards, config)
     index = shards.index(split, fraction)
@@ -111,8 +117,12 @@ def open_source(shards: ShardSet, config: DataConfig, split: str, fraction: floa
     if len(index) * config.image_size**2 * 3 > config.cache_mib * 2**20:
         return source
     images = np.empty((len(index), config.image_size, config.image_size, 3), np.uint8)
+    done = 0
     for block in in_order(source):
         images[block["row"]] = block["image"]
+        done += len(block["row"])
+        if progress:
+            progress(done, len(index))
     return replace(source, cached=ray.put(images))
 
 
