@@ -231,6 +231,10 @@ def test_changes_and_what_is_no_read_take_another_way(host: Host) -> None:
     for method, args in (("call", (0, "write", ())), ("adopt", (1,)), ("call", (0, "catch_up", ()))):
         assert lines.ask((0, 0), method, args, soon()) is None
     assert lines.ask((0, 0), "call", (0, "search", (object(), 1)), soon()) is None
+    with pytest.MonkeyPatch.context() as patch:  # nor does a shard take them from a client that sends them
+        patch.setattr("rgcluster.store.lines.READS", {"catch_up"})
+        with pytest.raises(ConnectionError):
+            over(lines, "catch_up")
     assert lines.ask((7, 0), "call", (0, "held_version", ()), soon()) is None
 
 

@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rgcluster.errors import RGClusterError
+from rgcluster.store.host import READS
 from rgcluster.store.message import MOST_REQUEST, receive, send
 
 __all__ = ["Listener", "address", "same_user"]
@@ -64,6 +66,9 @@ class Listener:
                     line, _ = door.accept()
                 except TimeoutError:
                     continue
+                except OSError:  # too many open files: it may pass, and Ray carries the calls meanwhile
+                    time.sleep(_LOOK_SECONDS)
+                    continue
                 if not same_user(line) or not self._room.acquire(blocking=False):
                     line.close()
                     continue
@@ -81,7 +86,8 @@ class Listener:
             with line:
                 line.settimeout(None)
                 # Else a shard, as it wakes, would put aside the client that is about to wake the next one.
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+                with suppress(OSError):  # a container may forbid it
+                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
                 while True:
                     asked = receive(line, MOST_REQUEST)
                     if self._orphaned():
@@ -94,6 +100,8 @@ class Listener:
 
     def _answer(self, generation: int, method: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Any other error ends the line; the client asks again through Ray, which tells it with its traceback."""
+        if method not in READS:
+            raise ConnectionError("lines are for reading")
         try:
             return "answer", self._call(generation, method, args)
         except RGClusterError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from rgcluster.storage import Location
 from rgcluster.store.client import Store
@@ -13,6 +13,8 @@ from rgcluster.store.snapshot import Place, read_manifest
 from rgcluster.store.view import Call, View
 
 __all__ = ["LocalStore"]
+
+T = TypeVar("T")
 
 
 class LocalStore(Store):
@@ -42,6 +44,10 @@ class LocalStore(Store):
 
     def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         return [getattr(host, method)(*args) for host in self._hosts]
+
+    def _run(self, work: Callable[[View], T]) -> T:
+        # FAISS sets its number of OpenMP threads for the thread that it runs on: that must not be the caller's.
+        return self._submit(work).result()
 
     def _follow(self, parts: Sequence[int], view: View) -> None:
         """There are no replicas."""
