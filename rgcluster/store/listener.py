@@ -1,6 +1,6 @@
-"""A shard's ear for clients on its own machine: a Unix socket, where an answer takes a tenth of Ray's time.
+"""A shard's ear for clients on its own machine: a Unix socket, quicker than a call of Ray.
 
-A call of Ray passes ten threads in two processes; where all cores compute, each may wait for its turn.
+Such a call passes many threads of two processes; where all cores compute, each may wait for its turn.
 """
 
 from __future__ import annotations
