@@ -149,7 +149,12 @@ def listening(call: Any) -> Lines:
     where = address(key, 0, 0)
     assert where is not None
     Listener(where, call)
-    deadline = time.monotonic() + 10
+    return connected(key)
+
+
+def connected(key: str) -> Lines:
+    """Lines to one shard, once it listens."""
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         lines = Lines(key)
         asked = lines.ask((0, 0), "call", (0, "held_version", ()), soon())
@@ -164,8 +169,8 @@ def soon() -> float:
     return time.monotonic() + 20
 
 
-def over(lines: Lines, method: str, *args: Any) -> Any:
-    asked = lines.ask((0, 0), "call", (0, method, args), soon())
+def over(lines: Lines, method: str, *args: Any, generation: int = 0) -> Any:
+    asked = lines.ask((0, 0), "call", (generation, method, args), soon())
     assert asked is not None
     try:
         return asked.result(soon())
@@ -185,6 +190,16 @@ def test_a_line_brings_what_the_host_says(host: Host) -> None:
         np.testing.assert_array_equal(over(lines, "fetch", ids[:5]), images_of(ids[:5]))
         np.testing.assert_array_equal(over(lines, "ids")[1], np.sort(ids))
     lines.close()
+
+
+def test_one_that_leaves_answers_no_more(host: Host) -> None:
+    key = secrets.token_hex(8)
+    listener = Listener(address(key, 0, 0) or "", host.call)
+    lines = connected(key)
+    assert over(lines, "held_version") == 0
+    listener.close()
+    with pytest.raises(ConnectionError):
+        over(lines, "held_version")
 
 
 def test_many_threads_ask_at_once(host: Host) -> None:
@@ -259,30 +274,22 @@ def test_a_process_whose_raylet_died_answers_no_more() -> None:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         try:
-            lines = Lines(key)
-            assert (
-                eventually(lambda: lines.ask((0, 0), "call", (4, "held_version", ()), soon())).result(soon())
-                == 4
-            )
+            lines = connected(key)
+            assert over(lines, "held_version", generation=4) == 4
             parent.kill()
             parent.wait()
-            asked = lines.ask((0, 0), "call", (4, "held_version", ()), soon())
             with pytest.raises(ConnectionError):
-                assert asked is not None
-                asked.result(soon())
+                over(lines, "held_version", generation=4)
         finally:
             os.kill(child, 9)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_another_user_is_not_heard(host: Host) -> None:
-    key = secrets.token_hex(8)
-    where = address(key, 0, 0)
+    lines = listening(host.call)
+    assert over(lines, "held_version") == 0
+    where = address(lines._key, 0, 0)
     assert where is not None
-    Listener(where, host.call)
-    lines = Lines(key)
-    ours = eventually(lambda: lines.ask((0, 0), "call", (0, "held_version", ()), soon()))
-    assert ours.result(soon()) == 0
     script = (
         "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
         "s.connect(sys.argv[1].replace('@', chr(0))); s.settimeout(10);"
@@ -312,12 +319,3 @@ def test_where_nobody_listened_nobody_knocks_for_a_while(monkeypatch: pytest.Mon
     for _ in range(3):
         assert lines.ask((0, 0), "call", (0, "held_version", ()), soon()) is None
     assert len(knocks) == 1
-
-
-def eventually(action: Any) -> Any:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if (found := action()) is not None:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("never")

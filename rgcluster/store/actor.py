@@ -45,12 +45,16 @@ class ShardProcess(Host):
         self._names = (name, part, replica)
         self._key = key
         where = address(key, part, replica)
-        if where is not None:
-            Listener(where, self.call)
+        self._listener = None if where is None else Listener(where, self.call)
 
     def whereabouts(self) -> tuple[str, Manifest, int, str]:
         """Return where the snapshot lies, its manifest, the number of shards, and the key to their sockets."""
         return str(self._location), *self.origin(), self._key
+
+    def leave(self) -> None:
+        """Answer no more over lines: this process is about to be ended."""
+        if self._listener is not None:
+            self._listener.close()
 
     def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
         if method != "search":

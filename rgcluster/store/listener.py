@@ -49,11 +49,15 @@ class Listener:
 
     def __init__(self, where: str, call: Callable[[int, str, tuple[Any, ...]], Any]) -> None:
         self._where, self._call, self._parent = where, call, os.getppid()
-        self._room = threading.BoundedSemaphore(_MOST_LINES)
+        self._room, self._closed = threading.BoundedSemaphore(_MOST_LINES), False
         threading.Thread(target=self._listen, daemon=True, name="store-listener").start()
 
-    def _orphaned(self) -> bool:
-        return os.getppid() != self._parent
+    def close(self) -> None:
+        """Answer no more."""
+        self._closed = True
+
+    def _over(self) -> bool:
+        return self._closed or os.getppid() != self._parent
 
     def _listen(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
@@ -61,7 +65,7 @@ class Listener:
                 time.sleep(_LOOK_SECONDS)
             door.listen()
             door.settimeout(_LOOK_SECONDS)
-            while not self._orphaned():
+            while not self._over():
                 try:
                     line, _ = door.accept()
                 except TimeoutError:
@@ -90,7 +94,7 @@ class Listener:
                     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
                 while True:
                     asked = receive(line, MOST_REQUEST)
-                    if self._orphaned():
+                    if self._over():
                         return
                     send(line, self._answer(*asked))
         except OSError:

@@ -31,6 +31,7 @@ __all__ = ["NAMESPACE", "RayStore", "list_stores", "stop_store"]
 _START_SECONDS = 3600.0
 """An approximate index of many millions takes its time, once."""
 _PLACE_SECONDS = 60.0
+_LEAVE_SECONDS = 1.0
 _STOP_SECONDS = 30.0
 
 
@@ -246,6 +247,10 @@ def _not_running(name: str, part: int) -> StoreUnavailable:
 
 
 def _kill(actors: Sequence[ActorHandle]) -> None:
+    # A process that is killed takes a moment to end, and would go on answering over its lines.
+    leaving: list[Any] = [actor.leave.remote() for actor in actors]
+    if leaving:
+        ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE_SECONDS)
     for actor in actors:
         ray.kill(actor)
 
