@@ -79,7 +79,7 @@ def demo(config: Config, run: str) -> Location:
 def draw_faces(target: Path, count: int, seed: int) -> None:
     """Draw `count` faces into the folder; what is already there is kept."""
     with task("faces") as update:
-        write_faces(target, count, seed, progress=lambda done, total: update(done, total, ""))
+        write_faces(target, count, seed, progress=update)
 
 
 def contact_sheets(count: int, seed: int, target: Path) -> None:
@@ -113,14 +113,10 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
     inside = location.names() if location.exists() and not location.is_file() else []
     is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
     with task("check") as update, ray_session():
-
-        def progress(done: int, total: int) -> None:
-            update(done, total, "")
-
         if is_shards and layout == "auto":
-            survey = survey_shards(open_shards(location), progress)
+            survey = survey_shards(open_shards(location), update)
         else:
-            survey = survey_table(read_source(Path(path), layout, images, columns), progress)
+            survey = survey_table(read_source(Path(path), layout, images, columns), update)
     if sheet and survey.thumbnails:
         Location(sheet).write_bytes(encode_png(_sheet(survey.thumbnails)))
     return survey
@@ -221,7 +217,7 @@ def _write_shards(
     table: ImageTable, target: Location, options: ShardOptions, unlabelled: ImageTable | None = None
 ) -> ShardSet:
     with task("shards") as update:
-        return write_shards(table, target, options, unlabelled, lambda done, total: update(done, total, ""))
+        return write_shards(table, target, options, unlabelled, update)
 
 
 def _sheet(pictures: Sequence[UInt8Array], columns: int = 8) -> UInt8Array:

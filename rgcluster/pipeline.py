@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,8 +147,7 @@ class Pipeline:
             with task(self._title("store")) as update:
                 build_store(
                     self.config, images, self._model("translation"), self._model("retrieval"),
-                    directory / SNAPSHOT, placed.embedders, placed.gpu,
-                    lambda done, total: update(done, total, ""),
+                    directory / SNAPSHOT, placed.embedders, placed.gpu, update,
                 )  # fmt: skip
 
         self._once("store", directory, depends, build)
@@ -289,17 +288,9 @@ class Pipeline:
     def _open(self, split: str, fraction: float = 1.0) -> ImageSource:
         key = (split, fraction)
         if key not in self._sources:
-            if self.shards.splits.get(split, 0) * fraction < _TOLD_FROM:
-                self._sources[key] = open_source(self.shards, self.config.data, split, fraction)
-                return self._sources[key]
-            with task(self._title(f"{split} images")) as update:
-                self._sources[key] = open_source(
-                    self.shards,
-                    self.config.data,
-                    split,
-                    fraction,
-                    lambda done, total: update(done, total, ""),
-                )
+            told = self.shards.splits.get(split, 0) * fraction >= _TOLD_FROM
+            with task(self._title(f"{split} images")) if told else nullcontext() as update:
+                self._sources[key] = open_source(self.shards, self.config.data, split, fraction, update)
         return self._sources[key]
 
     def _check_domains(self) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -21,8 +22,12 @@ __all__ = ["Update", "console", "follow", "task"]
 
 console = Console(stderr=True, highlight=False)
 
-Update = Callable[[int, int, str], None]
-"""Takes what is done, the total, and a word on how it goes."""
+
+class Update(Protocol):
+    """Takes what is done, the total, and a word on how it goes."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
 
 LINE_SECONDS = 15.0
 
