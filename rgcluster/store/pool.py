@@ -89,14 +89,14 @@ class ActorPool:
         patience = self._patience(deadline) - time.monotonic()
         try:
             # The common case: every shard answers.
-            for place, answer in zip(
-                refs, ray.get(list(refs.values()), timeout=max(0.0, patience)), strict=True
-            ):
-                answers[place] = answer
+            brought = ray.get(list(refs.values()), timeout=max(0.0, patience))
         except RayTaskError as error:
             raise _typed(error) from None
         except (GetTimeoutError, RayError):
             self._persist(calls, answers, refs, turn, deadline, allowed)
+            return
+        for place, answer in zip(refs, brought, strict=True):
+            answers[place] = answer
 
     def _persist(
         self,
