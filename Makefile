@@ -19,7 +19,7 @@ test-full: $(INSTALLED)
 
 # The commands of README and docs, one after the other: a quarter of an hour.
 test-docs: $(INSTALLED)
-	$(TEST_ENV) $(BIN)/python -m pytest -m pages --timeout 1500 tests/test_docs_run.py
+	$(TEST_ENV) $(BIN)/python -m pytest -m pages --timeout 1500 tests/project/test_docs_run.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check rgcluster jobs tests docs/picture.py

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rgcluster.data.faces import FaceSet
+from rgcluster.faces import FaceSet
 
 FACES = (12, 23, 16)
 SET = ("Black_Hair", "Blond_Hair", "Gray_Hair", "Smiling", "Eyeglasses", "Bangs", "Wearing_Hat")

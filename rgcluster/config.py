@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rgcluster.base.storage import digest_json
 from rgcluster.errors import ConfigError
-from rgcluster.storage import digest_json
 
 __all__ = [
     "ClusterConfig",

@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from rgcluster.base.storage import Location
 from rgcluster.bench.result import Row
 from rgcluster.config import Config, load_config
-from rgcluster.data.faces import write_faces
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import Prepared, ShardSet
 from rgcluster.data.sources import ImageTable, read_celeba
 from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream, open_source
-from rgcluster.storage import Location
+from rgcluster.faces import write_faces
 
 __all__ = ["bench_data"]
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from rgcluster.base.rundir import stage_directory
+from rgcluster.base.session import placement
 from rgcluster.bench.result import Row
-from rgcluster.inference.device import pick_device
-from rgcluster.pipeline import Pipeline
-from rgcluster.rundir import stage_directory
-from rgcluster.session import placement
+from rgcluster.pipeline.run import Pipeline
 from rgcluster.store.client import Neighbours
 from rgcluster.store.store import RayStore
-from rgcluster.train.guidance import GuidanceStage
 from rgcluster.train.loop import MODEL
 from rgcluster.train.stage import Run, Worker
-from rgcluster.train.translation import stream_blocks
+from rgcluster.train.steps.guidance import GuidanceStage
+from rgcluster.train.steps.translation import stream_blocks
+from rgcluster.translate.device import pick_device
 
 __all__ = ["bench_neighbours"]
 

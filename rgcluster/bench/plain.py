@@ -21,7 +21,7 @@ from rgcluster.model.layers import UpsampleConv, instance_norm
 from rgcluster.model.losses import Parts, domain_loss
 from rgcluster.model.networks import Discriminator, Posterior
 from rgcluster.model.translator import Batch, Translator, update_ema
-from rgcluster.train.optimizer import learning_rate
+from rgcluster.train.steps.optimizer import learning_rate
 
 __all__ = ["PlainTrainer", "Switches"]
 

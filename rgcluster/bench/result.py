@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from rgcluster.versions import package_versions
+from rgcluster.base.versions import package_versions
 
 __all__ = ["Row", "as_json", "as_table", "device_name"]
 

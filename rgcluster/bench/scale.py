@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rgcluster.store.plan import IndexKind, plan_of
+from rgcluster.store.index.plan import IndexKind, plan_of
 
 __all__ = [
     "GUIDANCE", "NEAREST_ONLY", "PARAMETERS", "TRANSLATION", "Search", "Site", "Step", "Work", "search", "step",

@@ -14,12 +14,12 @@ import psutil
 from rgcluster.bench.clients import Load, run_clients
 from rgcluster.bench.result import Row
 from rgcluster.data.images import encode_png
-from rgcluster.inference.jobs import Guidance, Job, Translators
-from rgcluster.inference.run import open_run, store_name, style_noise
+from rgcluster.serve.deploy.launch import serving
+from rgcluster.serve.deploy.live import open_store
 from rgcluster.serve.engine import serving_device
-from rgcluster.serve.launch import serving
-from rgcluster.serve.live import open_store
 from rgcluster.serve.settings import ServeSettings
+from rgcluster.translate.finished import open_run, store_name, style_noise
+from rgcluster.translate.jobs import Guidance, Job, Translators
 
 __all__ = ["bench_serve"]
 

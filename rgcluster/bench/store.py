@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rgcluster.bench.result import Row
 from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, tag_of
-from rgcluster.store.plan import plan_of
+from rgcluster.store.index.plan import plan_of
 
 __all__ = ["bench_store"]
 

@@ -13,22 +13,22 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rgcluster.base.storage import Location
 from rgcluster.bench.neighbours import bench_neighbours
 from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.bench.result import Row
 from rgcluster.config import ClusterConfig, Config
-from rgcluster.data.faces import write_faces
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.sources import read_celeba
-from rgcluster.inference.device import Device, pick_device
-from rgcluster.model.convolution import use_convolutions
+from rgcluster.faces import write_faces
 from rgcluster.model.gmm import sample_style
+from rgcluster.model.kernels.convolution import use_convolutions
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator
-from rgcluster.pipeline import Pipeline
-from rgcluster.storage import Location
-from rgcluster.train.metrics import read_metrics
-from rgcluster.train.translator import TranslatorTrainer
+from rgcluster.pipeline.run import Pipeline
+from rgcluster.train.records.metrics import read_metrics
+from rgcluster.train.steps.translator import TranslatorTrainer
+from rgcluster.translate.device import Device, pick_device
 
 __all__ = ["bench_stages", "bench_step", "matrix_rate"]
 

@@ -110,7 +110,7 @@ def _root(
 ) -> None:
     """Retrieval-guided image-to-image translation on Ray."""
     if weights:
-        from rgcluster.weights import choose
+        from rgcluster.base.weights import choose
 
         choose(weights)
 
@@ -123,11 +123,11 @@ def demo(
     dry_run: DryRunOption = False,
 ) -> None:
     """Draw faces, train the three stages, evaluate, and write the report."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     config = commands.resolve(preset, set_)
     if dry_run:
-        from rgcluster.overview import describe
+        from rgcluster.pipeline.overview import describe
 
         describe(config, out)
         return
@@ -136,11 +136,11 @@ def demo(
 
 
 def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None, dry_run: bool) -> None:
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     config = commands.resolve(preset, set_)
     if dry_run:
-        from rgcluster.overview import describe
+        from rgcluster.pipeline.overview import describe
 
         describe(config, out)
         return
@@ -186,7 +186,7 @@ def train_all(
 @app.command()
 def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)
 
@@ -194,7 +194,7 @@ def evaluate(run: RunOption) -> None:
 @app.command()
 def report(run: RunOption) -> None:
     """Write `report/index.html` again from what the run holds."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     out.print(f"report: {commands.report(run)}", soft_wrap=True)
 
@@ -219,7 +219,7 @@ def translate(
     ] = None,
 ) -> None:
     """Translate images to a target domain with a finished run, or by an endpoint."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     for path in commands.translate(images, run, url, to, target, samples, seed, model):
         out.print(str(path))
@@ -236,7 +236,7 @@ def store_build(
 @app.command()
 def status(run: RunOption) -> None:
     """Show the stages of a run, its last error and its newest events; from any machine that reads the directory."""
-    from rgcluster.overview import status as look
+    from rgcluster.pipeline.overview import status as look
 
     found = look(run)
     table = Table("stage", "state", "step", "images/s", "seconds", "left")
@@ -252,7 +252,7 @@ def status(run: RunOption) -> None:
 @app.command()
 def weights() -> None:
     """Show which pretrained weights were found, and which metric uses what."""
-    from rgcluster.weights import survey
+    from rgcluster.base.weights import survey
 
     for row in survey():
         found = (
@@ -263,7 +263,7 @@ def weights() -> None:
         out.print(f"[bold]{row.name}[/bold]: {found}")
         out.print(f"  for {row.used_by}; otherwise {row.otherwise}")
         out.print(f"  looked in {', '.join(row.looked_in)}")
-    from rgcluster.evaluate.features import names_in_use
+    from rgcluster.evaluate.metrics.features import names_in_use
 
     out.print("[bold]in use[/bold]")
     for metric, name in names_in_use().items():

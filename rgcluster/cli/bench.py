@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from rgcluster.progress import console
+from rgcluster.base.progress import console
 
 if TYPE_CHECKING:
     from rgcluster.bench.result import Row
@@ -32,8 +32,8 @@ def data(
     json_: JsonOption = None,
 ) -> None:
     """From shards to batches at 128 px, against torch's DataLoader on the files themselves."""
+    from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
-    from rgcluster.session import ray_session
 
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
         _show("data", bench_data((folder or Path(temporary)).resolve(), images, console.print), json_)
@@ -75,9 +75,9 @@ def train(
     json_: JsonOption = None,
 ) -> None:
     """A translation step against its plain formulation, switch by switch; the three stages at work."""
+    from rgcluster.base.session import ray_session
     from rgcluster.bench.train import bench_stages, bench_step
     from rgcluster.config import load_config
-    from rgcluster.session import ray_session
 
     stages = ("translation", "retrieval", "guidance")
     config = load_config(preset, [*(f"{stage}.batch_size={batch}" for stage in stages), *(set_ or [])])
@@ -98,8 +98,8 @@ def store(
     json_: JsonOption = None,
 ) -> None:
     """The store's actors, against FAISS in this process on the same vectors."""
+    from rgcluster.base.session import ray_session
     from rgcluster.bench.store import bench_store
-    from rgcluster.session import ray_session
 
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
         _show(

@@ -42,7 +42,7 @@ def faces(
     sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here, too")] = None,
 ) -> None:
     """Draw faces with all 40 attributes."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     commands.draw_faces(target, count, seed)
     if sheet:
@@ -85,7 +85,7 @@ def shard(
     dataset: Annotated[str | None, typer.Option(help="name that row ids are made of")] = None,
 ) -> None:
     """Write images and labels as Parquet shards; an interrupted run goes on."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
     from rgcluster.data.shard_writer import shard_options
 
     options = shard_options(rows, split, split_seed, size, crop, format_, max_unreadable, dataset)
@@ -113,7 +113,7 @@ def check(
     attributes: AttributesOption = None,
 ) -> None:
     """Read everything there is: counts, labels, image sizes, faults. Exit status 2 where a fault was found."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     survey = commands.check(path, layout, images, _columns(file_column, split_column, attributes), sheet)
     _show(survey, domains.split(","))

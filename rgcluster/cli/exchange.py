@@ -36,9 +36,9 @@ def published(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
 ) -> None:
     """Make published networks a run's finished stage 1, from which stages 2 and 3 go on."""
+    from rgcluster.base.storage import Location
     from rgcluster.config import load_config
-    from rgcluster.exchange import import_published
-    from rgcluster.storage import Location
+    from rgcluster.pipeline.exchange import import_published
 
     config = load_config("released-2021", [f"model.attention={attention}", *(set_ or [])])
     import_published(generator, discriminator, config, Location(run))
@@ -59,9 +59,9 @@ def export(
     ] = "rg-unit",
 ) -> None:
     """Write a trained translator as one ONNX or torch.export file, checked against the original."""
-    from rgcluster import exchange
     from rgcluster.errors import ConfigError
-    from rgcluster.inference.run import open_run
+    from rgcluster.pipeline import exchange
+    from rgcluster.translate.finished import open_run
 
     if format_ not in ("onnx", "torch"):
         raise ConfigError(f"--format {format_}: expected onnx or torch")

@@ -49,7 +49,7 @@ def serve(
         shown["api_key"] = "(set)" if settings.api_key else None
         out.print(yaml.safe_dump(shown, sort_keys=False), end="")
         return
-    from rgcluster.serve.launch import serving, wait_for_signal
+    from rgcluster.serve.deploy.launch import serving, wait_for_signal
 
     out.print("starting; the first answer comes from warm networks", style="dim")
     with serving(settings, host, port) as endpoint:

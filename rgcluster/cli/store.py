@@ -40,10 +40,10 @@ def start(
     memory_mib: Annotated[int | None, typer.Option(help="what a shard's index may take", min=1)] = None,
 ) -> None:
     """Serve a snapshot on the running Ray cluster until `rgcluster store stop`."""
+    from rgcluster.base.session import cluster_session
     from rgcluster.config import StoreConfig
-    from rgcluster.session import cluster_session
     from rgcluster.store import IndexSettings, RayStore, read_manifest
-    from rgcluster.store.plan import choose
+    from rgcluster.store.index.plan import choose
 
     place, known = _place(run, at)
     try:
@@ -67,7 +67,7 @@ def start(
 @store_app.command("list")
 def list_() -> None:
     """List the stores that run on the cluster."""
-    from rgcluster.session import cluster_session
+    from rgcluster.base.session import cluster_session
     from rgcluster.store import list_stores
 
     with cluster_session():
@@ -104,7 +104,7 @@ def query(
     target: Annotated[Path | None, typer.Option("--out", help="PNG of the neighbours")] = None,
 ) -> None:
     """Show the stored images that would guide a translation."""
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     table = Table("image", "distance")
     for row, distance in commands.query(image, run, to, count, target):
@@ -138,8 +138,8 @@ def copy(
 @store_app.command("stop")
 def stop(name: NameArgument) -> None:
     """Stop a running store; its snapshot and all changes stay."""
+    from rgcluster.base.session import cluster_session
     from rgcluster.errors import StoreUnavailable
-    from rgcluster.session import cluster_session
     from rgcluster.store import list_stores, stop_store
 
     with cluster_session():
@@ -151,7 +151,7 @@ def stop(name: NameArgument) -> None:
 
 @contextmanager
 def _running(name: str) -> Iterator[RayStore]:
-    from rgcluster.session import cluster_session
+    from rgcluster.base.session import cluster_session
     from rgcluster.store import RayStore
 
     with cluster_session(), RayStore.connect(name) as store:
@@ -164,7 +164,7 @@ def _place(run: str | None, at: str | None) -> tuple[str, str | None]:
         raise ConfigError("say which store: --run DIR, or --at PLACE")
     if at is not None:
         return at, None
-    from rgcluster import commands
+    from rgcluster.cli import commands
 
     place, name, _ = commands.run_store(run or "")
     return str(place), name

@@ -34,7 +34,7 @@ def table(
     seeds: Annotated[int, typer.Option(help="training seeds to run", min=1, max=100)] = 1,
 ) -> None:
     """Make one of the paper's tables: train what is missing, measure, write results, CSV, LaTeX and report."""
-    from rgcluster.study.run import table as make
+    from rgcluster.study.table import table as make
 
     report = make(number, data, run, preset, set_ or (), seeds)
     out.print(f"report: {report}", soft_wrap=True)

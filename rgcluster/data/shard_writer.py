@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from rgcluster.data.faces import load_face_set
+from rgcluster.base.placement import CPUS_PER_WRITER
+from rgcluster.base.storage import Location, digest_bytes, digest_json
 from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import (
@@ -34,8 +35,7 @@ from rgcluster.data.shards import (
 from rgcluster.data.sources import UNKNOWN, UNLABELLED, ImageTable, Tree
 from rgcluster.data.splits import SplitRule, assign_splits, row_id
 from rgcluster.errors import ConfigError, DataError
-from rgcluster.placement import CPUS_PER_WRITER
-from rgcluster.storage import Location, digest_bytes, digest_json
+from rgcluster.faces import load_face_set
 
 __all__ = ["ShardOptions", "shard_options", "write_shards"]
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rgcluster.data.faces import FaceSet, load_face_set
+from rgcluster.base.remote import explain, persistently
+from rgcluster.base.storage import Location
 from rgcluster.data.splits import hash_share
 from rgcluster.errors import DataError, StorageError
-from rgcluster.remote import explain, persistently
-from rgcluster.storage import Location
+from rgcluster.faces import FaceSet, load_face_set
 
 __all__ = [
     "MANIFEST",

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import ray
 from ray.data import DataContext, Dataset, TaskPoolStrategy
 
+from rgcluster.base.attributes import domain_columns
+from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.config import DataConfig
-from rgcluster.data.attributes import domain_columns
 from rgcluster.data.images import UInt8Array, decode_image
 from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder
 from rgcluster.data.shards import RowIndex, ShardSet
 from rgcluster.errors import DataError
-from rgcluster.placement import CPUS_PER_READER
 
 __all__ = [
     "ImageSource",

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
+from rgcluster.base.placement import CPUS_PER_WRITER
+from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.data.images import UNREADABLE, UInt8Array, check_image, load_image, prepare_image, reason
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import QUARANTINE, Prepared, ShardSet
 from rgcluster.data.sources import UNKNOWN, ImageTable, Tree
-from rgcluster.placement import CPUS_PER_WRITER
-from rgcluster.storage import Location, digest_bytes
 
 __all__ = ["Survey", "survey_shards", "survey_table"]
 

@@ -7,12 +7,18 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from rgcluster.checkpoint import load_module, load_tree, network_digest, read_checkpoint_manifest, save_tree
+from rgcluster.base.checkpoint import (
+    load_module,
+    load_tree,
+    network_digest,
+    read_checkpoint_manifest,
+    save_tree,
+)
+from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.errors import CheckpointError
 from rgcluster.model.networks import Discriminator, RetrievalEncoder
 from rgcluster.model.translator import Translator
-from rgcluster.storage import Location
 
 __all__ = [
     "encoder_digests",

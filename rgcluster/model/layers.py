@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rgcluster.model.convolution import Conv3x3, conv3x3
-from rgcluster.model.resampling import ReflectedConv2d, upsample_bilinear
+from rgcluster.model.kernels.convolution import Conv3x3, conv3x3
+from rgcluster.model.kernels.resampling import ReflectedConv2d, upsample_bilinear
 
 __all__ = [
     "AdaptiveInstanceNorm",

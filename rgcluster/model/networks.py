@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.config import Config
-from rgcluster.model.convolution import Conv3x3
+from rgcluster.model.kernels.convolution import Conv3x3
 from rgcluster.model.layers import (
     AdaptiveResidualBlock,
     ConvBlock,

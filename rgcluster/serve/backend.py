@@ -9,14 +9,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.checkpoint import read_checkpoint_manifest
+from rgcluster.base.checkpoint import read_checkpoint_manifest
+from rgcluster.base.rundir import stage_directory
 from rgcluster.config import Config
 from rgcluster.errors import DataError
-from rgcluster.inference.jobs import Job, Outcome, variant_of
-from rgcluster.inference.run import open_run, snapshot_of
-from rgcluster.rundir import stage_directory
 from rgcluster.store.client import Neighbours
-from rgcluster.store.snapshot import read_manifest
+from rgcluster.store.disk.snapshot import read_manifest
+from rgcluster.translate.finished import open_run, snapshot_of
+from rgcluster.translate.jobs import Job, Outcome, variant_of
 
 __all__ = ["Backend", "InProcess", "Served", "Translating", "describe"]
 

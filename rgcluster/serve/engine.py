@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rgcluster.base.storage import Location
 from rgcluster.config import ClusterConfig
 from rgcluster.data.images import encode_png
 from rgcluster.data.shards import open_shards
 from rgcluster.errors import DataError
-from rgcluster.inference.device import Device, pick_device
-from rgcluster.inference.jobs import Job, Outcome, Translators
-from rgcluster.inference.run import open_run
 from rgcluster.serve.batcher import Batcher
 from rgcluster.serve.settings import ServeSettings
-from rgcluster.storage import Location
 from rgcluster.store.client import Neighbours, Store
+from rgcluster.translate.device import Device, pick_device
+from rgcluster.translate.finished import open_run
+from rgcluster.translate.jobs import Job, Outcome, Translators
 
 __all__ = ["Engine", "serving_device"]
 

@@ -8,7 +8,7 @@ import urllib.request
 import ray
 from fastapi import FastAPI, Request, Response
 
-from rgcluster.serve.metrics import ours
+from rgcluster.serve.telemetry import ours
 
 __all__ = ["add_metrics"]
 

@@ -1,15 +1,15 @@
 """The sharded store of real images: on disk, in this process, or as Ray actors."""
 
 from rgcluster.store.answers import Found, Neighbours, Pending
+from rgcluster.store.changes.transfer import copy_snapshot
 from rgcluster.store.client import Store
-from rgcluster.store.index import ExactIndex
+from rgcluster.store.disk.snapshot import Manifest, read_manifest, verify
+from rgcluster.store.disk.writer import SnapshotWriter
+from rgcluster.store.index.exact import ExactIndex
+from rgcluster.store.index.rows import Filter, tag_of
 from rgcluster.store.local import LocalStore
-from rgcluster.store.rows import Filter, tag_of
-from rgcluster.store.shard import IndexSettings
-from rgcluster.store.snapshot import Manifest, read_manifest, verify
+from rgcluster.store.shard.shard import IndexSettings
 from rgcluster.store.store import NAMESPACE, RayStore, list_stores, stop_store
-from rgcluster.store.transfer import copy_snapshot
-from rgcluster.store.writer import SnapshotWriter
 
 __all__ = [
     "NAMESPACE",

@@ -17,16 +17,16 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rgcluster.base.storage import Location
 from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
-from rgcluster.storage import Location
 from rgcluster.store.answers import Found, Neighbours, Pending
-from rgcluster.store.compaction import Compaction
-from rgcluster.store.index import NO_ID, as_vectors, barred_ids, too_few
-from rgcluster.store.journal import Change
-from rgcluster.store.rows import Filter
-from rgcluster.store.snapshot import Manifest, shard_of
+from rgcluster.store.changes.compaction import Compaction
+from rgcluster.store.changes.journal import Change
+from rgcluster.store.disk.snapshot import Manifest, shard_of
+from rgcluster.store.disk.writer import as_images, as_tags
+from rgcluster.store.index.exact import NO_ID, as_vectors, barred_ids, too_few
+from rgcluster.store.index.rows import Filter
 from rgcluster.store.view import Asked, Call, View
-from rgcluster.store.writer import as_images, as_tags
 
 __all__ = ["Found", "Neighbours", "Pending", "Store"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from rgcluster.storage import Location
+from rgcluster.base.storage import Location
 from rgcluster.store.client import Store
-from rgcluster.store.host import Host
-from rgcluster.store.shard import IndexSettings
-from rgcluster.store.snapshot import Place, read_manifest
+from rgcluster.store.disk.snapshot import Place, read_manifest
+from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.shard import IndexSettings
 from rgcluster.store.view import Call, View
 
 __all__ = ["LocalStore"]

@@ -13,17 +13,17 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rgcluster.base.placement import CPUS_PER_SHARD, GPUS_PER_SHARD
+from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
-from rgcluster.placement import CPUS_PER_SHARD, GPUS_PER_SHARD
-from rgcluster.storage import Location
-from rgcluster.store.actor import ShardActor
+from rgcluster.store.actors.actor import ShardActor
+from rgcluster.store.actors.lines import Lines
+from rgcluster.store.actors.names import NAMESPACE, actor_name, find_actor, require_name, running_actors
+from rgcluster.store.actors.pool import ActorPool
+from rgcluster.store.actors.telemetry import ClientMeter
 from rgcluster.store.client import Store
-from rgcluster.store.lines import Lines
-from rgcluster.store.metrics import ClientMeter
-from rgcluster.store.names import NAMESPACE, actor_name, find_actor, require_name, running_actors
-from rgcluster.store.pool import ActorPool
-from rgcluster.store.shard import IndexSettings
-from rgcluster.store.snapshot import Manifest, Place, read_manifest
+from rgcluster.store.disk.snapshot import Manifest, Place, read_manifest
+from rgcluster.store.shard.shard import IndexSettings
 from rgcluster.store.view import Call, View
 
 __all__ = ["NAMESPACE", "RayStore", "list_stores", "stop_store"]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgcluster.store.answers import Found, Neighbours
-from rgcluster.store.index import nearest_first, require_neighbours
-from rgcluster.store.snapshot import Manifest, shard_of
+from rgcluster.store.disk.snapshot import Manifest, shard_of
+from rgcluster.store.index.exact import nearest_first, require_neighbours
 
 __all__ = ["Asked", "Call", "View"]
 

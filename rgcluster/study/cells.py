@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import Config, with_values
 from rgcluster.data.shards import ShardSet
-from rgcluster.pipeline import Pipeline, Shared
-from rgcluster.storage import Location, digest_json
+from rgcluster.pipeline.run import Pipeline, Shared
 
 __all__ = ["Cell", "Study", "cell_name"]
 

@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rgcluster.evaluate.intervals import LEVEL, Images, Interval, Statistic, contrast, inception, kernel, mean
-from rgcluster.evaluate.reference import Reference
+from rgcluster.evaluate.measure.reference import Reference
+from rgcluster.evaluate.metrics.intervals import (
+    LEVEL,
+    Images,
+    Interval,
+    Statistic,
+    contrast,
+    inception,
+    kernel,
+    mean,
+)
 
 __all__ = ["Terms", "precision_differences", "translation_differences"]
 

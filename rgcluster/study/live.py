@@ -9,7 +9,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from rgcluster.progress import console
+from rgcluster.base.progress import console
 from rgcluster.study.cells import Study
 from rgcluster.study.trials import Trial, finished_results
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rgcluster.evaluate.page import details, page, paragraphs, section, simple_table
-from rgcluster.evaluate.tables import MODEL_NAMES, Column, translation_columns
+from rgcluster.base.storage import Location
+from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table
+from rgcluster.evaluate.report.tables import MODEL_NAMES, Column, translation_columns
 from rgcluster.model.handover import is_guided
-from rgcluster.storage import Location
 
 __all__ = ["line_plot", "write_sweep_report"]
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from rgcluster.evaluate.page import details, page, paragraphs, section, simple_table, table
-from rgcluster.evaluate.tables import (
+from rgcluster.base.storage import Location
+from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table, table
+from rgcluster.evaluate.report.tables import (
     Table,
     accuracy_table,
     counts_table,
@@ -18,7 +19,6 @@ from rgcluster.evaluate.tables import (
     retrieval_table,
     translation_table,
 )
-from rgcluster.storage import Location
 from rgcluster.study.writing import as_csv, as_latex
 
 __all__ = ["difference_table", "shown_tables", "verdicts", "write_table"]

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rgcluster.base.progress import console
+from rgcluster.base.session import ray_session
+from rgcluster.base.storage import Location
 from rgcluster.config import with_values
 from rgcluster.errors import ConfigError, RGClusterError
-from rgcluster.evaluate.protocol import require_same
-from rgcluster.progress import console
-from rgcluster.session import ray_session
-from rgcluster.storage import Location
+from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.live import LiveTable
 from rgcluster.study.plots import write_sweep_report
-from rgcluster.study.run import open_study
 from rgcluster.study.space import Axis, cells_of
+from rgcluster.study.table import open_study
 from rgcluster.study.trials import Plan, Trial, concurrency, finished_results, run_trials
 
 __all__ = ["METRICS", "SweepOptions", "sweep"]

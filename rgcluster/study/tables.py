@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from rgcluster.base.progress import console
+from rgcluster.base.rundir import stage_directory
 from rgcluster.config import Config
 from rgcluster.errors import ConfigError
-from rgcluster.evaluate.measured import load_measured
-from rgcluster.evaluate.protocol import require_same
-from rgcluster.evaluate.queries import load_precision
-from rgcluster.evaluate.reference import load_reference
-from rgcluster.evaluate.run import RESULTS, measurements
-from rgcluster.pipeline import Pipeline
-from rgcluster.progress import console
-from rgcluster.rundir import stage_directory
+from rgcluster.evaluate.measure.evaluation import RESULTS, measurements
+from rgcluster.evaluate.measure.measured import load_measured
+from rgcluster.evaluate.measure.protocol import require_same
+from rgcluster.evaluate.measure.queries import load_precision
+from rgcluster.evaluate.measure.reference import load_reference
+from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.differences import Terms, precision_differences, translation_differences
 

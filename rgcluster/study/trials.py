@@ -14,18 +14,18 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from rgcluster.base.placement import CPUS_PER_DRIVER, place
+from rgcluster.base.progress import follow
+from rgcluster.base.rundir import STAGE, stage_directory
+from rgcluster.base.session import cluster_nodes
+from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, root_cause
-from rgcluster.evaluate.run import RESULTS
-from rgcluster.pipeline import Pipeline, Shared
-from rgcluster.placement import CPUS_PER_DRIVER, place
-from rgcluster.progress import follow
-from rgcluster.rundir import STAGE, stage_directory
-from rgcluster.session import cluster_nodes
-from rgcluster.storage import Location
+from rgcluster.evaluate.measure.evaluation import RESULTS
+from rgcluster.pipeline.run import Pipeline, Shared
 from rgcluster.study.cells import Cell, Study
-from rgcluster.train.metrics import read_metrics
+from rgcluster.train.records.metrics import read_metrics
 
 __all__ = ["Plan", "Trial", "concurrency", "finished_results", "run_trials"]
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 
-from rgcluster.evaluate.tables import Row, Table, Value
+from rgcluster.evaluate.report.tables import Row, Table, Value
 
 __all__ = ["as_csv", "as_latex"]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rgcluster.base.storage import digest_bytes
 from rgcluster.config import load_config
 from rgcluster.errors import ConfigError
-from rgcluster.storage import digest_bytes
 
 __all__ = ["JobPlan", "known_jobs", "plan_job"]
 

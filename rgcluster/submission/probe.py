@@ -22,8 +22,8 @@ MARK = "rgcluster-probe:"
 
 def look(asked: dict[str, Any]) -> None:
     """Raise the error that the job would meet."""
-    from rgcluster.session import placement, ray_session
-    from rgcluster.storage import Location
+    from rgcluster.base.session import placement, ray_session
+    from rgcluster.base.storage import Location
     from rgcluster.train.preflight import check_storage
 
     with ray_session():
@@ -40,9 +40,9 @@ def read_answer(logs: str) -> dict[str, str] | None:
 
 
 def _config(asked: dict[str, Any]) -> Config:
+    from rgcluster.base.storage import Location
     from rgcluster.config import with_values
-    from rgcluster.inference.run import open_run
-    from rgcluster.storage import Location
+    from rgcluster.translate.finished import open_run
 
     if asked["preset"] is None and (Location(asked["run"]) / "config.yaml").exists():
         config, _ = open_run(asked["run"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from rgcluster.checkpoint import (
+from rgcluster.base.checkpoint import (
     MANIFEST,
     Snapshot,
     load_tree,
@@ -17,10 +17,10 @@ from rgcluster.checkpoint import (
     save_snapshot,
     take_snapshot,
 )
+from rgcluster.base.notices import add_notice
+from rgcluster.base.storage import Location
 from rgcluster.config import StageConfig
 from rgcluster.errors import CheckpointError
-from rgcluster.storage import Location
-from rgcluster.train.notices import add_notice
 
 __all__ = ["CHECKPOINTS", "Checkpoints"]
 

@@ -11,16 +11,16 @@ import numpy.typing as npt
 import torch
 from ray.data import ActorPoolStrategy
 
-from rgcluster.checkpoint import network_digest
+from rgcluster.base.checkpoint import network_digest
+from rgcluster.base.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
+from rgcluster.base.storage import Location, digest_bytes, digest_json
 from rgcluster.config import Config
 from rgcluster.data.stream import ROWS_PER_READ, ImageSource, batches, rows_dataset
-from rgcluster.inference.device import pick_device
-from rgcluster.inference.tensors import to_images
 from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
-from rgcluster.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
-from rgcluster.storage import Location, digest_bytes, digest_json
-from rgcluster.store.rows import tag_of
-from rgcluster.store.writer import SnapshotWriter
+from rgcluster.store.disk.writer import SnapshotWriter
+from rgcluster.store.index.rows import tag_of
+from rgcluster.translate.device import pick_device
+from rgcluster.translate.tensors import to_images
 
 __all__ = ["Embedder", "build_store", "store_digests"]
 

@@ -10,19 +10,19 @@ import ray.train
 import torch
 
 from rgcluster import errors
+from rgcluster.base.storage import Location
 from rgcluster.data.images import encode_png
 from rgcluster.errors import CollectiveStalled, RGClusterError, TrainingDiverged, root_cause
-from rgcluster.inference.device import pick_device
-from rgcluster.storage import Location
 from rgcluster.train.checkpoints import Checkpoints
 from rgcluster.train.guards import explained
-from rgcluster.train.guidance import GuidanceStage
 from rgcluster.train.meter import Meter
-from rgcluster.train.metrics import MetricsLog
-from rgcluster.train.retrieval import RetrievalStage
+from rgcluster.train.records.metrics import MetricsLog
 from rgcluster.train.stage import Run, Stage, Worker
-from rgcluster.train.translation import TranslationStage
+from rgcluster.train.steps.guidance import GuidanceStage
+from rgcluster.train.steps.retrieval import RetrievalStage
+from rgcluster.train.steps.translation import TranslationStage
 from rgcluster.train.workers import agree
+from rgcluster.translate.device import pick_device
 
 __all__ = ["FAILURE", "MODEL", "STAGES", "raise_failure", "train_stage", "train_worker"]
 

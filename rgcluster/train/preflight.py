@@ -7,8 +7,8 @@ import uuid
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rgcluster.base.storage import Location
 from rgcluster.errors import StorageError
-from rgcluster.storage import Location
 
 __all__ = ["check_storage"]
 

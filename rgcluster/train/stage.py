@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from rgcluster.base.storage import Location
 from rgcluster.config import Config, StageConfig
 from rgcluster.data.stream import ImageSource
-from rgcluster.inference.device import Device
 from rgcluster.model.losses import Parts
-from rgcluster.storage import Location
+from rgcluster.translate.device import Device
 
 __all__ = ["Run", "Stage", "Worker"]
 

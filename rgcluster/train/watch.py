@@ -6,9 +6,9 @@ from typing import Any
 
 from ray.train.v2.api.callback import UserCallback
 
+from rgcluster.base.events import add_event
+from rgcluster.base.storage import Location
 from rgcluster.errors import RGClusterError, root_cause
-from rgcluster.events import add_event
-from rgcluster.storage import Location
 
 __all__ = ["WorkerWatch"]
 

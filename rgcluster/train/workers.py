@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rgcluster.inference.device import Device
 from rgcluster.train.stage import Worker
+from rgcluster.translate.device import Device
 
 __all__ = ["agree", "distribute", "mean_over_workers", "synchronised"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rgcluster.data.attributes import CELEBA_ATTRIBUTES
-from rgcluster.data.faces.dataset import FaceSet
+from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.data.sources.table import SPLITS, ImageTable
+from rgcluster.faces.dataset import FaceSet
 
 __all__ = ["DrawnTree", "drawn_table"]
 

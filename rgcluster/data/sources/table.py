@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.faces.dataset import FaceSet
 from rgcluster.data.sources.tree import Tree, is_image_name
 from rgcluster.errors import DataError
+from rgcluster.faces.dataset import FaceSet
 
 __all__ = ["SPLITS", "UNKNOWN", "UNLABELLED", "ImageTable", "Layout", "reject_repeats", "reject_unlisted"]
 

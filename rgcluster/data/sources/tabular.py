@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from rgcluster.data.attributes import nearest
+from rgcluster.base.attributes import nearest
 from rgcluster.data.sources.table import SPLITS, ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tree import open_tree
 from rgcluster.errors import DataError

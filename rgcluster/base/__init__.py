@@ -1,0 +1,1 @@
+"""What every room stands on: storage, run directories, checkpoints, placement, sessions."""

@@ -1,0 +1,102 @@
+"""A run directory: a folder for each stage, or a link to where the stage is shared with other runs.
+
+A stage's `stage.json` holds what it depends on and whether it is finished: the same work is not done twice,
+and work with other dependencies is refused.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rgcluster.base.storage import Location
+from rgcluster.base.versions import package_versions
+from rgcluster.errors import RunConflict
+
+__all__ = [
+    "STAGE",
+    "binding",
+    "enter",
+    "is_finished",
+    "link_stage",
+    "refuse_other",
+    "stage_directory",
+    "work_once",
+]
+
+STAGE = "stage.json"
+LINK = "elsewhere.json"
+
+Depends = Mapping[str, Any]
+
+
+def stage_directory(run: Location, stage: str) -> Location:
+    """Return where a stage of the run lies: below the run, or where its link leads."""
+    link = run / stage / LINK
+    if not link.exists():
+        return run / stage
+    found = Location(run / stage)
+    found.path = posixpath.normpath(posixpath.join(found.path, link.read_json()["at"]))
+    return found
+
+
+def link_stage(run: Location, stage: str, target: Location) -> None:
+    """Let a stage of the run lie at `target`; the path is relative, so that both may move together."""
+    at = posixpath.relpath(target.path, (run / stage).path)
+    link = run / stage / LINK
+    if not link.exists() or link.read_json() != {"at": at}:
+        link.write_json({"at": at})
+
+
+def enter(directory: Location, depends: Depends, name: str = STAGE) -> dict[str, Any]:
+    """Return the record of what lies in the directory, begun here if need be; RunConflict for other dependencies."""
+    file = directory / name
+    if not file.exists():
+        record: dict[str, Any] = {
+            "depends": dict(depends), "finished": False, "seconds": 0.0, "versions": package_versions(),
+        }  # fmt: skip
+        file.write_json(record)
+        return record
+    record = dict(file.read_json())
+    refuse_other(directory, record["depends"], binding(record, depends))
+    return record
+
+
+def binding(record: Mapping[str, Any], depends: Depends) -> Depends:
+    """Return what a stage depends on: of imported networks only what they were imported with."""
+    if "imported" not in record:
+        return depends
+    return {key: value for key, value in depends.items() if key in record["depends"]}
+
+
+def refuse_other(directory: Location, before: Depends, now: Depends) -> None:
+    """Raise RunConflict where the two dependencies differ; it names the first key that does."""
+    for key in sorted(set(before) | set(now)):
+        old, new = before.get(key), now.get(key)
+        if old != new:
+            raise RunConflict(
+                f"{directory} was made with {key} = {old}, now {new}; "
+                f"use another --run, or remove {directory} to make it anew"
+            )
+
+
+def is_finished(directory: Location, depends: Depends) -> bool:
+    """Return whether the stage with these dependencies was finished there before."""
+    return bool(enter(directory, depends)["finished"])
+
+
+def work_once(directory: Location, depends: Depends, work: Callable[[], None]) -> None:
+    """Do a stage's work unless it was finished there before; add up the time it takes."""
+    if is_finished(directory, depends):
+        return
+    start, finished = time.monotonic(), False
+    try:
+        work()
+        finished = True
+    finally:
+        record = (directory / STAGE).read_json()
+        record["seconds"] += time.monotonic() - start
+        record["finished"] = finished
+        (directory / STAGE).write_json(record)

@@ -1,0 +1,137 @@
+"""Joins the Ray cluster that the environment names, or starts one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+# Read when ray is imported, so set before that.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# A scattered call that fails in one shard fails in the others, too; the first error is the one that is raised.
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# Ray ends idle processes after a second, and a new one imports for seconds: on a cluster of our own, keep them.
+os.environ.setdefault("RAY_num_workers_soft_limit", "4")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
+
+import ray  # noqa: E402
+import torch  # noqa: E402
+from ray._private.utils import get_num_cpus  # noqa: E402
+
+from rgcluster.base.placement import Node, Placement, place  # noqa: E402
+from rgcluster.base.weights import chosen_paths  # noqa: E402
+from rgcluster.config import Config  # noqa: E402
+from rgcluster.errors import ConfigError  # noqa: E402
+
+__all__ = ["cluster_nodes", "cluster_session", "interruptible", "placement", "ray_session", "this_machine"]
+
+MOST_NODES = 512
+"""Of a kind that an autoscaler may add: more are not counted."""
+
+
+@contextmanager
+def ray_session(*, dashboard: bool = False) -> Iterator[None]:
+    """Hold a connection to Ray for the body; a cluster started here ends with it.
+
+    Trials that Ray Tune stops are cleaned up through the dashboard.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # It would say on every start that Ray's tokens are on, which they should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        # A local cluster's processes inherit the environment; another cluster's must be told of weights.
+        told = chosen_paths()
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.WARNING,
+            runtime_env={"env_vars": told} if told else None,
+        )  # fmt: skip
+    else:
+        ray.init(
+            address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING,
+            object_store_memory=_object_store_bytes(),
+        )  # fmt: skip
+    for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def cluster_session() -> Iterator[None]:
+    """Hold a connection to a Ray cluster that is running already; ConfigError where there is none."""
+    os.environ.setdefault("RAY_ADDRESS", "auto")
+    try:
+        with ray_session():
+            yield
+    except ConnectionError:
+        raise ConfigError(
+            f"no Ray cluster at {os.environ['RAY_ADDRESS']}: `ray start --head` starts one on this machine, "
+            "RAY_ADDRESS names another"
+        ) from None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make Ctrl-C a KeyboardInterrupt within the body and after it.
+
+    Ray Train answers the first Ctrl-C by leaving the process with status 0 or 1, and its handler stays when
+    training is over, so that later ones would do nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def placement(config: Config, trials: int = 1) -> Placement:
+    """Return how the stages lie on the cluster, which `trials` runs use at once; ConfigError where they do not fit."""
+    return place(config, cluster_nodes(), trials)
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the machines of the cluster, and those that its autoscaler may add."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [_node(node["Resources"]) for node in alive]
+    groups = [node.get("Labels", {}).get("ray.io/node-group") for node in alive]
+    for group in _node_groups():
+        more = min(group.max_count, MOST_NODES) - groups.count(group.name)
+        nodes += [_node(group.resources)] * max(0, more)
+    return [node for node in nodes if node.cpus or node.gpus]
+
+
+def this_machine() -> list[Node]:
+    """Return what a cluster started here would have."""
+    return [Node(float(get_num_cpus()), float(torch.cuda.device_count()))]
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return Node(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
+
+
+def _node_groups() -> list[Any]:
+    """Return the kinds of machines that an autoscaler knows; none where there is no autoscaler."""
+    config = ray._private.state.state.get_cluster_config()
+    return list(config.node_group_configs) if config is not None else []
+
+
+def _object_store_bytes() -> int:
+    """A fifth of the memory, at most 4 GiB: Ray's own third is more than a laptop can spare."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(4 << 30, memory // 5)

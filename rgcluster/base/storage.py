@@ -1,0 +1,249 @@
+"""Paths, local or remote (`s3://`, `gs://`), through pyarrow's file systems.
+
+Every file is committed by a rename, or in an object store by the request that ends its upload, so a reader
+never sees half of one. What a remote store answers with an error of its own is asked again (`remote.py`);
+where it stays so, the StorageError is one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pyarrow import NativeFile, fs
+
+from rgcluster.base.remote import connect, explain, persistently
+from rgcluster.errors import DataError, StorageError
+
+__all__ = ["Location", "digest_bytes", "digest_json"]
+
+T = TypeVar("T")
+
+_PIECE = 8 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def digest_bytes(*parts: bytes | memoryview) -> str:
+    """Return the first 16 hexadecimal digits of the parts' SHA-256."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()[:16]
+
+
+def digest_json(value: Any) -> str:
+    """Return the digest of a JSON value, whatever the order of its keys."""
+    return digest_bytes(json.dumps(value, sort_keys=True, default=str).encode())
+
+
+class Location:
+    """A file or directory in a file system; `location / "name"` goes down.
+
+    StorageError where a remote one does not answer, or refuses; ConfigError where its address is wrong.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | Location) -> None:
+        self._fs: fs.FileSystem
+        self.path: str
+        self._options: str = ""  # of the file system: s3://...?endpoint_override=...
+        if isinstance(path, Location):
+            self._fs, self.path, self._options = path._fs, path.path, path._options
+            return
+        text = os.fspath(path)
+        if "://" in text:
+            self._fs, self.path = connect(text)
+            self._options = text.partition("?")[2]
+        else:
+            self._fs, self.path = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+
+    def __truediv__(self, name: str) -> Location:
+        below = Location(self)
+        below.path = f"{self.path.rstrip('/')}/{name}"
+        return below
+
+    def __str__(self) -> str:
+        if self.is_local:
+            return self.path
+        return f"{self._fs.type_name}://{self.path}" + (f"?{self._options}" if self._options else "")
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self._fs, fs.LocalFileSystem)
+
+    @property
+    def for_ray(self) -> dict[str, Any]:
+        """`storage_path` and `storage_filesystem` of Ray's run configurations, which write here then."""
+        return {"storage_path": self.path, "storage_filesystem": None if self.is_local else self._fs}
+
+    @property
+    def _holds_objects(self) -> bool:
+        """Whether there are no directories to make, and no file is seen before it is whole."""
+        return self._fs.type_name in ("s3", "gcs", "abfs")
+
+    @property
+    def name(self) -> str:
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        above = Location(self)
+        above.path = self.path.rstrip("/").rpartition("/")[0]
+        return above
+
+    def local(self) -> Path:
+        """Return the local path; DataError for a remote location."""
+        if not self.is_local:
+            raise DataError(f"{self} is remote: this needs a local path")
+        return Path(self.path)
+
+    def exists(self) -> bool:
+        return self._kind() != fs.FileType.NotFound
+
+    def is_file(self) -> bool:
+        return self._kind() == fs.FileType.File
+
+    def size(self) -> int:
+        """Return the size in bytes; 0 where there is no file."""
+        return self._ask(lambda: self._fs.get_file_info(self.path).size or 0)
+
+    def open_file(self) -> NativeFile:
+        """Open for reading at any position."""
+        return self._ask(lambda: self._fs.open_input_file(self.path))
+
+    def names(self) -> list[str]:
+        """Return the sorted names in this directory; none where it is missing."""
+        inside = fs.FileSelector(self.path, allow_not_found=True)
+        found = self._ask(lambda: self._fs.get_file_info(inside))
+        # An object store may list the directory itself, as an empty object that marks it.
+        return sorted({info.base_name for info in found if info.path.rstrip("/") != self.path.rstrip("/")})
+
+    def make_directory(self) -> Location:
+        if not self._holds_objects:
+            self._fs.create_dir(self.path, recursive=True)
+        return self
+
+    def remove(self) -> None:
+        """Remove this file, or this directory with all below; fine if missing."""
+        kind = self._kind()
+        try:
+            if kind == fs.FileType.Directory:
+                self._ask(lambda: self._fs.delete_dir(self.path))
+            elif kind != fs.FileType.NotFound:
+                self._ask(lambda: self._fs.delete_file(self.path))
+        except FileNotFoundError:  # a request that was repeated because its answer was lost
+            if self.is_local:
+                raise
+
+    def move_to(self, target: Location) -> None:
+        self._ask(lambda: self._fs.move(self.path, target.path))
+
+    def read_bytes(self) -> bytes:
+        def read() -> bytes:
+            with self._fs.open_input_stream(self.path) as stream:
+                return stream.read()
+
+        return self._ask(read)
+
+    def write_bytes(self, content: bytes | memoryview, *, durable: bool = False) -> None:
+        """Write the whole file or nothing; StorageError where there is no room for it.
+
+        With `durable` it outlives a crash of the machine as soon as this returns (remote stores promise that
+        anyway).
+        """
+        if self._holds_objects:
+            return self._ask(lambda: self._put(content))
+        parent, _, name = self.path.rpartition("/")
+        self._fs.create_dir(parent, recursive=True)
+        # Not a leading dot: some file systems hide such names from listings.
+        temporary = f"{parent}/{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with self._fs.open_output_stream(temporary) as stream:
+                stream.write(content)
+            if durable and self.is_local:
+                _sync(temporary)
+            self._fs.move(temporary, self.path)
+            if durable and self.is_local:
+                _sync(parent)
+        except BaseException as error:
+            if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
+                self._fs.delete_file(temporary)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise StorageError(
+                    f"{self}: no room to write {len(content) >> 10} KiB ({os.strerror(error.errno)}); "
+                    "free some and run the same command again, what is finished is kept"
+                ) from None
+            raise
+
+    def upload(self, source: Path) -> None:
+        """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
+        if not self._holds_objects:
+            self._fs.create_dir(self.path.rpartition("/")[0], recursive=True)
+
+        def copy() -> None:
+            with source.open("rb") as stream, self._fs.open_output_stream(self.path) as sink:
+                shutil.copyfileobj(stream, sink, _PIECE)
+
+        self._ask(copy)
+
+    def download(self, target: Path) -> None:
+        """Copy this file to a local path, in pieces."""
+
+        def copy() -> None:
+            with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
+                shutil.copyfileobj(stream, sink, _PIECE)
+
+        self._ask(copy)
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
+    def write_text(self, content: str) -> None:
+        self.write_bytes(content.encode())
+
+    def read_json(self) -> Any:
+        try:
+            return json.loads(self.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{self}: not valid JSON ({error}); remove it and run again") from None
+
+    def write_json(self, value: Any) -> None:
+        self.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+    def _kind(self) -> fs.FileType:
+        return self._ask(lambda: self._fs.get_file_info(self.path).type)
+
+    def _put(self, content: bytes | memoryview) -> None:
+        with self._fs.open_output_stream(self.path) as stream:
+            stream.write(content)
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        """Do it; of a remote file system with patience, and what it raises becomes a StorageError.
+
+        A missing file stays FileNotFoundError.
+        """
+        if self.is_local:
+            return action()
+        try:
+            return persistently(action)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(explain(str(self), error)) from None
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

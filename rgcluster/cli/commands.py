@@ -1,0 +1,248 @@
+"""What the command line and `jobs/` do, as functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rgcluster.base.progress import task
+from rgcluster.base.session import placement, ray_session
+from rgcluster.base.storage import Location
+from rgcluster.client import Client
+from rgcluster.config import Config, StoreConfig, load_config
+from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
+from rgcluster.data.shard_writer import ShardOptions, write_shards
+from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
+from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
+from rgcluster.data.survey import Survey, survey_shards, survey_table
+from rgcluster.errors import ConfigError, DataError
+from rgcluster.evaluate.report.report import write_report
+from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
+from rgcluster.model.handover import is_guided
+from rgcluster.pipeline.run import Pipeline
+from rgcluster.store.local import LocalStore
+from rgcluster.translate.device import Device, pick_device
+from rgcluster.translate.finished import (
+    KEEP,
+    Judge,
+    open_run,
+    snapshot_of,
+    store_name,
+    style_noise,
+    wanted_changes,
+)
+from rgcluster.translate.guided import GuidedTranslator, load_models
+from rgcluster.translate.tensors import to_images
+
+__all__ = [
+    "check",
+    "contact_sheets",
+    "demo",
+    "draw_faces",
+    "evaluate",
+    "query",
+    "report",
+    "resolve",
+    "shard",
+    "run_store",
+    "train",
+    "translate",
+]
+
+
+def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
+    """Return the preset with overrides on top."""
+    return load_config(preset, overrides or ())
+
+
+def demo(config: Config, run: str) -> Location:
+    """Draw faces, into the run directory if it is local, and do everything; return the report."""
+    location, faces = Location(run), config.faces
+    with ray_session():
+        placement(config)
+        if location.is_local:
+            draw_faces(location.local() / "faces", faces.count, faces.seed)
+            table = read_celeba(location.local() / "faces")
+        else:  # each task of the cluster draws what it writes
+            table = drawn_table(FaceSet(faces.seed, faces.count))
+        options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
+        shards = _write_shards(table, location / "shards", options)
+        pipeline = Pipeline(location, config, shards)
+        pipeline.prepare()
+        return pipeline.report()
+
+
+def draw_faces(target: Path, count: int, seed: int) -> None:
+    """Draw `count` faces into the folder; what is already there is kept."""
+    with task("faces") as update:
+        write_faces(target, count, seed, progress=update)
+
+
+def contact_sheets(count: int, seed: int, target: Path) -> None:
+    """Write a sheet of faces, and beside it one of counterfactuals."""
+    faces = FaceSet(seed, count)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(faces, 6, 10).save(target)
+    counterfactual_sheet(faces, 6).save(target.with_stem(f"{target.stem}-counterfactuals"))
+
+
+def shard(
+    source: Path,
+    target: str,
+    options: ShardOptions,
+    *,
+    layout: str = "auto",
+    images: Path | None = None,
+    columns: Columns | None = None,
+    unlabelled: Path | None = None,
+) -> ShardSet:
+    """Write a source as shards, and a folder of images without labels with it."""
+    table = read_source(source, layout, images, columns)
+    more = read_images(unlabelled) if unlabelled else None
+    with ray_session():
+        return _write_shards(table, Location(target), options, more)
+
+
+def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
+    """Read everything in a source or a directory of shards; write a contact sheet if asked."""
+    location = Location(path)
+    inside = location.names() if location.exists() and not location.is_file() else []
+    is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
+    with task("check") as update, ray_session():
+        if is_shards and layout == "auto":
+            survey = survey_shards(open_shards(location), update)
+        else:
+            survey = survey_table(read_source(Path(path), layout, images, columns), update)
+    if sheet and survey.thumbnails:
+        Location(sheet).write_bytes(encode_png(_sheet(survey.thumbnails)))
+    return survey
+
+
+def train(config: Config, data: str, run: str, stage: str) -> None:
+    """Run `stage` and whatever before it is not finished."""
+    shards = open_shards(Location(data))
+    with ray_session():
+        pipeline = Pipeline(Location(run), config, shards)
+        pipeline.prepare()
+        getattr(pipeline, stage)()
+
+
+def evaluate(run: str) -> Location:
+    """Evaluate a run and write its report."""
+    config, location = open_run(run)
+    shards = open_shards(Location((location / "data.json").read_json()["shards"]))
+    with ray_session():
+        return Pipeline(location, config, shards).report()
+
+
+def report(run: str) -> Location:
+    """Write the report again."""
+    config, location = open_run(run)
+    return write_report(config, location)
+
+
+def translate(
+    images: Sequence[Path],
+    run: str | None,
+    url: str | None,
+    to: str,
+    target: Path,
+    samples: int,
+    seed: int,
+    model: str | None,
+) -> list[Path]:
+    """Translate image files; return the PNGs written: one an image, its samples side by side."""
+    if (run is None) == (url is None):
+        raise ConfigError("give either --run, a finished run, or --url, an endpoint")
+    if len({path.stem for path in images}) != len(images):
+        raise ConfigError("two of the images have the same name; translate them one by one")
+    folder = len(images) > 1 or target.is_dir() or not target.suffix
+    made: Iterator[UInt8Array]
+    if url:
+        client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
+        made = (client.translate(path, to, samples=samples, seed=seed, model=model).images for path in images)
+    else:
+        made = _translations(images, run or "", to, samples, seed, model or "rg-unit")
+    written = []
+    for path, pictures in zip(images, made, strict=True):
+        file = target / f"{path.stem}.png" if folder else target
+        Location(file).write_bytes(encode_png(grid(pictures[None])))
+        written.append(file)
+    return written
+
+
+def _translations(
+    images: Sequence[Path], run: str, to: str, samples: int, seed: int, model: str
+) -> Iterator[UInt8Array]:
+    """Yield the translations [samples, h, w, 3] of each image file, by a run's own networks."""
+    config, location = open_run(run)
+    device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
+    translator = _load_model(location, config, model, device)
+    noise = style_noise(seed, samples, config.style_size)
+    for path in images:
+        pixels = _read_image(path, config)
+        domain = _target(pixels, to, location, config, device)
+        yield translator.translate(
+            np.repeat(pixels[None], samples, axis=0), np.repeat(domain, samples, axis=0), noise, key=seed
+        ).image
+
+
+def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:
+    """Return the row ids and distances of the stored images nearest to the query, and draw them if asked."""
+    config, location = open_run(run)
+    device = pick_device(config.cluster, gpu=False)
+    model = _load_model(location, config, "rg-unit", device)
+    assert model.retriever is not None
+    pixels = _read_image(image, config)
+    domain = _target(pixels, to, location, config, device)
+    found = model.neighbours(pixels[None], domain, count)
+    if target:
+        Location(target).write_bytes(
+            encode_png(grid(np.concatenate([pixels[None, None], found.images], axis=1)))
+        )
+    return list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
+
+
+def run_store(run: str) -> tuple[Location, str, StoreConfig]:
+    """Return where a run's store lies, the name under which it is served, and its configuration."""
+    config, location = open_run(run)
+    return snapshot_of(location), store_name(location), config.store
+
+
+def _write_shards(
+    table: ImageTable, target: Location, options: ShardOptions, unlabelled: ImageTable | None = None
+) -> ShardSet:
+    with task("shards") as update:
+        return write_shards(table, target, options, unlabelled, update)
+
+
+def _sheet(pictures: Sequence[UInt8Array], columns: int = 8) -> UInt8Array:
+    blank = np.full_like(pictures[0], 255)
+    rows = -(-len(pictures) // columns)
+    padded = [*pictures, *[blank] * (rows * columns - len(pictures))]
+    return grid(np.stack(padded).reshape(rows, columns, *blank.shape))
+
+
+def _load_model(location: Location, config: Config, name: str, device: Device) -> GuidedTranslator:
+    known = ("gmm-unit", *config.guidance.variants)
+    if name not in known:
+        raise ConfigError(f"--model {name}: this run has {', '.join(known)}")
+    store = LocalStore(snapshot_of(location)) if is_guided(name) else None
+    return load_models(location, config, store, device, (name,))[name]
+
+
+def _read_image(path: Path, config: Config) -> UInt8Array:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return decode_image(path.read_bytes(), config.data.crop, config.data.image_size, str(path))
+
+
+def _target(pixels: UInt8Array, to: str, location: Location, config: Config, device: Device) -> np.ndarray:
+    """Return the target domain [1, n]: what D sees in the image, changed as `to` asks."""
+    wanted, judge = wanted_changes(to, config.data), Judge(location, config, device)
+    own = judge.domains(judge.probabilities(to_images(pixels[None], device)))
+    return np.where(wanted == KEEP, own, wanted)

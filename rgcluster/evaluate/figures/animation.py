@@ -1,0 +1,50 @@
+"""Interpolation in motion: a GIF in which every face goes from one domain to another and back."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rgcluster.data.images import grid
+from rgcluster.evaluate.figures.scene import Scene, interpolation_ends
+from rgcluster.model.gmm import prior_mean
+
+__all__ = ["moving_interpolation"]
+
+FRAMES = 16
+COLUMNS = 4
+SMALLEST = 128
+MILLISECONDS, REST = 90, 700
+
+
+def moving_interpolation(scene: Scene) -> bytes:
+    """Return the GIF, the faces in rows of four; it rests at both ends."""
+    shares = torch.from_numpy((1 - np.cos(np.linspace(0, np.pi, FRAMES))) / 2).float()[:, None]
+    faces = []
+    for number, own in enumerate(scene.domains):
+        _, start, stop = interpolation_ends(scene.config, own, number)
+        ends = prior_mean(torch.from_numpy(np.stack([start, stop])), scene.config.model.style_dim)
+        style = torch.lerp(ends[:1], ends[1:], shares).to(scene.best.device.torch)
+        made = scene.best.with_style(
+            scene.images[[number]].repeat(FRAMES, axis=0), style, scene.row_ids[[number]].repeat(FRAMES)
+        )
+        faces.append(made.image)
+    count = len(faces) - len(faces) % min(COLUMNS, len(faces))
+    shown = np.stack(faces[:count]).reshape(-1, min(COLUMNS, count), FRAMES, *faces[0].shape[1:])
+    frames = [_frame(shown[:, :, place]) for place in range(FRAMES)]
+    frames += frames[-2:0:-1]
+    pauses = [REST if place in (0, FRAMES - 1) else MILLISECONDS for place in range(len(frames))]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=pauses, loop=0, optimize=False
+    )
+    return buffer.getvalue()
+
+
+def _frame(images: np.ndarray) -> Image.Image:
+    factor = max(1, -(-SMALLEST // images.shape[2]))
+    picture = Image.fromarray(grid(images))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)

@@ -1,0 +1,172 @@
+"""What the figures show: the faces, the changes and their names, chosen by the seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.config import Config
+from rgcluster.data.images import UInt8Array
+from rgcluster.data.stream import ImageSource
+from rgcluster.faces import FaceSet
+from rgcluster.store.client import Store
+from rgcluster.translate.guided import GuidedTranslator
+
+__all__ = [
+    "Domains",
+    "Scene",
+    "change_captions",
+    "described",
+    "free_attributes",
+    "interpolation_ends",
+    "make_scene",
+    "plain",
+    "shown_changes",
+]
+
+Domains = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The faces shown, the models that translate them, and what else a figure needs.
+
+    `targets` holds one other domain for each face; `references`, of training images, a third one.
+    """
+
+    config: Config
+    models: dict[str, GuidedTranslator]
+    images: UInt8Array
+    domains: Domains
+    row_ids: npt.NDArray[np.int64]
+    names: list[str]
+    targets: Domains
+    references: UInt8Array
+    reference_domains: Domains
+    store: Store
+    faces: FaceSet | None
+
+    @property
+    def best(self) -> GuidedTranslator:
+        return self.models["rg-unit"]
+
+    def translate(
+        self, model: GuidedTranslator, target: Domains
+    ) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
+        """Return the translations at the domains' means, and their masks."""
+        made = model.translate(self.images, target, None, self.row_ids, key=self.config.seed)
+        return made.image, made.mask
+
+
+def make_scene(
+    config: Config,
+    models: dict[str, GuidedTranslator],
+    store: Store,
+    test: ImageSource,
+    train: ImageSource,
+    faces: FaceSet | None,
+) -> Scene:
+    """Choose `evaluation.figure_rows` test images, and a target and a reference for each, by the seed."""
+    columns = domain_columns(test.shards.attributes, config.data.attributes, test.shards.location)
+    generator = np.random.Generator(np.random.Philox(key=[config.seed % 2**64, 3000]))
+    rows = generator.permutation(len(test.index))[: config.evaluation.figure_rows]
+    domains = test.index.labels[rows][:, columns]
+    targets = np.stack([_other_domain(config, own, number) for number, own in enumerate(domains)])
+    train_domains = train.index.labels[:, columns]
+    order = generator.permutation(len(train.index))
+    others = np.array(
+        [
+            _of_third_domain(np.roll(order, -7 * k), train_domains, domains[k], targets[k])
+            for k in range(len(rows))
+        ]
+    )
+    return Scene(
+        config=config,
+        models=models,
+        images=test.images(rows),
+        domains=domains,
+        row_ids=test.index.row_ids[rows],
+        names=[test.index.file_names[row] for row in rows],
+        targets=targets,
+        references=train.images(others),
+        reference_domains=train_domains[others],
+        store=store,
+        faces=faces,
+    )
+
+
+def _other_domain(config: Config, own: Domains, number: int) -> Domains:
+    """Return the domain [n] of one change, by turns another one, that is a change."""
+    changes = shown_changes(config, len(config.data.attributes))
+    turned = np.roll(changes, -number).tolist()
+    targets = [change_domain(own[None], name, config.data)[0] for name in turned]
+    return next((target for target in targets if (target != own).any()), targets[0])
+
+
+def _of_third_domain(order: npt.NDArray[np.int64], domains: Domains, own: Domains, target: Domains) -> int:
+    """Return the first row of `order` whose domain is neither, or else the first."""
+    fits = (domains[order] != own).any(axis=1) & (domains[order] != target).any(axis=1)
+    return int(order[fits.argmax()])
+
+
+def interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, Domains, Domains]:
+    """Return the ends of an interpolation: by turns two of a group, and a free attribute on and off."""
+    group = (
+        config.data.attributes if config.data.domains == "one-hot" else next(iter(config.data.exclusive), ())
+    )
+    free = free_attributes(config)
+    if len(group) > 1 and (number % 2 == 0 or not free):
+        start, stop = (change_domain(own[None], name, config.data)[0] for name in group[:2])
+        return f"{plain(group[0])} to {plain(group[1])}", start, stop
+    name = (free or config.data.attributes)[-1]
+    start, stop = own.copy(), own.copy()
+    start[config.data.attributes.index(name)], stop[config.data.attributes.index(name)] = 1, 0
+    return f"{plain(name)} to not {plain(name)}", start, stop
+
+
+def free_attributes(config: Config) -> list[str]:
+    """Return the attributes that exclude no other."""
+    if config.data.domains == "one-hot":
+        return []
+    bound = {name for group in config.data.exclusive for name in group}
+    return [name for name in config.data.attributes if name not in bound]
+
+
+def shown_changes(config: Config, count: int) -> list[str]:
+    """Return the changes that a figure shows: one of a group, the free ones, then the rest."""
+    free = free_attributes(config)
+    bound = [name for name in config.data.attributes if name not in free]
+    return [*bound[1:2], *free, *bound[2:], *bound[:1]][:count]
+
+
+def change_captions(scene: Scene, name: str, target: Domains) -> list[str]:
+    """Return what each face's change is."""
+    return [
+        _change(scene.config, name, own, wanted) for own, wanted in zip(scene.domains, target, strict=True)
+    ]
+
+
+def _change(config: Config, name: str, own: Domains, target: Domains) -> str:
+    """Return `+ Male`, `- Male`, or that the face has the attribute already."""
+    if (own == target).all():
+        return "has it already"
+    return f"{'+' if target[config.data.attributes.index(name)] else '-'} {plain(name)}"
+
+
+def described(config: Config, domain: Domains) -> str:
+    """Return a domain as text; of free attributes that are not there, as `not Male`."""
+    free = free_attributes(config)
+    words = [
+        plain(name) if value else f"not {plain(name)}"
+        for name, value in zip(config.data.attributes, domain, strict=True)
+        if value or name in free
+    ]
+    return "\n".join(words) or "none"
+
+
+def plain(name: str) -> str:
+    """Return an attribute's name with blanks."""
+    return name.replace("_", " ")

@@ -1,0 +1,1 @@
+"""Measuring the models of a run by one protocol."""

@@ -1,0 +1,243 @@
+"""The evaluation of a run: every model on the same inputs, against the same reference, then `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray.data import ActorPoolStrategy
+
+from rgcluster.base.attributes import domain_columns
+from rgcluster.base.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
+from rgcluster.base.rundir import stage_directory
+from rgcluster.base.storage import Location
+from rgcluster.config import Config
+from rgcluster.data.stream import ImageSource, batches
+from rgcluster.evaluate.measure.inputs import evaluation_inputs
+from rgcluster.evaluate.measure.measure import Measure, Task
+from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
+from rgcluster.evaluate.measure.reference import CHUNK, Progress, Reference, load_reference
+from rgcluster.evaluate.metrics.scores import fid_or_reason, inception_score, kernel_distance
+from rgcluster.faces import FaceSet
+from rgcluster.model.handover import is_guided, network_digests
+
+__all__ = ["RESULTS", "Evaluation", "StartStore", "evaluate_run", "measurements", "over_seeds"]
+
+RESULTS = "results.json"
+KID_SUBSETS = 50
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class StartStore(Protocol):
+    """Starts the run's store under a name; it ends with the `with` block."""
+
+    def __call__(self, name: str) -> AbstractContextManager[Any]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation needs: the run, all labelled images, the reference, and where measurements are kept."""
+
+    config: Config
+    run: Location
+    train: ImageSource
+    test: ImageSource
+    faces: FaceSet | None
+    protocol: Mapping[str, Any]
+    reference: Location
+    measured: Location
+    store_digest: str
+    gpu: bool
+    workers: int
+
+    @property
+    def columns(self) -> list[int]:
+        """The columns of the labels that span the domains."""
+        shards = self.train.shards
+        return domain_columns(shards.attributes, self.config.data.attributes, shards.location)
+
+
+def evaluate_run(
+    evaluation: Evaluation, store_name: str, start_store: StartStore, retrieval: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str], progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure what is not measured yet; write and return the run's `results.json`."""
+    places = measurements(evaluation)
+    missing = tuple(name for name, place in places.items() if not is_measured(place))
+    reference = load_reference(evaluation.reference)
+    if missing:
+        with start_store(store_name):
+            _measure(evaluation, store_name, missing, places, reference, progress)
+    rows, untouched = [], None
+    for name, place in places.items():
+        values = load_measured(place).values
+        rows.append({**_about(name, evaluation.config), **over_seeds(values)})
+        untouched = values[0].get("untranslated") if untouched is None else untouched
+    rows.append(_real_row(evaluation, reference))
+    results = {
+        "protocol": {
+            **evaluation.protocol, "untranslated_counterfactual": untouched, "versions": dict(versions),
+        },
+        "training_seed": evaluation.config.seed,
+        "tables": {"translation": rows, "retrieval": list(retrieval)},
+    }  # fmt: skip
+    (stage_directory(evaluation.run, "evaluation") / RESULTS).write_json(results)
+    return results
+
+
+def measurements(evaluation: Evaluation) -> dict[str, Location]:
+    """Return where the measurements of each of the run's models lie, or will lie."""
+    config, run = evaluation.config, evaluation.run
+    base = network_digests(stage_directory(run, "translation") / "model")["translator"]
+    guided = network_digests(stage_directory(run, "guidance") / "model")
+    places = {}
+    for name in ("gmm-unit", *config.guidance.variants):
+        depends: dict[str, Any] = {
+            "protocol": evaluation.protocol["digest"],
+            "network": base if name == "gmm-unit" else guided[name],
+        }
+        if is_guided(name):
+            depends |= {
+                "store": evaluation.store_digest,
+                "retrieval_count": config.guidance.retrieval_count,
+                "exclude_self": config.guidance.exclude_self,
+            }
+        places[name] = measured_place(evaluation.measured, name, depends)
+    return places
+
+
+def _measure(
+    evaluation: Evaluation, store: str, models: tuple[str, ...], places: Mapping[str, Location],
+    reference: Reference, progress: Progress,
+) -> None:  # fmt: skip
+    """Translate and measure with the actors; save each model's measurements."""
+    config = evaluation.config
+    settings = config.evaluation
+    task = Task(
+        config, str(evaluation.run), store, ray.put(evaluation.train), ray.put(evaluation.test),
+        reference.judge, evaluation.faces, evaluation.gpu, models,
+    )  # fmt: skip
+    chunks = [
+        {"seed": seed, "start": start, "stop": min(start + CHUNK, settings.images)}
+        for seed in settings.seeds
+        for start in range(0, settings.images, CHUNK)
+    ]
+    measured = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+        Measure,
+        fn_constructor_args=(task,),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(evaluation.workers, len(chunks))),
+        num_cpus=CPUS_PER_ACTOR,
+        num_gpus=GPUS_PER_ACTOR if evaluation.gpu else None,
+    )
+    parts: dict[tuple[str, int], list[Columns]] = {}
+    total, done = len(settings.seeds) * settings.images * len(models), 0
+    for block in batches(measured, None):
+        done += len(block["seed"])
+        progress(done, total, "translating and measuring")
+        for model in np.unique(block["model"]):
+            mine = block["model"] == model
+            part = {key: values[mine] for key, values in block.items() if key != "model"}
+            parts.setdefault((str(model), int(part["seed"][0])), []).append(part)
+    for model in models:
+        columns = [_joined(parts[(model, seed)]) for seed in settings.seeds]
+        values = []
+        for seed, made in zip(settings.seeds, columns, strict=True):
+            values.append(_values(evaluation, seed, made, reference))
+        keys = [key for key in columns[0] if key not in ("index", "predicted", "untranslated")]
+        save_measured(
+            places[model], values, {key: np.concatenate([made[key] for made in columns]) for key in keys}
+        )
+
+
+def _joined(blocks: list[Columns]) -> Columns:
+    joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+    order = np.argsort(joined["index"], kind="stable")
+    return {key: values[order] for key, values in joined.items()}
+
+
+def _values(evaluation: Evaluation, seed: int, made: Columns, reference: Reference) -> dict[str, Any]:
+    """Return one model's values on one seed's inputs; add each input's test row and `acc` to `made`."""
+    config, columns = evaluation.config, evaluation.columns
+    inputs = evaluation_inputs(
+        config, seed, len(evaluation.test.index), evaluation.train.index.labels[:, columns]
+    )
+    right = made["predicted"][:, columns] == inputs.targets
+    made["row"], made["acc"] = inputs.rows, right.mean(axis=1)
+    fid = fid_or_reason(made["features"], reference.features)
+    return {
+        "seed": seed,
+        "acc": float(right.mean()),
+        "acc_per_attribute": dict(zip(config.data.attributes, right.mean(axis=0).tolist(), strict=True)),
+        "fid": fid.value,
+        "fid_note": fid.note,
+        "kid": kernel_distance(made["features"], reference.features, subsets=KID_SUBSETS)[0],
+        "is": inception_score(made["logits"], splits=_splits(len(made["logits"])))[0],
+        **{key: _mean(made[key]) for key in ("diversity", "counterfactual", "content_kept")},
+        "untranslated": _mean(made["untranslated"]),
+    }
+
+
+def over_seeds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return means over the evaluation seeds, and the standard deviation of each as `*_spread`."""
+    row: dict[str, Any] = {}
+    for key, first in values[0].items():
+        if key in ("seed", "untranslated"):
+            continue
+        column = [value[key] for value in values]
+        if isinstance(first, dict):
+            row[key] = {name: float(np.mean([item[name] for item in column])) for name in first}
+            row[f"{key}_spread"] = {name: _spread([item[name] for item in column]) for name in first}
+        elif first is None or isinstance(first, str):
+            row[key] = first
+        else:
+            row[key], row[f"{key}_spread"] = float(np.mean(column)), _spread(column)
+    return row
+
+
+def _spread(column: Sequence[float]) -> float | None:
+    return float(np.std(column, ddof=1)) if len(column) > 1 else None
+
+
+def _about(name: str, config: Config) -> dict[str, Any]:
+    guided = is_guided(name)
+    steps = config.translation.steps + (config.guidance.steps if name != "gmm-unit" else 0)
+    return {
+        "model": name,
+        "steps": steps,
+        "retrieval_count": config.guidance.retrieval_count if guided else 0,
+        "data_fraction": config.data.fraction,
+    }
+
+
+def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
+    """Real images: IS of the training images, the judge's accuracy on the test images."""
+    config, columns = evaluation.config, evaluation.columns
+    right = reference.on_test[:, columns] == evaluation.test.index.labels[:, columns].astype(bool)
+    empty = ("fid", "kid", "diversity", "counterfactual", "content_kept")
+    return {
+        "model": "real",
+        "steps": 0,
+        "retrieval_count": 0,
+        "data_fraction": config.data.fraction,
+        "acc": float(right.mean()),
+        "acc_per_attribute": dict(zip(config.data.attributes, right.mean(axis=0).tolist(), strict=True)),
+        "is": inception_score(reference.logits, splits=_splits(len(reference.logits)))[0],
+        **dict.fromkeys(empty),
+    }
+
+
+def _splits(count: int) -> int:
+    """Ten splits (the usual), fewer where a split would hold under ten images."""
+    return max(1, min(10, count // 10))
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None

@@ -1,0 +1,186 @@
+"""Translates and measures chunks of the evaluation's inputs with every model: the work of one Ray Data actor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+
+from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.base.storage import Location
+from rgcluster.config import Config
+from rgcluster.data.images import UInt8Array, prepare_image
+from rgcluster.data.stream import ImageSource
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, EvaluationInputs, evaluation_inputs
+from rgcluster.evaluate.metrics.classifier import AttributeClassifier
+from rgcluster.evaluate.metrics.counterfactual import content_kept, mean_absolute_difference
+from rgcluster.evaluate.metrics.features import best_extractor, best_perceptual
+from rgcluster.evaluate.metrics.scores import pairwise_diversity
+from rgcluster.faces import FaceSet
+from rgcluster.model.handover import is_guided
+from rgcluster.model.noise import Draw, keyed_normal
+from rgcluster.store.store import RayStore
+from rgcluster.translate.device import pick_device
+from rgcluster.translate.guided import GuidedTranslator, load_models
+
+__all__ = ["Measure", "Task", "draw_counterfactual"]
+
+Block = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an evaluation actor needs to know; sources are object references."""
+
+    config: Config
+    run: str
+    store: str
+    train: Any
+    test: Any
+    classifier: bytes
+    faces: FaceSet | None
+    gpu: bool
+    models: tuple[str, ...]
+
+
+class Measure:
+    """Chunks in (`seed`, `start`, `stop`), one row an image and model out."""
+
+    def __init__(self, task: Task) -> None:
+        torch.set_num_threads(1)
+        self.task, self.config = task, task.config
+        self.train: ImageSource = ray.get(task.train)
+        self.test: ImageSource = ray.get(task.test)
+        self.columns = domain_columns(
+            self.train.shards.attributes, self.config.data.attributes, self.train.shards.location
+        )
+        self.content = [
+            column for column in range(len(self.train.shards.attributes)) if column not in self.columns
+        ]
+        device = pick_device(self.config.cluster, gpu=task.gpu)
+        store = RayStore.connect(task.store) if any(map(is_guided, task.models)) else None
+        self.models = load_models(Location(task.run), self.config, store, device, task.models)
+        self.classifier = AttributeClassifier.from_bytes(task.classifier).to(device.torch)
+        prefer = self.config.evaluation.extractor
+        size = self.config.data.image_size
+        self.extractor = best_extractor(
+            None if prefer == "auto" else prefer, image_size=size, device=device.torch
+        )
+        perceptual = self.config.evaluation.perceptual
+        self.perceptual = best_perceptual(
+            None if perceptual == "auto" else perceptual, image_size=size, device=device.torch
+        )
+        self._inputs: dict[int, EvaluationInputs] = {}
+
+    def __call__(self, chunk: Block) -> Block:
+        seed, start, stop = (int(chunk[name][0]) for name in ("seed", "start", "stop"))
+        inputs = self._of_seed(seed)
+        span = slice(start, stop)
+        rows, targets, noise = inputs.rows[span], inputs.targets[span], inputs.noise[span]
+        images = self.test.images(rows)
+        before = self.classifier.predict(images)
+        truth = self._counterfactuals(rows, targets, start)
+        untouched = self._distances(images, truth)
+        blocks = []
+        for name, model in self.models.items():
+            made = model.translate(images, targets, noise, self.test.index.row_ids[rows], key=seed).image
+            block = self._rows(name, seed, start, made, before, self.classifier.predict(made), truth)
+            block["diversity"] = self._diversity(model, images, rows, seed, start)
+            block["untranslated"] = untouched
+            blocks.append(block)
+        return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+
+    def _of_seed(self, seed: int) -> EvaluationInputs:
+        if seed not in self._inputs:
+            domains = self.train.index.labels[:, self.columns]
+            self._inputs[seed] = evaluation_inputs(self.config, seed, len(self.test.index), domains)
+        return self._inputs[seed]
+
+    def _rows(
+        self,
+        model: str,
+        seed: int,
+        start: int,
+        images: UInt8Array,
+        before: npt.NDArray[np.bool_],
+        after: npt.NDArray[np.bool_],
+        truth: UInt8Array | None,
+    ) -> Block:
+        count = len(images)
+        features, logits = self.extractor.features_and_logits(images)
+        kept = content_kept(before, after, self.content)
+        return {
+            "model": np.array([model] * count),
+            "seed": np.full(count, seed),
+            "index": np.arange(start, start + count),
+            "features": features,
+            "logits": logits,
+            "predicted": after.astype(np.int8),
+            "content_kept": np.full(count, np.nan) if kept is None else kept,
+            "counterfactual": self._distances(images, truth),
+            "untranslated": np.full(count, np.nan),
+            "diversity": np.full(count, np.nan),
+        }
+
+    def _distances(self, images: UInt8Array, truth: UInt8Array | None) -> npt.NDArray[np.float64]:
+        """Return each image's distance to the truth, NaN where none was drawn."""
+        distances = np.full(len(images), np.nan)
+        if truth is not None and len(truth):
+            distances[: len(truth)] = mean_absolute_difference(images[: len(truth)], truth)
+        return distances
+
+    def _counterfactuals(
+        self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int8], start: int
+    ) -> UInt8Array | None:
+        """Draw the truth for the first `evaluation.counterfactuals` inputs, where the data are drawn faces."""
+        count = min(len(rows), max(0, self.config.evaluation.counterfactuals - start))
+        if self.task.faces is None or not count:
+            return None
+        return np.stack(
+            [
+                draw_counterfactual(self.task.faces, self.test.index.file_names[row], target, self.config)
+                for row, target in zip(rows[:count], targets, strict=False)
+            ]
+        )
+
+    def _diversity(
+        self, model: GuidedTranslator, images: UInt8Array, rows: npt.NDArray[np.int64], seed: int, start: int
+    ) -> npt.NDArray[np.float64]:
+        """Return for each input the mean distance of its samples within a domain, meaned over domains."""
+        settings, samples = self.config.evaluation, self.config.evaluation.diversity_samples
+        values = np.full(len(images), np.nan)
+        for place in range(min(len(images), max(0, settings.diversity_inputs - start))):
+            own = self.test.index.labels[rows[place : place + 1]][:, self.columns]
+            names = self.config.data.attributes
+            targets = [change_domain(own, name, self.config.data) for name in names]
+            numbers = np.arange(samples) + 10**6 * (start + place)
+            keys = np.concatenate([numbers + 10**3 * number for number in range(len(names))])
+            noise = keyed_normal(MEASURE_SEED, Draw.POSTERIOR, 10**9 + seed, keys, self.config.style_size)
+            made = model.translate(
+                np.repeat(images[place : place + 1], len(keys), axis=0),
+                np.repeat(np.concatenate(targets), samples, axis=0),
+                noise,
+                np.repeat(self.test.index.row_ids[rows[place]], len(keys)),
+                key=seed,
+            ).image
+            features = self.perceptual.perceptual(made)
+            values[place] = pairwise_diversity(np.split(features, len(names)))
+        return values
+
+
+def draw_counterfactual(
+    faces: FaceSet, file_name: str, target: npt.NDArray[np.int8], config: Config
+) -> UInt8Array:
+    """Return the drawn face of `file_name` with the target domain [n], prepared like a training image."""
+    from PIL import Image
+
+    wanted = dict(zip(config.data.attributes, (int(value) for value in target), strict=True))
+    # Attributes that are set come last: they clear what contradicts them.
+    changes = dict(sorted(wanted.items(), key=lambda item: item[1]))
+    drawn = faces.counterfactual(int(Path(file_name).stem) - 1, changes)
+    return prepare_image(Image.fromarray(drawn), config.data.crop, config.data.image_size)

@@ -1,0 +1,159 @@
+"""P@10 of every retrieval network (Tables 1 and 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from ray.data import ActorPoolStrategy
+from safetensors.numpy import load, save
+
+from rgcluster.base.attributes import domain_columns
+from rgcluster.base.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
+from rgcluster.base.rundir import stage_directory
+from rgcluster.base.storage import Location
+from rgcluster.config import Config
+from rgcluster.data.stream import ImageSource, batches, rows_dataset
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED
+from rgcluster.evaluate.metrics.precision import query_shares, random_shares
+from rgcluster.model.gmm import prior_mean
+from rgcluster.model.handover import load_retrieval, load_translator
+from rgcluster.translate.device import pick_device
+from rgcluster.translate.tensors import to_images
+
+__all__ = ["load_precision", "measure_precision"]
+
+Block = dict[str, npt.NDArray[Any]]
+Shares = npt.NDArray[np.float64]
+
+ROWS, QUERIES = "rows.json", "queries.safetensors"
+K = 10
+
+
+class EmbedAll:
+    """Adds each network's embedding: of the image's own style, or of the style of `targets` by row."""
+
+    def __init__(self, config: Config, run: str, targets: npt.NDArray[np.int8] | None, gpu: bool) -> None:
+        torch.set_num_threads(1)
+        self.config, self.targets = config, targets
+        self.device = pick_device(config.cluster, gpu=gpu)
+        self.translator = load_translator(stage_directory(Location(run), "translation") / "model", config)
+        found = stage_directory(Location(run), "retrieval") / "model"
+        networks = load_retrieval(found, config, self.translator)
+        self.networks = {name: network.to(self.device.torch) for name, network in networks.items()}
+        self.translator.to(self.device.torch)
+
+    @torch.inference_mode()
+    def __call__(self, block: Block) -> Block:
+        image = to_images(block["image"], self.device)
+        with self.device.autocast():
+            content = self.translator.content_encoder(image)
+            if self.targets is None:
+                style = self.translator.style_encoder(image).mean.float()
+            else:
+                target = torch.from_numpy(self.targets[block["row"]]).to(self.device.torch)
+                style = prior_mean(target, self.config.model.style_dim)
+            vectors = {name: network(content, style) for name, network in self.networks.items()}
+        return {"row": block["row"], **{name: vector.cpu().numpy() for name, vector in vectors.items()}}
+
+
+def measure_precision(
+    config: Config, run: Location, target: Location, train: ImageSource, test: ImageSource, gpu: bool
+) -> None:
+    """Write the table's rows - random, then each trained strategy - and every query's own shares.
+
+    A query is a test image's content with the attributes of a random other test image; the gallery is the
+    whole training split; each evaluation seed draws other attributes.
+    """
+    attributes = train.shards.attributes
+    columns = domain_columns(attributes, config.data.attributes, train.shards.location)
+    content = [column for column in range(len(attributes)) if column not in columns]
+    gallery = _embed(config, run, train, None, gpu)
+    count = min(config.evaluation.queries, len(test.index))
+    found: dict[str, list[Shares]] = {}
+    asked = []
+    for seed in config.evaluation.seeds:
+        generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 2000 + seed]))
+        donors = generator.permutation(len(test.index))
+        wanted = test.index.labels.copy()
+        wanted[:, columns] = test.index.labels[donors][:, columns]
+        queries = _embed(config, run, test, wanted[:, columns], gpu)
+        chosen = generator.permutation(len(test.index))[:count]
+        asked.append(chosen)
+        found.setdefault("random", []).append(random_shares(train.index.labels, wanted[chosen]))
+        for strategy in config.retrieval.negatives:
+            shares = query_shares(
+                gallery[strategy],
+                train.index.labels,
+                queries[strategy][chosen],
+                wanted[chosen],
+                min(K, len(train.index)),
+            )
+            found.setdefault(strategy, []).append(shares)
+    queried = {"row": np.concatenate(asked)}
+    for name, by_seed in found.items():
+        for key, values in _summed(np.concatenate(by_seed), columns, content).items():
+            queried[f"{name}/{key}"] = values.astype(np.float32)
+    (target / QUERIES).write_bytes(save(queried))
+    rows = [
+        _row(name, np.stack([shares.mean(axis=0) for shares in by_seed]), columns, content, config)
+        for name, by_seed in found.items()
+    ]
+    (target / ROWS).write_json(rows)
+
+
+def load_precision(location: Location) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
+    """Return the rows, and by `strategy/value` each query's own; `row` is its row in the test split."""
+    return (location / ROWS).read_json(), load((location / QUERIES).read_bytes())
+
+
+def _summed(shares: Shares, columns: list[int], content: list[int]) -> dict[str, Shares]:
+    """Return each query's P@10 of the attributes, of the content and their average, where there is content."""
+    attributes = shares[:, columns].mean(axis=1)
+    if not content:
+        return {"p10_attributes": attributes}
+    other = shares[:, content].mean(axis=1)
+    return {"p10_attributes": attributes, "p10_content": other, "p10_average": (attributes + other) / 2}
+
+
+def _embed(
+    config: Config, run: Location, source: ImageSource, targets: npt.NDArray[np.int8] | None, gpu: bool
+) -> dict[str, npt.NDArray[np.float32]]:
+    embedded = rows_dataset(source).map_batches(
+        EmbedAll,
+        fn_constructor_args=(config, str(run), targets, gpu),
+        batch_size=128,
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=CPUS_PER_EMBEDDER,
+        num_gpus=GPUS_PER_EMBEDDER if gpu else None,
+    )
+    result: dict[str, npt.NDArray[np.float32]] = {}
+    for block in batches(embedded, 1024):
+        for name in config.retrieval.negatives:
+            vectors = result.setdefault(
+                name, np.empty((len(source.index), config.model.retrieval_dim), np.float32)
+            )
+            vectors[block["row"]] = block[name]
+    return result
+
+
+def _row(
+    name: str, shares: npt.NDArray[np.float64], columns: list[int], content: list[int], config: Config
+) -> dict[str, Any]:
+    attributes = shares[:, columns].mean(axis=1)
+    other = shares[:, content].mean(axis=1) if content else None
+    average = None if other is None else (attributes + other) / 2
+    row: dict[str, Any] = {"negatives": name}
+    for key, values in (("attributes", attributes), ("content", other), ("average", average)):
+        row[f"p10_{key}"] = None if values is None else float(values.mean())
+        row[f"p10_{key}_spread"] = None if values is None or len(values) < 2 else float(values.std(ddof=1))
+    if not content:
+        row["p10_content_note"] = "no attributes beyond the domain's"
+    named = list(zip(config.data.attributes, columns, strict=True))
+    row["p10_per_attribute"] = {name: float(shares[:, column].mean()) for name, column in named}
+    row["p10_per_attribute_spread"] = {
+        name: float(shares[:, column].std(ddof=1)) if len(shares) > 1 else None for name, column in named
+    }
+    return row

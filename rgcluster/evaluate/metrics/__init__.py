@@ -1,0 +1,1 @@
+"""Metrics, the judge and the features they are computed on."""

@@ -1,0 +1,43 @@
+"""How far a translation is from the true counterfactual, and how much of the rest of the face it kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rgcluster.errors import DataError
+from rgcluster.evaluate.metrics.images import check_images
+
+__all__ = ["content_kept", "mean_absolute_difference"]
+
+
+def mean_absolute_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the mean absolute difference per image, float64 [N], of images uint8 [N, H, W, 3].
+
+    On the scale 0 to 1: 1 is black against white. Against the true
+    counterfactual, which drawn faces alone have, it is an error.
+    """
+    check_images(a)
+    check_images(b)
+    if a.shape != b.shape:
+        raise DataError(f"images have shapes {list(a.shape)} and {list(b.shape)}: they must be equal")
+    result = np.empty(len(a))
+    for i, (left, right) in enumerate(zip(a, b, strict=True)):
+        result[i] = np.abs(left.astype(np.int16) - right).mean() / 255
+    return result
+
+
+def content_kept(before: np.ndarray, after: np.ndarray, columns: Sequence[int]) -> np.ndarray | None:
+    """Return the share of `columns` on which two predictions, bool [N, A], agree, float64 [N].
+
+    `before` is the classifier's answer on the inputs and `after` on their
+    translations; `columns` are the attributes that define no domain. None
+    where there are no such columns.
+    """
+    if before.shape != after.shape or before.ndim != 2:
+        raise DataError(f"predictions are {list(before.shape)} and {list(after.shape)}: both must be [N, A]")
+    if len(columns) == 0:
+        return None
+    chosen = list(columns)
+    return (before[:, chosen] == after[:, chosen]).mean(1)

@@ -1,0 +1,216 @@
+"""What the numbers of a run say, in plain sentences computed from `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rgcluster.evaluate.report.tables import kid_scale
+
+__all__ = ["Comparison", "compare", "limits", "reading"]
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of results.json, its name, its better direction, and how it is printed."""
+
+    key: str
+    name: str
+    lower_is_better: bool = False
+    scale: float = 1.0
+    digits: int = 3
+    unit: str = ""
+
+    def text(self, row: Row) -> str:
+        """Return the value with its spread."""
+        spread = row.get(f"{self.key}_spread")
+        known = "" if spread is None else f" ± {spread * self.scale:.{self.digits}f}"
+        return f"{row[self.key] * self.scale:.{self.digits}f}{known}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of one model against another's: the verdict, and the numbers as text."""
+
+    measure: Measure
+    verdict: Literal["better", "worse", "no difference", "not judged"]
+    numbers: str
+
+
+def compare(ours: Row, other: Row, measure: Measure) -> Comparison | None:
+    """Judge a difference against the two spreads added up; None where a value is missing."""
+    a, b = ours.get(measure.key), other.get(measure.key)
+    if a is None or b is None:
+        return None
+    numbers = f"{measure.text(ours)} against {measure.text(other)}"
+    spreads = [row.get(f"{measure.key}_spread") for row in (ours, other)]
+    known = [spread for spread in spreads if spread is not None]
+    if not known:
+        return Comparison(measure, "not judged", numbers)
+    if abs(a - b) <= sum(known):
+        return Comparison(measure, "no difference", numbers)
+    better = (a < b) == measure.lower_is_better
+    return Comparison(measure, "better" if better else "worse", numbers)
+
+
+def reading(results: Results) -> list[str]:
+    """Return what the run shows: retrieval against none, nearest against random neighbours, the negatives."""
+    rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
+    found = {row["negatives"]: row for row in results.get("tables", {}).get("retrieval", [])}
+    measures = _measures(results)
+    return [*_against_baseline(rows, measures), *_against_random(rows, measures), *_negatives(found)]
+
+
+def _measures(results: Results) -> list[Measure]:
+    name, scale = kid_scale(results)
+    return [
+        Measure("kid", name, True, scale, 2),
+        Measure("acc", "ACC", False, 100, 1, "\N{NO-BREAK SPACE}%"),
+        Measure("counterfactual", "counterfactual distance", True, 1, 4),
+    ]
+
+
+def _against_baseline(rows: Mapping[str, Row], measures: Sequence[Measure]) -> list[str]:
+    if "rg-unit" not in rows:
+        return ["RG-UNIT was not measured: nothing can be said about retrieval."]
+    if "gmm-unit-continued" not in rows:
+        return [
+            "Whether retrieval helps cannot be told: GMM-UNIT was not continued without retrieval (add "
+            "gmm-unit-continued to guidance.variants), so further training alone may explain a difference."
+        ]
+    judged = _judged(rows["rg-unit"], rows["gmm-unit-continued"], measures)
+    lead = "RG-UNIT against GMM-UNIT continued for the same number of steps without retrieval"
+    return [f"{_baseline_verdict(judged)} {lead}: {_list_verdicts(judged)}."] if judged else []
+
+
+def _baseline_verdict(judged: Sequence[Comparison]) -> str:
+    better, worse = _named(judged, "better"), _named(judged, "worse")
+    if all(item.verdict == "not judged" for item in judged):
+        return "Whether retrieval helps is not judged: one evaluation seed gives no spread."
+    if better and worse:
+        return f"Retrieval is a trade in this run: better on {better}, worse on {worse}."
+    if better:
+        return f"Retrieval helps in this run: better on {better}."
+    if worse:
+        return f"Retrieval does not help in this run: better on nothing, worse on {worse}."
+    return "Retrieval does not help in this run: no measure differs beyond the spread."
+
+
+def _against_random(rows: Mapping[str, Row], measures: Sequence[Measure]) -> list[str]:
+    if "rg-unit" not in rows or "rg-unit-random" not in rows:
+        return []
+    judged = _judged(rows["rg-unit"], rows["rg-unit-random"], measures)
+    if not judged:
+        return []
+    return [f"{_random_verdict(judged)} Nearest against random: {_list_verdicts(judged)}."]
+
+
+def _random_verdict(judged: Sequence[Comparison]) -> str:
+    better, worse = _named(judged, "better"), _named(judged, "worse")
+    if all(item.verdict == "not judged" for item in judged):
+        return "Whether nearest neighbours guide better than random ones is not judged either."
+    if better and worse:
+        return f"Nearest neighbours guide better than random ones on {better} and worse on {worse}."
+    if better:
+        return f"Nearest neighbours guide better than random ones on {better}."
+    if worse:
+        return f"Nearest neighbours guide no better than random ones, and worse on {worse}."
+    return "Nearest neighbours guide no better than random ones."
+
+
+def _negatives(rows: Mapping[str, Row]) -> list[str]:
+    measure = Measure("p10_attributes", "P@10 of the attributes")
+    sentences = []
+    trained = [name for name in ("all", "hard", "medium", "easy") if name in rows]
+    if trained and "random" in rows:
+        sentences.append(
+            _precision(
+                compare(rows[trained[0]], rows["random"], measure), _trained_with(trained[0]), "random images"
+            )
+        )
+    if "all" in rows and "easy" in rows:
+        sentences.append(
+            _precision(
+                compare(rows["all"], rows["easy"], measure), _trained_with("all"), _trained_with("easy")
+            )
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+def _trained_with(negatives: str) -> str:
+    return {
+        "all": "a retrieval network trained with all kinds of negatives",
+        "easy": "one trained with easy negatives alone",
+    }.get(negatives, f"a retrieval network trained with {negatives} negatives")
+
+
+def _precision(item: Comparison | None, subject: str, other: str) -> str:
+    if item is None:
+        return ""
+    how = {
+        "better": f"finds the attributes asked for more often than {other}",
+        "worse": f"finds the attributes asked for less often than {other}",
+        "no difference": f"finds the attributes asked for as often as {other}, but for the spread",
+        "not judged": f"is not judged against {other}, for one evaluation seed gives no spread",
+    }[item.verdict]
+    if other == "random images" and item.verdict != "not judged":
+        how = how.replace("random images", "random images show them")
+    return f"{subject[0].upper()}{subject[1:]} {how}. P@10 is {item.numbers}."
+
+
+def limits(results: Results) -> list[str]:
+    """Return what the numbers cannot say: other data, one training seed, missing FID, other features."""
+    rows = results.get("tables", {}).get("translation", [])
+    protocol = results.get("protocol", {})
+    names = protocol.get("names", {})
+    extractor = protocol.get("extractor", {}).get("name", "an unknown extractor")
+    size = protocol.get("image_size")
+    drawn = protocol.get("drawn_faces")
+    data = "drawn faces" if drawn else "the data set of this run"
+    apart = "do not compare" if drawn else "compare only as far as data and protocol are the same"
+    seeds = len(protocol.get("seeds", []))
+    notes = [
+        f"The paper's numbers are for photographs (CelebA) at 128 pixels, ours for {data}"
+        f"{f' at {size} pixels' if size else ''}: they stand beside each other and {apart}.",
+        "Every model was trained once, from one seed; the spread covers "
+        f"{_count(seeds, 'evaluation seed')} only, so another training could turn a small difference round.",
+    ]
+    reasons = sorted({row["fid_note"] for row in rows if row.get("fid") is None and row.get("fid_note")})
+    if reasons:
+        notes.append(
+            f"FID is missing: {'; '.join(reasons).replace(': ', ', and ')}. KID stands in its place."
+        )
+    kid = names.get("kid", "KID")
+    if extractor in kid:
+        notes.append(
+            f"{kid} and {names.get('is', 'IS')} are computed on the features of {extractor}, not of the "
+            "Inception network that the paper's FID and IS use."
+        )
+    else:
+        notes.append(f"KID, FID and IS are computed with {extractor}.")
+    return notes
+
+
+def _judged(ours: Row, other: Row, measures: Sequence[Measure]) -> list[Comparison]:
+    found = (compare(ours, other, measure) for measure in measures)
+    return [item for item in found if item is not None]
+
+
+def _named(judged: Sequence[Comparison], verdict: str) -> str:
+    names = [item.measure.name.removesuffix(" ×1000") for item in judged if item.verdict == verdict]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _list_verdicts(judged: Sequence[Comparison]) -> str:
+    words = {"no difference": "no difference beyond the spread"}
+    return "; ".join(
+        f"{item.measure.name} {words.get(item.verdict, item.verdict)} ({item.numbers})" for item in judged
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,294 @@
+"""Display tables that put a run's numbers beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rgcluster.evaluate.report.paper import (
+    PAPER_ACC_PER_ATTRIBUTE,
+    PAPER_COUNTS,
+    PAPER_FRACTIONS,
+    PAPER_P10_PER_ATTRIBUTE,
+    PAPER_RETRIEVAL,
+    PAPER_TRANSLATION,
+)
+
+__all__ = [
+    "MODEL_NAMES",
+    "Column",
+    "Row",
+    "Table",
+    "Value",
+    "accuracy_table",
+    "counts_table",
+    "fractions_table",
+    "kid_scale",
+    "p10_table",
+    "retrieval_table",
+    "translation_columns",
+    "translation_table",
+]
+
+Results = Mapping[str, Any]
+
+MODEL_NAMES = {
+    "gmm-unit": "GMM-UNIT",
+    "gmm-unit-continued": "GMM-UNIT continued",
+    "rg-unit-random": "RG-UNIT, random neighbours",
+    "rg-unit": "RG-UNIT",
+    "real": "real images",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One cell: our value, its spreads over evaluation and over training seeds, the paper's; empty where none."""
+
+    text: str
+    spread: str = ""
+    paper: str = ""
+    training: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric: its key in results.json, its name, which direction is better, and how it is printed."""
+
+    key: str
+    name: str
+    better: str = ""
+    scale: float = 1.0
+    digits: int = 3
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name}\N{NO-BREAK SPACE}{self.better}" if self.better else self.name
+
+    def value(self, row: Mapping[str, Any], paper: Mapping[str, float]) -> Value:
+        """Return the cell of a results row."""
+        return Value(
+            self._text(row.get(self.key)) or "–",
+            self._text(row.get(f"{self.key}_spread")),
+            self._text(paper.get(self.key)),
+            self._text(row.get(f"{self.key}_training_spread")),
+        )
+
+    def _text(self, number: float | None) -> str:
+        return "" if number is None else f"{number * self.scale:.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named row of cells."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show; `notes` say why cells are empty and what the units are."""
+
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+def translation_table(results: Results) -> Table:
+    """Table 2, with the equal-budget baseline, KID and the distance to counterfactuals beside it."""
+    rows = _rows(results, "translation")
+    notes = [_SPREAD_NOTE, *_empty_notes(results)]
+    return Table(
+        "Translation (the paper's Table 2)",
+        "model",
+        tuple(column.heading for column in translation_columns(results)),
+        _table_rows(rows, translation_columns(results), _model_name, lambda row: _paper_model(row["model"])),
+        tuple(notes),
+    )
+
+
+def accuracy_table(results: Results) -> Table:
+    """Table 7: ACC per attribute."""
+    return _per_attribute(
+        _rows(results, "translation"), "acc_per_attribute", "ACC per attribute (the paper's Table 7)",
+        "model", _model_name, lambda row: PAPER_ACC_PER_ATTRIBUTE.get(row["model"], {}), 100, 1, "%",
+    )  # fmt: skip
+
+
+def retrieval_table(results: Results) -> Table:
+    """Table 1: P@10."""
+    columns = [
+        Column("p10_attributes", "attributes", "↑"),
+        Column("p10_content", "content", "↑"),
+        Column("p10_average", "average", "↑"),
+    ]
+    rows = _rows(results, "retrieval")
+    spread = (_SPREAD_NOTE.split(";")[0] + ".",) if rows else ()
+    notes = sorted({row["p10_content_note"] for row in rows if row.get("p10_content_note")})
+    return Table(
+        "Retrieval, P@10 (the paper's Table 1)",
+        "negatives",
+        tuple(column.heading for column in columns),
+        _table_rows(rows, columns, _negatives, lambda row: PAPER_RETRIEVAL.get(row["negatives"], {})),
+        (*spread, *(f"No P@10 of the content: {note}." for note in notes)),
+    )
+
+
+def p10_table(results: Results) -> Table:
+    """Table 6: P@10 per attribute."""
+    return _per_attribute(
+        _rows(results, "retrieval"), "p10_per_attribute", "P@10 per attribute (the paper's Table 6)",
+        "negatives", _negatives, lambda row: PAPER_P10_PER_ATTRIBUTE.get(row["negatives"], {}), 1, 3, "",
+    )  # fmt: skip
+
+
+def fractions_table(results: Results) -> Table:
+    """Table 3, from the translation rows of runs with several `data_fraction`."""
+
+    def paper(row: Mapping[str, Any]) -> Mapping[str, float]:
+        return PAPER_FRACTIONS.get((row["model"], row["data_fraction"]), {})
+
+    rows = sorted(
+        (row for row in _rows(results, "translation") if row["model"] != "real"),
+        key=lambda row: (list(MODEL_NAMES).index(row["model"]), row["data_fraction"]),
+    )
+    columns = [column for column in translation_columns(results) if column.key != "diversity"]
+    return Table(
+        "Share of labelled data (the paper's Table 3)",
+        "model, share",
+        tuple(column.heading for column in columns),
+        _table_rows(rows, columns, lambda row: f"{_model_name(row)}, {row['data_fraction']:.0%}", paper),
+        (_SPREAD_NOTE, *_empty_notes(results)),
+    )
+
+
+def counts_table(results: Results) -> Table:
+    """Table 4, from runs with several `retrieval_count`: none at equal budget, M nearest, M random."""
+    shown = ("gmm-unit-continued", "rg-unit", "rg-unit-random")
+    rows = sorted(
+        (row for row in _rows(results, "translation") if row["model"] in shown),
+        key=lambda row: (shown.index(row["model"]), row["retrieval_count"]),
+    )
+    columns = [column for column in translation_columns(results) if column.key != "diversity"]
+    return Table(
+        "Number of retrieved images (the paper's Table 4)",
+        "M",
+        tuple(column.heading for column in columns),
+        _table_rows(
+            rows,
+            columns,
+            _count_name,
+            lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}) if row["model"] == "rg-unit" else {},
+        ),
+        (_SPREAD_NOTE, *_empty_notes(results)),
+    )
+
+
+def translation_columns(results: Results) -> list[Column]:
+    """Return the metrics of a translation, named as the protocol names them; KID stands first."""
+    names = results.get("protocol", {}).get("names", {})
+    kid, scale = kid_scale(results)
+    columns = [
+        Column("kid", kid, "↓", scale, 2),
+        Column("fid", names.get("fid", "FID"), "↓", 1, 2),
+        Column("is", names.get("is", "IS"), "↑", 1, 3),
+        Column("acc", "ACC, %", "↑", 100, 1),
+        Column("diversity", names.get("diversity", "diversity"), "↑", 1, 4),
+        Column("counterfactual", "counterfactual distance", "↓", 1, 4),
+        Column("content_kept", "content kept, %", "↑", 100, 1),
+    ]
+    if results.get("protocol", {}).get("drawn_faces"):
+        return columns
+    return [column for column in columns if column.key != "counterfactual"]
+
+
+def kid_scale(results: Results) -> tuple[str, float]:
+    """Return KID's name and the factor it is printed with: 1,000 unless KID is large."""
+    name = results.get("protocol", {}).get("names", {}).get("kid", "KID")
+    values = [row["kid"] for row in _rows(results, "translation") if row.get("kid") is not None]
+    if values and max(values) >= 1:  # untrained translators, or features of another scale
+        return name, 1.0
+    return f"{name} ×1000", 1000.0
+
+
+_SPREAD_NOTE = (
+    "± is the standard deviation over the evaluation seeds, ‡ over the training seeds where several were run; "
+    "×1000 means printed times 1,000."
+)
+
+
+def _empty_notes(results: Results) -> list[str]:
+    notes = sorted({row["fid_note"] for row in _rows(results, "translation") if row.get("fid_note")})
+    texts = [f"FID: {note.replace(': ', ', and ', 1)}." for note in notes]
+    untouched = results.get("protocol", {}).get("untranslated_counterfactual")
+    if untouched is not None:
+        texts.append(f"The input left as it is has a counterfactual distance of {untouched:.4f}.")
+    return texts
+
+
+def _rows(results: Results, table: str) -> list[dict[str, Any]]:
+    return list(results.get("tables", {}).get(table, []))
+
+
+def _table_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[Column],
+    name: Callable[[Mapping[str, Any]], str],
+    paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
+) -> tuple[Row, ...]:
+    return tuple(Row(name(row), tuple(column.value(row, paper(row)) for column in columns)) for row in rows)
+
+
+def _per_attribute(
+    rows: list[dict[str, Any]],
+    key: str,
+    caption: str,
+    corner: str,
+    name: Callable[[Mapping[str, Any]], str],
+    paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
+    scale: float,
+    digits: int,
+    unit: str,
+) -> Table:
+    attributes = list(dict.fromkeys(attribute for row in rows for attribute in row.get(key) or {}))
+    columns = [Column(attribute, attribute.replace("_", " "), "", scale, digits) for attribute in attributes]
+    return Table(
+        f"{caption}{', in ' + unit if unit else ''}, higher is better",
+        corner,
+        tuple(column.heading for column in columns),
+        tuple(
+            Row(name(row), tuple(column.value(_unfolded(row, key), paper(row)) for column in columns))
+            for row in rows
+        ),
+    )
+
+
+def _unfolded(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the values by attribute, and their spreads, as keys of one row."""
+    flat = dict(row.get(key) or {})
+    for kind in ("spread", "training_spread"):
+        flat |= {f"{name}_{kind}": value for name, value in (row.get(f"{key}_{kind}") or {}).items()}
+    return flat
+
+
+def _model_name(row: Mapping[str, Any]) -> str:
+    return MODEL_NAMES.get(row["model"], str(row["model"]))
+
+
+def _count_name(row: Mapping[str, Any]) -> str:
+    count = row["retrieval_count"]
+    return {"gmm-unit-continued": "0 (continued)", "rg-unit-random": f"{count}, random"}.get(
+        row["model"], str(count)
+    )
+
+
+def _paper_model(name: str) -> Mapping[str, float]:
+    return PAPER_TRANSLATION.get(name, {})
+
+
+def _negatives(row: Mapping[str, Any]) -> str:
+    return {"random": "random images"}.get(row["negatives"], row["negatives"])

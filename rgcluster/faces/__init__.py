@@ -1,0 +1,23 @@
+"""Drawn faces: pictures like CelebA's whose every attribute is known and can be changed.
+
+What no attribute says about a face comes from its seed, so that drawing one
+seed with other attributes gives an exact counterfactual.
+"""
+
+from __future__ import annotations
+
+from rgcluster.faces.dataset import FaceSet, load_face_set, write_faces
+from rgcluster.faces.drawing import draw_face
+from rgcluster.faces.sampling import sample_attributes, with_changes
+from rgcluster.faces.sheet import contact_sheet, counterfactual_sheet
+
+__all__ = [
+    "FaceSet",
+    "contact_sheet",
+    "counterfactual_sheet",
+    "draw_face",
+    "load_face_set",
+    "sample_attributes",
+    "with_changes",
+    "write_faces",
+]

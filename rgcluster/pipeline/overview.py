@@ -1,0 +1,118 @@
+"""A run before it starts and while it goes on: what it would take, and how far it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from rgcluster.base.events import Event, last_error, read_events
+from rgcluster.base.placement import Placement, describe_nodes, place
+from rgcluster.base.rundir import stage_directory
+from rgcluster.base.session import cluster_nodes, ray_session, this_machine
+from rgcluster.config import Config
+from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalFusion
+from rgcluster.model.translator import Translator
+from rgcluster.pipeline.run import SECTIONS, STAGE
+from rgcluster.train.records.metrics import read_metrics
+from rgcluster.translate.finished import open_run
+
+__all__ = ["Status", "describe", "duration", "status"]
+
+
+def describe(config: Config, console: Console) -> None:
+    """Print the resolved configuration, the networks' sizes, an estimate of memory and where processes would lie.
+
+    Nothing is started. The placement is that on the cluster of RAY_ADDRESS, else on this machine; ConfigError
+    where it does not fit.
+    """
+    console.print(config.to_yaml())
+    networks = {
+        "E_c, E_s, G": Translator(config),
+        "D": Discriminator(config),
+        "R": RetrievalEncoder(config),
+        "f": RetrievalFusion(config),
+    }
+    sizes = {name: sum(value.numel() for value in net.parameters()) for name, net in networks.items()}
+    for name, size in sizes.items():
+        console.print(f"{name}: {size / 1e6:.2f} M parameters")
+    # Weights, gradients, two moments and the average, 4 bytes each, for every variant trained side by side.
+    variants = len(config.guidance.variants)
+    states = 20 * (variants * (sizes["E_c, E_s, G"] + sizes["D"] + sizes["f"]) + sizes["R"])
+    # Activations of about 16 passes over feature maps of the first width at full size.
+    pixels = config.data.image_size**2 * config.translation.batch_size
+    activations = 16 * 12 * config.model.width * pixels * 4
+    console.print(f"memory of stage 3, roughly: {(states + activations) / 2**30:.1f} GiB a worker")
+    if os.environ.get("RAY_ADDRESS"):
+        with ray_session():
+            where, nodes = f"the cluster at {os.environ['RAY_ADDRESS']}", cluster_nodes()
+    else:
+        where, nodes = "this machine", this_machine()
+    console.print(_placement_table(place(config, nodes), where))
+
+
+def _placement_table(placed: Placement, where: str) -> Table:
+    cpus, gpus = sum(node.cpus for node in placed.nodes), sum(node.gpus for node in placed.nodes)
+    table = Table(title=f"placement on {where}: {describe_nodes(placed.nodes)}", title_justify="left")
+    for column in ("stage", "processes"):
+        table.add_column(column)
+    for column in ("CPUs", "left to read", "GPUs"):
+        table.add_column(column, justify="right")
+    for stage in placed.stages.values():
+        claims = "\n".join(
+            f"{claim} CPU" + (f" + {claim.gpus:.4g} GPU" if claim.gpus else "") for claim in stage.claims
+        )
+        table.add_row(
+            stage.name, claims, f"{stage.cpus:.4g} of {cpus:g}", f"{stage.left:.4g}",
+            f"{stage.gpus:.4g} of {gpus:g}",
+        )  # fmt: skip
+    return table
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run as it is now: a row a stage (stage, state, step, images/s, seconds spent, time left), and its events."""
+
+    rows: list[tuple[str, str, str, str, str, str]]
+    events: list[Event]
+
+    @property
+    def error(self) -> Event | None:
+        """The failure that holds the run up, if one does."""
+        return last_error(self.events)
+
+
+def status(run: str) -> Status:
+    """Return how far a run is, from its directory alone: it may be at work elsewhere."""
+    _, location = open_run(run)
+    rows = []
+    for name in SECTIONS:
+        directory = stage_directory(location, name)
+        file = directory / STAGE
+        if not file.exists():
+            rows.append((name, "not begun", "", "", "", ""))
+            continue
+        record, lines = file.read_json(), read_metrics(directory)
+        last = lines[-1] if lines else {}
+        step = f"{last['step']}/{last['steps']}" if last else ""
+        speed = f"{last['images_per_second']:.0f}" if last else ""
+        left = ""
+        if last and not record["finished"]:
+            left = duration((last["steps"] - last["step"]) * last["seconds_per_step"])
+        state = "finished" if record["finished"] else "begun"
+        rows.append((name, state, step, speed, f"{record['seconds']:.0f}", left))
+    return Status(rows, read_events(location))
+
+
+def duration(seconds: float) -> str:
+    """Return `2 d 3 h`, `3 h 4 min`, `5 min` or `6 s`."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    if days < 1:
+        return f"{int(hours)} h {int(minutes % 60)} min"
+    return f"{int(days)} d {int(hours % 24)} h"

@@ -1,0 +1,197 @@
+"""The endpoint as a Ray Serve application: fronts that speak HTTP, and for each run replicas that translate.
+
+`rgcluster.serve.deploy.deployments:build` is what a Serve configuration file imports; its `args` are the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from rgcluster.base.placement import CPUS_PER_FRONT, serving_claims
+from rgcluster.base.session import cluster_nodes
+from rgcluster.errors import ConfigError, RGClusterError
+from rgcluster.serve.backend import Served, describe
+from rgcluster.serve.deploy.live import LiveEngine
+from rgcluster.serve.deploy.plan import QUIET_THREADS, num_gpus, num_shards, require_room
+from rgcluster.serve.exposition import add_metrics
+from rgcluster.serve.http.application import create_app
+from rgcluster.serve.http.errors import busy, unavailable
+from rgcluster.serve.settings import ServeSettings, settings_of
+from rgcluster.serve.telemetry import RayFrontMetrics
+from rgcluster.store.client import Neighbours
+from rgcluster.translate.jobs import Job, Outcome
+
+__all__ = ["build"]
+
+FRONT = "front"
+MAX_ONGOING = 2000
+"""More than any front lets in by itself, so that its own refusals, in JSON, come before Serve's."""
+TRIES = 5
+RETRY_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+@serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
+class Translator:
+    """One copy of a run's networks, warm before the first request."""
+
+    def __init__(self, served: Served, settings: ServeSettings) -> None:
+        self._engine = LiveEngine(served, settings)
+
+    async def translate(self, job: Job) -> Outcome | RGClusterError:
+        return await _as_value(self._engine.translate(job))
+
+    async def neighbours(self, job: Job, count: int) -> Neighbours | RGClusterError:
+        return await _as_value(self._engine.neighbours(job, count))
+
+    async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8] | RGClusterError:
+        return await _as_value(self._engine.stored_image(row_id))
+
+    async def examples(self) -> list[bytes] | RGClusterError:
+        return await _as_value(self._engine.examples())
+
+    async def ready(self) -> bool:
+        return True
+
+
+async def _as_value(work: Awaitable[T]) -> T | RGClusterError:
+    """Return the answer, or the deliberate error: raised, Serve would wrap it in its own."""
+    try:
+        return await work
+    except RGClusterError as error:
+        return error
+
+
+class HandleBackend:
+    """Reaches the translators by their handles; what a dying replica held is sent to another."""
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle], settings: ServeSettings) -> None:
+        self._handles, self._retry_after_s = dict(handles), settings.limits.retry_after_s
+        self._examples: dict[str, list[bytes]] = {}
+
+    async def translate(self, name: str, job: Job) -> Outcome:
+        return await self._call(name, "translate", job)
+
+    async def neighbours(self, name: str, job: Job, count: int) -> Neighbours:
+        return await self._call(name, "neighbours", job, count)
+
+    async def stored_image(self, name: str, row_id: int) -> npt.NDArray[np.uint8]:
+        return await self._call(name, "stored_image", row_id)
+
+    async def examples(self, name: str) -> list[bytes]:
+        if name not in self._examples:
+            self._examples[name] = await self._call(name, "examples")
+        return self._examples[name]
+
+    async def ready(self, name: str) -> bool:
+        try:
+            async with asyncio.timeout(2.0):
+                return bool(await self._handles[name].ready.remote())
+        except (TimeoutError, RayActorError, RayServeException):
+            return False
+
+    async def _call(self, name: str, method: str, *arguments: Any) -> Any:
+        for attempt in range(TRIES):
+            try:
+                answer = await getattr(self._handles[name], method).remote(*arguments)
+            except RayActorError:
+                if attempt == TRIES - 1:
+                    raise unavailable(
+                        f"the translator {name} went down {TRIES} times", "send it again", self._retry_after_s
+                    ) from None
+                await asyncio.sleep(RETRY_SECONDS)
+            except BackPressureError:
+                raise busy("the translator's queue", self._retry_after_s) from None
+            except DeploymentUnavailableError:
+                raise unavailable(
+                    f"the translator {name} cannot be started", "see the server's log", self._retry_after_s
+                ) from None
+            else:
+                if isinstance(answer, RGClusterError):
+                    raise answer
+                return answer
+        raise AssertionError
+
+
+@serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
+@serve.ingress()
+class Front:
+    """Speaks HTTP."""
+
+    def __init__(
+        self, settings: ServeSettings, served: list[Served], handles: dict[str, DeploymentHandle]
+    ) -> None:
+        self._settings, self._served = settings, served
+        self._backend = HandleBackend(handles, settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        app = create_app(self._settings, self._served, self._backend, RayFrontMetrics())
+        add_metrics(app)
+        return app
+
+
+def build(arguments: Mapping[str, Any]) -> Application:
+    """Return the application that the settings describe; UserError where a setting or a run is at fault."""
+    settings = settings_of(arguments)
+    if settings.http == "direct":
+        raise ConfigError(
+            "http=direct: it is how `rgcluster serve` serves on one machine; what `serve deploy` deploys is reached "
+            "through Serve's proxy, so leave http out"
+        )
+    if settings.gpus is None:
+        settings = settings.model_copy(update={"gpus": float(0 < len(settings.runs) <= num_gpus())})
+    served = [describe(name, run) for name, run in settings.runs.items()]
+    if ray.is_initialized():
+        claims = serving_claims(
+            len(served), settings.fronts, settings.min_replicas, settings.cpus, settings.gpus or 0.0,
+            num_shards(settings),
+        )  # fmt: skip
+        require_room(claims, cluster_nodes(), "min_replicas, fronts, cpus or gpus")
+    limits = settings.limits
+    replicas: dict[str, Any] = {"num_replicas": settings.min_replicas}
+    if settings.max_replicas > settings.min_replicas:
+        replicas = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=settings.min_replicas,
+                max_replicas=settings.max_replicas,
+                target_ongoing_requests=settings.batch_rows,
+            )
+        }
+    handles = {
+        one.name: Translator.options(  # type: ignore[attr-defined]
+            name=f"translator-{one.name}",
+            max_ongoing_requests=limits.waiting * settings.fronts,
+            health_check_period_s=2.0,
+            ray_actor_options={
+                "num_cpus": settings.cpus,
+                "num_gpus": settings.gpus,
+                "runtime_env": QUIET_THREADS,
+            },
+            **replicas,
+        ).bind(one, settings)
+        for one in served
+    }
+    return Front.options(  # type: ignore[attr-defined]
+        name=FRONT,
+        num_replicas=settings.fronts,
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=MAX_ONGOING,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=limits.retry_after_s),
+        health_check_period_s=2.0,
+        ray_actor_options={"num_cpus": CPUS_PER_FRONT},
+    ).bind(settings, served, handles)

@@ -1,0 +1,88 @@
+"""The endpoint of one machine: a replica that Serve keeps alive speaks HTTP itself and translates where it does.
+
+No proxy and no other process is between the client and the networks. The replica takes over a socket that the
+launcher listens on, so the port outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import ray
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from rgcluster.base.placement import CPUS_PER_FRONT, CPUS_PER_SHARD, Claim, pack
+from rgcluster.base.session import cluster_nodes
+from rgcluster.errors import ConfigError
+from rgcluster.serve.backend import InProcess, Served, describe
+from rgcluster.serve.deploy.listening import taken_over
+from rgcluster.serve.deploy.live import LiveEngine
+from rgcluster.serve.deploy.plan import QUIET_THREADS, num_gpus, num_shards, require_room
+from rgcluster.serve.deploy.server import DRAIN_S, Server
+from rgcluster.serve.exposition import add_metrics
+from rgcluster.serve.http.application import create_app
+from rgcluster.serve.settings import Limits, ServeSettings
+from rgcluster.serve.telemetry import RayFrontMetrics
+
+__all__ = ["build_direct"]
+
+ENDPOINT = "endpoint"
+
+
+@serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
+class Endpoint:
+    """Every run's networks, warm before the first connection is accepted, and HTTP."""
+
+    def __init__(self, settings: ServeSettings, served: list[Served], path: str) -> None:
+        engines = {one.name: LiveEngine(one, settings) for one in served}
+        app = create_app(settings, served, InProcess(engines), RayFrontMetrics())
+        add_metrics(app)
+        gc.collect()
+        gc.freeze()  # the networks stay: going through all that torch made takes from every request
+        self._server = Server(app, taken_over(path), _longest(settings.limits))
+
+    async def check_health(self) -> None:
+        await asyncio.to_thread(self._server.check)
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_server"):  # else it never started
+            await asyncio.to_thread(self._server.stop)
+
+
+def build_direct(settings: ServeSettings, path: str) -> Application:
+    """Return the application whose replica takes over the socket at `path`; ConfigError where there is no room."""
+    served = [describe(name, run) for name, run in settings.runs.items()]
+    runs = len(served)
+    gpus = float(num_gpus() > 0) if settings.gpus is None else settings.gpus * runs
+    if gpus > 1:
+        raise ConfigError(f"http=direct: {runs} runs share one process and one GPU, {gpus:g} are asked for")
+    settings = settings.model_copy(update={"gpus": gpus / runs})
+    nodes = cluster_nodes()
+    one = Claim("endpoint", 1, runs * settings.cpus + CPUS_PER_FRONT, gpus)
+    shards = Claim("store shard", num_shards(settings), CPUS_PER_SHARD)
+    require_room((one, shards), nodes, "cpus or gpus")
+    both = Claim("endpoint", 2, one.cpus, one.gpus)
+    return Endpoint.options(  # type: ignore[attr-defined]
+        name=ENDPOINT,
+        num_replicas=1,
+        # The next one is warm before this one ends; without room for both, connections wait meanwhile.
+        max_surge_percent=100 if pack((both, shards), nodes) else 0,
+        health_check_period_s=2.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=DRAIN_S + _longest(settings.limits) + 5.0,
+        ray_actor_options={
+            "num_cpus": one.cpus,
+            "num_gpus": one.gpus,
+            "runtime_env": QUIET_THREADS,
+            # Where the socket is.
+            "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()},
+        },
+    ).bind(settings, served, path)
+
+
+def _longest(limits: Limits) -> float:
+    """Return the seconds that a request may take at most."""
+    return limits.upload_seconds + limits.request_seconds

@@ -1,0 +1,71 @@
+"""An engine on a store of Ray actors, which is started once more where it has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.base.storage import Location
+from rgcluster.errors import ConfigError, StoreUnavailable
+from rgcluster.serve.backend import Served
+from rgcluster.serve.engine import Engine
+from rgcluster.serve.settings import ServeSettings
+from rgcluster.serve.telemetry import TranslatorMetrics
+from rgcluster.store.client import Neighbours
+from rgcluster.store.store import RayStore
+from rgcluster.translate.finished import snapshot_of, store_name
+from rgcluster.translate.jobs import Job, Outcome
+
+__all__ = ["LiveEngine", "open_store"]
+
+T = TypeVar("T")
+log = logging.getLogger("ray.serve")
+
+
+def open_store(run: Location, name: str, timeout: float) -> RayStore:
+    """Connect to the store of that name, or start it from the run's snapshot."""
+    try:
+        return RayStore.connect(name, timeout=timeout)
+    except StoreUnavailable:
+        pass
+    try:
+        return RayStore.start(snapshot_of(run), name, detached=True, timeout=timeout)
+    except ConfigError:  # another replica was faster
+        return RayStore.connect(name, timeout=max(timeout, 60.0))
+
+
+class LiveEngine:
+    """What a replica holds of one run: an engine, warm, its store, its metrics."""
+
+    def __init__(self, served: Served, settings: ServeSettings) -> None:
+        self._location, self._timeout = Location(served.run), settings.store_timeout_s
+        self._name = settings.stores.get(served.name) or store_name(self._location)
+        self._engine = Engine(served.run, self._open(), settings, TranslatorMetrics(served.name).batch)
+
+    async def translate(self, job: Job) -> Outcome:
+        return await self._asked(lambda: self._engine.translate(job))
+
+    async def neighbours(self, job: Job, count: int) -> Neighbours:
+        return await self._asked(lambda: self._engine.neighbours(job, count))
+
+    async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8]:
+        return await self._asked(lambda: self._engine.stored_image(row_id))
+
+    async def examples(self) -> list[bytes]:
+        return await self._asked(self._engine.examples)
+
+    def _open(self) -> RayStore:
+        return open_store(self._location, self._name, self._timeout)
+
+    async def _asked(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await work()
+        except StoreUnavailable as error:
+            log.warning("%s", error)
+            self._engine.translators.retriever.store = await asyncio.to_thread(self._open)
+            return await work()

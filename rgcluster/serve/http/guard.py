@@ -1,0 +1,134 @@
+"""Around every request: the key, headers that keep browsers safe, measuring, and no traceback whatever happens."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rgcluster.serve.http.errors import ApiError, busy
+from rgcluster.serve.telemetry import FrontMetrics
+
+__all__ = ["Guard", "Places"]
+
+log = logging.getLogger("ray.serve")
+
+OPEN = ("/v1/health", "/v1/ready")
+"""What is answered without a key, besides the page and the API's description."""
+
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        b"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+)
+
+
+class Places:
+    """A number of places; who finds none free is refused at once."""
+
+    def __init__(self, limit: int, what: str, retry_after_s: int) -> None:
+        self._limit, self._what, self._retry_after_s = limit, what, retry_after_s
+        self.taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place for the body; ApiError 429 where there is none."""
+        if self.taken >= self._limit:
+            raise busy(f"{self._limit} {self._what}", self._retry_after_s)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+class Guard:
+    """ASGI middleware, outermost."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None, metrics: FrontMetrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._key = api_key.encode() if api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+
+        async def measured_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message["headers"], *HEADERS]
+                if scope["path"].startswith("/v1/") and all(name != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            if self._needs_key(scope["path"]) and not self._has_key(scope):
+                await self._refuse(measured_send, _no_key())
+            else:
+                await self._app(scope, receive, measured_send)
+        except ApiError as error:
+            await self._refuse(measured_send, error)
+        except Exception:
+            log.exception("unexpected error on %s %s", scope["method"], scope["path"])
+            if status:  # the answer has begun: all that is left is to end it
+                raise
+            await self._refuse(measured_send, _internal())
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.answered(route, status, time.perf_counter() - start)
+
+    async def _refuse(self, send: Send, error: ApiError) -> None:
+        self._metrics.failed(error.fault.code)
+        await send_fault(send, error)
+
+    def _needs_key(self, path: str) -> bool:
+        return self._key is not None and (path.startswith("/v1/") or path == "/metrics") and path not in OPEN
+
+    def _has_key(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        assert self._key is not None
+        return hmac.compare_digest(given.encode(), self._key)
+
+
+async def send_fault(send: Send, error: ApiError) -> None:
+    """Send an error's JSON."""
+    body = error.body()
+    headers: dict[str, Any] = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **error.headers,
+    }
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _no_key() -> ApiError:
+    return ApiError(
+        401, "no_key", "this endpoint needs an API key", field="X-API-Key",
+        remedy="send it as X-API-Key, or as Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"},
+    )  # fmt: skip
+
+
+def _internal() -> ApiError:
+    return ApiError(
+        500, "internal", "the server failed; what happened is in its log",
+        remedy="send it again; if it fails again, tell who runs the server",
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""The API's operations as OpenAPI describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from rgcluster.serve.http.errors import FaultAnswer
+from rgcluster.serve.http.parameters import described
+from rgcluster.serve.http.schemas import Parameters
+from rgcluster.serve.http.uploads import IMAGE_TYPES, MULTIPART
+
+__all__ = ["described_operation"]
+
+FAULTS = {
+    401: "no API key, or a wrong one",
+    404: "no such model, image or path",
+    408: "the body came too slowly",
+    413: "the body or the image is too large",
+    415: "the content type cannot be read",
+    422: "a parameter or the image is at fault",
+    429: "all places are taken; Retry-After says when to come again",
+    500: "a fault of the server",
+    503: "something behind the front is down; Retry-After says when to come again",
+    504: "the answer took too long",
+}
+FAULT_EXAMPLE = {
+    "error": {
+        "code": "unknown_attribute",
+        "message": "no attribute 'Blond_Hairs': did you mean 'Blond_Hair'?",
+        "field": "target",
+        "remedy": "GET /v1/domains lists the attributes and which exclude each other",
+    }
+}
+PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def described_operation(
+    summary: str,
+    description: str,
+    parameters: type[Parameters],
+    answer: type[BaseModel] | None,
+    *,
+    parts: tuple[str, ...] = (),
+    gives: dict[str, Any] | None = None,
+    path: tuple[dict[str, Any], ...] = (),
+) -> dict[str, Any]:
+    """Return what FastAPI is told of a route: `parts` are the images it takes, `gives` what it may send but JSON."""
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {
+            "model": FaultAnswer,
+            "description": text,
+            "content": {"application/json": {"example": FAULT_EXAMPLE}},
+        }
+        for status, text in FAULTS.items()
+    }
+    responses[200] = {"description": "done"}
+    if answer:
+        responses[200]["model"] = answer
+    if gives:
+        responses[200]["content"] = gives
+    extra: dict[str, Any] = {"parameters": [*path, *described(parameters, in_form=bool(parts))]}
+    if parts:
+        extra["requestBody"] = {"required": True, "content": _body(parts, parameters)}
+    return {
+        "summary": summary,
+        "description": description,
+        "responses": responses,
+        "openapi_extra": extra,
+        "response_model": None,
+    }
+
+
+def _body(parts: tuple[str, ...], parameters: type[Parameters]) -> dict[str, Any]:
+    binary = {"type": "string", "format": "binary"}
+    schema = parameters.model_json_schema()
+    form = {
+        name: {"description": "as in the query", **_plain(field)}
+        for name, field in schema["properties"].items()
+    }
+    content: dict[str, Any] = {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "properties": {**dict.fromkeys(parts, binary), **form},
+                "required": list(parts),
+            }
+        }
+    }
+    if len(parts) == 1:
+        content |= {kind: {"schema": binary} for kind in (*IMAGE_TYPES, "application/octet-stream")}
+    return content
+
+
+def _plain(field: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in field.items() if key not in ("title", "description", "examples")}

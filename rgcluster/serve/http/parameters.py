@@ -1,0 +1,74 @@
+"""Parameters of a request, from its query and its form, checked against their model; and their OpenAPI form."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from rgcluster.serve.http.errors import invalid
+from rgcluster.serve.http.schemas import Parameters
+
+__all__ = ["described", "read_parameters"]
+
+P = TypeVar("P", bound=Parameters)
+
+
+def read_parameters(
+    model: type[P], query: Iterable[tuple[str, str]], fields: Mapping[str, str] | None = None
+) -> P:
+    """Return the parameters; ApiError 422 names the one that is unknown, missing, given twice or out of range."""
+    values: dict[str, str] = {}
+    for name, value in [*query, *(fields or {}).items()]:
+        if name in values:
+            raise invalid("given_twice", f"{_short(name)!r} is given twice", _short(name), "give it once")
+        values[name] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error.errors()[0], model) from None
+
+
+def _explained(fault: Any, model: type[Parameters]) -> Exception:
+    name = _short(str(fault["loc"][0])) if fault["loc"] else ""
+    known = list(model.model_fields)
+    if fault["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here are {', '.join(known)}"
+        return invalid("unknown_parameter", f"no parameter {name!r}", name, hint)
+    if fault["type"] == "missing":
+        return invalid("missing_parameter", f"{name!r} is missing", name, _about(model, name))
+    message = fault["msg"].removeprefix("Input ")
+    return invalid("invalid_parameter", f"{name}: {message}", name, _about(model, name))
+
+
+def _about(model: type[Parameters], name: str) -> str:
+    return model.model_fields[name].description or "see /openapi.json"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def described(model: type[Parameters], *, in_form: bool = False) -> list[dict[str, Any]]:
+    """Return OpenAPI's list of the model's query parameters; what may come in the form is not required here."""
+    schema = model.model_json_schema()
+    required = set(schema.get("required", ()))
+    listed = []
+    for name, field in schema["properties"].items():
+        about = {
+            key: value for key, value in field.items() if key not in ("title", "description", "examples")
+        }
+        entry: dict[str, Any] = {
+            "name": name,
+            "in": "query",
+            "required": name in required and not in_form,
+            "schema": about,
+            "description": field.get("description", ""),
+        }
+        if field.get("examples"):
+            entry["example"] = field["examples"][0]
+        listed.append(entry)
+    return listed

@@ -1,0 +1,215 @@
+"""What the API takes and gives: the words of its OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rgcluster.serve.http.pictures import FITS, Fit
+from rgcluster.serve.settings import MAX_SAMPLES
+from rgcluster.translate.jobs import Guidance
+
+__all__ = [
+    "Answer",
+    "Domains",
+    "Example",
+    "Examples",
+    "Health",
+    "InterpolateParameters",
+    "Model",
+    "ModelParameter",
+    "Models",
+    "Near",
+    "NearAnswer",
+    "NearParameters",
+    "Parameters",
+    "PictureParameters",
+    "ReferenceParameters",
+    "StoredNearParameters",
+    "Timings",
+    "TranslateParameters",
+    "Warned",
+]
+
+TARGET = (
+    "`Blond_Hair,Male` sets attributes, `-Young` clears one, what is not named stays as it is in the image; "
+    "or a full vector, `1,0,0,1,0`, in the order of /v1/domains; empty: the image's own domain"
+)
+SEED_LIMIT = 2**63 - 1
+
+
+class Parameters(BaseModel):
+    """Base: unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelParameter(Parameters):
+    """Which model."""
+
+    model: str | None = Field(None, max_length=200, description="one of /v1/models; the first if not given")
+
+
+class PictureParameters(ModelParameter):
+    """What every request with an image takes."""
+
+    fit: Fit = Field("auto", description="; ".join(f"`{name}`: {text}" for name, text in FITS.items()))
+    guidance: Guidance = Field("on", description="by the nearest real images, by none, or by random ones")
+    seed: int = Field(0, ge=0, le=SEED_LIMIT, description="the same seed gives the same pictures")
+    format: Literal["json", "png"] | None = Field(
+        None, description="`png`: the pictures alone, side by side; else as the Accept header says, or JSON"
+    )
+
+
+class TranslateParameters(PictureParameters):
+    """`POST /v1/translate`."""
+
+    target: str = Field(..., max_length=2000, description=TARGET, examples=["Blond_Hair,-Young"])
+    samples: int = Field(
+        1, ge=1, le=MAX_SAMPLES, description="pictures to make; one with seed 0 is the most typical"
+    )
+
+
+class InterpolateParameters(PictureParameters):
+    """`POST /v1/interpolate`."""
+
+    start: str = Field(
+        "", max_length=2000, description=f"where the way begins: {TARGET}", examples=["Black_Hair"]
+    )
+    end: str = Field(..., max_length=2000, description=f"where it ends: {TARGET}", examples=["Blond_Hair"])
+    steps: int = Field(5, ge=2, le=MAX_SAMPLES, description="pictures on the way, both ends included")
+
+
+class ReferenceParameters(PictureParameters):
+    """`POST /v1/reference`."""
+
+
+class NearParameters(ModelParameter):
+    """`POST /v1/neighbors`."""
+
+    target: str = Field("", max_length=2000, description=TARGET, examples=["Blond_Hair"])
+    count: int = Field(5, ge=1, le=1000, description="images wanted")
+    fit: Fit = Field("auto", description="as for /v1/translate")
+    images: bool = Field(True, description="whether the answer holds the images themselves")
+
+
+class StoredNearParameters(ModelParameter):
+    """`GET /v1/neighbors`."""
+
+    id: str = Field(..., pattern=r"^-?\d{1,19}$", description="id of a stored image, as answers name it")
+    target: str = Field("", max_length=2000, description=TARGET, examples=["Blond_Hair"])
+    count: int = Field(5, ge=1, le=1000, description="images wanted")
+    images: bool = Field(True, description="whether the answer holds the images themselves")
+
+
+class Near(BaseModel):
+    """A real image that resembles the query."""
+
+    id: str = Field(description="row id, as text: JavaScript's numbers are too short for it")
+    distance: float | None = Field(description="in the retrieval space; null for a random image")
+    image: str | None = Field(description="PNG in base64")
+
+
+class Warned(BaseModel):
+    """Something to know about an answer."""
+
+    code: Literal["unlike_training", "unguided"]
+    message: str
+
+
+class Timings(BaseModel):
+    """Milliseconds spent where."""
+
+    read: float
+    decode: float
+    wait: float = Field(description="on the way to the translator, in its queue, and back")
+    model: float = Field(description="the pass over the whole batch")
+    encode: float
+    batch_rows: int = Field(description="samples of all requests that shared the pass")
+
+
+class Answer(BaseModel):
+    """Pictures made from an image."""
+
+    model: str
+    variant: str = Field(
+        description="the network that answered, as the report names it", examples=["rg-unit"]
+    )
+    guidance: Guidance
+    degraded: bool = Field(description="no neighbours could be had, so none guided the pictures")
+    seed: int
+    source: dict[str, float] | None = Field(
+        description="how sure the discriminator is of each attribute of the image; null where it was not asked"
+    )
+    targets: list[dict[str, int]] = Field(description="one domain, or the two ends of an interpolation")
+    positions: list[float] | None = Field(description="of an interpolation: 0 is its start, 1 its end")
+    input: str = Field(description="the image as the networks saw it: PNG in base64")
+    images: list[str] = Field(description="PNG in base64")
+    masks: list[str] = Field(
+        description="where each picture was painted, white, or kept, black: PNG in base64"
+    )
+    neighbours: list[list[Near]] = Field(
+        description="for each picture, nearest first; empty without guidance"
+    )
+    unlikeness: float = Field(
+        description="distance of the image's content to the nearest training image's; up to 1 for 99 % of those"
+    )
+    warnings: list[Warned]
+    timings: Timings
+
+
+class NearAnswer(BaseModel):
+    """Real images that resemble an image and have the target's attributes."""
+
+    model: str
+    target: dict[str, int] | None
+    neighbours: list[Near]
+
+
+class Domains(BaseModel):
+    """The attributes that span a model's domains."""
+
+    model: str
+    attributes: list[str]
+    exclusive: list[list[str]] = Field(description="groups of which an image has at most one")
+    exactly_one: bool = Field(description="whether every image has exactly one of all attributes")
+
+
+class Model(BaseModel):
+    """A run that is served."""
+
+    name: str
+    image_size: int
+    attributes: list[str]
+    variants: dict[Guidance, str] = Field(description="the network that answers, by guidance")
+    neighbours: int = Field(description="how many guide a picture")
+    stored_images: int
+    trained: str = Field(description="digest of the guided networks")
+
+
+class Models(BaseModel):
+    """All that are served; the first is the default."""
+
+    models: list[Model]
+
+
+class Example(BaseModel):
+    """An image to try the model on."""
+
+    number: int
+    url: str
+
+
+class Examples(BaseModel):
+    """Images that the model was not trained on, where the run's data are at hand; else of its store."""
+
+    model: str
+    examples: list[Example]
+
+
+class Health(BaseModel):
+    """Whether the endpoint is alive, and which models are ready."""
+
+    status: Literal["ok", "not ready"]
+    models: dict[str, bool]

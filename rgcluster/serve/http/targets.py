@@ -1,0 +1,53 @@
+"""From the text of a target to what it asks of each attribute."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from rgcluster.config import DataConfig
+from rgcluster.errors import ConfigError
+from rgcluster.serve.http.errors import invalid
+from rgcluster.translate.finished import KEEP, wanted_changes
+
+__all__ = ["parse"]
+
+VECTOR = re.compile(r"\s*[01]\s*(,\s*[01]\s*)*")
+REMEDY = "GET /v1/domains lists the attributes and which exclude each other"
+
+
+def parse(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
+    """Return what `text` asks of each attribute [n]: 1, 0, or KEEP; ApiError 422 names what does not fit."""
+    wanted = _vector(text, data, field) if VECTOR.fullmatch(text) else _changes(text, data, field)
+    if data.domains == "one-hot" and not (wanted == 1).any() and (wanted != KEEP).any():
+        raise invalid(
+            "contradictory_target", "an image has exactly one of these attributes, so one must be set", field,
+            "name the one wanted",
+        )  # fmt: skip
+    return wanted
+
+
+def _changes(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
+    try:
+        return wanted_changes(text, data)
+    except ConfigError as error:
+        message = str(error).removeprefix(f"--to {text}: ")
+        code = "unknown_attribute" if message.startswith("no attribute") else "contradictory_target"
+        raise invalid(code, message, field, REMEDY) from None
+
+
+def _vector(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
+    vector = np.array([int(value) for value in text.split(",")], np.int8)
+    if len(vector) != len(data.attributes):
+        raise invalid(
+            "wrong_length", f"{len(vector)} values for {len(data.attributes)} attributes", field,
+            f"give one for each of {', '.join(data.attributes)}",
+        )  # fmt: skip
+    groups = (data.attributes,) if data.domains == "one-hot" else data.exclusive
+    for group in groups:
+        chosen = [name for name in group if vector[data.attributes.index(name)]]
+        if len(chosen) > 1:
+            raise invalid("contradictory_target", f"{' and '.join(chosen)} exclude each other", field, REMEDY)
+    return vector

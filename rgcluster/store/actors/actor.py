@@ -1,0 +1,105 @@
+"""A shard's host in a process of its own; Ray restarts it, and it loads from disk again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import psutil
+import ray
+from ray._private.state import actors as actor_table
+
+from rgcluster.base.placement import CPUS_PER_SHARD
+from rgcluster.store.actors.listener import Listener, address
+from rgcluster.store.actors.telemetry import ShardMeter
+from rgcluster.store.disk.snapshot import Manifest
+from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.shard import IndexSettings
+
+__all__ = ["ShardActor"]
+
+
+class ShardProcess(Host):
+    """It loads on its first call, not in its constructor: an error there would end the actor for good and
+    lose its type on the way."""
+
+    def __init__(
+        self,
+        name: str,
+        location: str,
+        part: int,
+        parts: int,
+        replica: int,
+        settings: IndexSettings,
+        verify: bool,
+        key: str,
+    ) -> None:
+        self._restarts = _restarts()
+        # Shard files never change, so a restart need not read every image again.
+        super().__init__(location, part, parts, settings, verify=verify and not self._restarts)
+        self._replica = replica
+        self._meter: ShardMeter | None = None
+        self._metering = threading.Lock()
+        self._names = (name, part, replica)
+        self._key = key
+        where = address(key, part, replica)
+        self._listener = None if where is None else Listener(where, self.call)
+
+    def whereabouts(self) -> tuple[str, Manifest, int, str]:
+        """Return where the snapshot lies, its manifest, the number of shards, and the key to their sockets."""
+        return str(self._location), *self.origin(), self._key
+
+    def leave(self) -> None:
+        """Answer no more over lines: this process is about to be ended."""
+        if self._listener is not None:
+            self._listener.close()
+
+    def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
+        if method != "search":
+            return super().call(generation, method, args)
+        start = time.perf_counter()
+        found = super().call(generation, method, args)
+        self._metered().searched(len(args[0]), time.perf_counter() - start)
+        return found
+
+    def ping(self) -> int:
+        """Return the shard's number once it has loaded."""
+        self._load_present()
+        self._metered()
+        return self._part
+
+    def _metered(self) -> ShardMeter:
+        with self._metering:
+            if self._meter is None:
+                self._meter = ShardMeter(*self._names, self._restarts)
+                self._meter.watch(super().info)
+            return self._meter
+
+    def info(self) -> dict[str, Any]:
+        """Return the shard's row with its process, node and the number of times that Ray restarted it."""
+        self.ping()
+        return super().info() | {
+            "replica": self._replica,
+            "pid": os.getpid(),
+            "node": ray.get_runtime_context().get_node_id(),
+            "restarts": self._restarts,
+            "resident": psutil.Process().memory_info().rss,
+        }
+
+
+def _restarts() -> int:
+    # Ray's public API says only whether, not how often.
+    return int(actor_table(ray.get_runtime_context().get_actor_id())["NumRestarts"])
+
+
+# FAISS and file reads let go of the interpreter, and searches that meet become one: many calls may wait here.
+_ACTOR: dict[str, Any] = {
+    "num_cpus": CPUS_PER_SHARD,
+    "max_restarts": -1,
+    "max_task_retries": 0,
+    "max_concurrency": 16,
+}
+
+ShardActor: Any = ray.remote(**_ACTOR)(ShardProcess)

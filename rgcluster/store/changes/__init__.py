@@ -1,0 +1,1 @@
+"""Changes to a snapshot: the journal, copies, compaction."""

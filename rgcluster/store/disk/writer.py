@@ -1,0 +1,344 @@
+"""Writing a snapshot: streamed, in bounded memory, and there in full or not at all.
+
+A writer fills `partial-...` directories and names them in a new manifest at the end. What an interrupted
+writer leaves is never called a store; the next one goes on with it where it was told how, or removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rgcluster.base.storage import Location, digest_bytes
+from rgcluster.errors import DataError, StorageError
+from rgcluster.store.disk.growing import GrowingArray
+from rgcluster.store.disk.snapshot import (
+    FILES,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Place,
+    ShardEntry,
+    file_digest,
+    read_manifest,
+    shard_of,
+)
+from rgcluster.store.index.exact import NO_ID, as_vectors
+from rgcluster.store.index.rows import SPLITS
+
+__all__ = ["SnapshotWriter", "as_images", "as_tags", "discard", "publish"]
+
+_PARTIAL, _CANDIDATE, _LOCK, _PROGRESS = "partial-", "next-", "lock", "progress.json"
+
+
+class SnapshotWriter:
+    """Streams rows into a new snapshot; leaving it without `commit` leaves nothing.
+
+    With a `resume` key (the digest of all that the rows depend on) what was written until the last `save`
+    stays instead, and the next writer with that key begins with it. DataError if the location holds a
+    snapshot already, unless `replace` is set; then the old one is exchanged for the new by `commit`.
+    """
+
+    def __init__(
+        self,
+        location: Place,
+        num_shards: int,
+        dimension: int,
+        image_shape: tuple[int, int, int],
+        digests: Mapping[str, str],
+        *,
+        name: str | None = None,
+        replace: bool = False,
+        resume: str | None = None,
+    ) -> None:
+        if num_shards < 1:
+            raise DataError(f"{num_shards} shards: a store needs 1 or more")
+        self._target, self._replace, self._resume = Location(location), replace, resume
+        self._name, self._dimension, self._digests = name or self._target.name, dimension, dict(digests)
+        self._image_shape = (int(image_shape[0]), int(image_shape[1]), int(image_shape[2]))
+        self._refuse_to_overwrite()
+        self._token = uuid.uuid4().hex[:8]
+        self._home = _home(self._target)
+        self._partial = self._home / f"{_PARTIAL}{resume or self._token}"
+        self._made_home = not self._home.exists()
+        self._partial.mkdir(parents=True, exist_ok=True)
+        lock = _take(self._partial)
+        if lock is None:
+            raise DataError(f"{self._target}: another process is writing this snapshot; wait for it")
+        self._lock, self._open = lock, True
+        self._remove_stale()
+        try:
+            self._files = self._open_files(num_shards)
+            self._ids = np.unique(np.concatenate([files["ids.npy"].read() for files in self._files]))
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def held(self) -> NDArray[np.int64]:
+        """The ids [N] that an interrupted writer with the same key had saved, ascending."""
+        return self._ids
+
+    def append(
+        self, ids: ArrayLike, vectors: ArrayLike, images: ArrayLike, tags: ArrayLike | None = None
+    ) -> None:
+        """Append ids [N], vectors float32 [N, d], images uint8 [N, H, W, C], tags [N] (`rows.SPLITS`; train
+        if not given); DataError where they misfit."""
+        self._require_open()
+        numbers, rows = np.asarray(ids, np.int64), as_vectors(vectors, self._dimension)
+        pictures = as_images(images, len(rows), self._image_shape)
+        if numbers.shape != (len(rows),) or (numbers == NO_ID).any():
+            raise DataError(
+                f"ids of shape {list(numbers.shape)} for {len(rows)} rows: give each an id other than -1"
+            )
+        arrays: tuple[NDArray[Any], ...] = (numbers, rows, pictures, as_tags(tags, len(rows)))
+        columns = dict(zip(FILES, arrays, strict=True))
+        owners = shard_of(numbers, len(self._files))
+        for owner in np.unique(owners):
+            mine = owners == owner
+            for file, values in columns.items():
+                self._files[owner][file].append(values[mine])
+
+    def save(self) -> None:
+        """Make what was appended outlive this process; with a `resume` key alone."""
+        self._require_open()
+        for files in self._files:
+            for file in files.values():
+                file.sync()
+        Location(self._partial / _PROGRESS).write_json([files["ids.npy"].count for files in self._files])
+
+    def commit(self, *, origin: str = "") -> Manifest:
+        """Put the snapshot in its place; DataError for no rows or an id twice."""
+        self._require_open()
+        try:
+            manifest = self._finish(origin)
+            self._move_shards(manifest)
+            old = self._present()
+            (self._target / MANIFEST).write_bytes(_json(manifest), durable=True)
+        except BaseException:
+            self.abort()
+            raise
+        if old:
+            _discard(self._target, old)
+        self._close(remove=True)
+        return manifest
+
+    def commit_beside(self, *, origin: str) -> str:
+        """Put the snapshot beside the present one; return the name of its manifest, for `publish`."""
+        self._require_open()
+        try:
+            manifest = self._finish(origin)
+            self._move_shards(manifest)
+            name = f"{_CANDIDATE}{self._token}.json"
+            (self._target / name).write_bytes(_json(manifest), durable=True)
+        except BaseException:
+            self.abort()
+            raise
+        self._close(remove=True)
+        return name
+
+    def abort(self) -> None:
+        """Remove everything written, or all since the last `save`; harmless after `commit`."""
+        if self._open:
+            for files in getattr(self, "_files", []):
+                for file in files.values():
+                    file.close()
+            self._close(remove=not (self._resume and (self._partial / _PROGRESS).exists()))
+            if self._made_home and self._home.exists() and not any(self._home.iterdir()):
+                self._home.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _open_files(self, num_shards: int) -> list[dict[str, GrowingArray]]:
+        progress = Location(self._partial / _PROGRESS)
+        counts = progress.read_json() if progress.exists() else [0] * num_shards
+        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "ids.npy": (np.int64, ()),
+            "vectors.npy": (np.float32, (self._dimension,)),
+            "images.npy": (np.uint8, self._image_shape),
+            "tags.npy": (np.uint8, ()),
+        }
+        opened = []
+        for number in range(num_shards):
+            directory = self._partial / f"shard-{number:05d}"
+            directory.mkdir(exist_ok=True)
+            opened.append(
+                {
+                    name: GrowingArray(directory / name, dtype, shape, counts[number])
+                    for name, (dtype, shape) in kinds.items()
+                }
+            )
+        return opened
+
+    def _finish(self, origin: str) -> Manifest:
+        entries = []
+        for files in self._files:
+            for file in files.values():
+                file.finish()
+            path = files["ids.npy"].path
+            unique, counts = np.unique(np.load(path, allow_pickle=False), return_counts=True)
+            if (counts > 1).any():
+                raise DataError(
+                    f"the id {unique[counts > 1][0]} was appended twice: remove one of the two images"
+                )
+            sums = {
+                name: FileEntry(file.path.stat().st_size, file_digest(file.path))
+                for name, file in files.items()
+            }
+            entries.append(ShardEntry(f"{path.parent.name}-{self._token}", len(unique), sums))
+        count = sum(entry.count for entry in entries)
+        if not count:
+            raise DataError(f"{self._target}: nothing was appended; a store needs 1 image or more")
+        old = self._present()
+        return Manifest(
+            self._name, self._dimension, self._image_shape, count, self._digests, tuple(entries),
+            f"journal-{self._token}", old.generation + 1 if old else 0, origin,
+        )  # fmt: skip
+
+    def _move_shards(self, manifest: Manifest) -> None:
+        self._refuse_to_overwrite()
+        for number, entry in enumerate(manifest.shards):
+            source, place = self._partial / f"shard-{number:05d}", self._target / entry.directory
+            if self._target.is_local:
+                source.rename(place.local())
+            else:
+                for name in FILES:
+                    (place / name).upload(source / name)
+
+    def _present(self) -> Manifest | None:
+        return read_manifest(self._target) if (self._target / MANIFEST).exists() else None
+
+    def _refuse_to_overwrite(self) -> None:
+        if self._target.is_file():
+            raise DataError(f"{self._target}: a file is in the way; choose another place")
+        others = [
+            name for name in self._target.names() if not name.startswith((_PARTIAL, "shard-", "journal-"))
+        ]
+        if others and not (self._replace and MANIFEST in others):
+            raise DataError(f"{self._target}: holds files already; remove it, or choose another place")
+
+    def _remove_stale(self) -> None:
+        """Remove what interrupted writers left; the lock of a living one cannot be taken."""
+        alone = True
+        for directory in self._home.glob(f"{_PARTIAL}*"):
+            if directory == self._partial:
+                continue
+            lock = _take(directory)
+            if lock is None:
+                alone = False
+                continue
+            lock.close()
+            if self._resume or not (directory / _PROGRESS).exists():
+                shutil.rmtree(directory, ignore_errors=True)
+        if alone:
+            self._remove_unnamed()
+
+    def _remove_unnamed(self) -> None:
+        """Remove shards that no manifest names: a writer died between moving them and naming them."""
+        names = self._target.names()
+        manifests = [name for name in names if name == MANIFEST or name.startswith(_CANDIDATE)]
+        named: set[str] = set()
+        for name in manifests:
+            manifest = read_manifest(self._target, name)
+            named |= {manifest.journal, *(entry.directory for entry in manifest.shards)}
+        for name in names:
+            if name.startswith(("shard-", "journal-")) and name not in named:
+                (self._target / name).remove()
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise DataError(f"{self._target}: the writer is closed; open another")
+
+    def _close(self, *, remove: bool) -> None:
+        self._open = False
+        if remove:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        self._lock.close()
+
+
+def publish(location: Place, candidate: str) -> Manifest:
+    """Make the snapshot beside the present one the present one, and remove the old; return its manifest."""
+    place = Location(location)
+    manifest, old = read_manifest(place, candidate), read_manifest(place)
+    if manifest.generation != old.generation + 1:
+        raise StorageError(f"{place}: replaced by another process meanwhile; run the same command again")
+    (place / candidate).move_to(place / MANIFEST)
+    _discard(place, old)
+    return manifest
+
+
+def discard(location: Place, candidate: str) -> None:
+    """Remove the snapshot that lies beside the present one."""
+    place = Location(location)
+    _discard(place, read_manifest(place, candidate))
+    (place / candidate).remove()
+
+
+def as_images(images: ArrayLike, count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return images as an array; DataError unless uint8 [count, H, W, C]."""
+    pictures = np.asarray(images)
+    if pictures.dtype != np.uint8 or pictures.shape != (count, *shape):
+        raise DataError(
+            f"images {pictures.dtype} {list(pictures.shape)}: this store needs uint8 {[count, *shape]}"
+        )
+    return pictures
+
+
+def as_tags(tags: ArrayLike | None, count: int) -> NDArray[np.uint8]:
+    """Return tags as uint8 [count], zeros if not given; DataError for one that names no split."""
+    if tags is None:
+        return np.zeros(count, np.uint8)
+    codes = np.asarray(tags)
+    if codes.shape != (count,) or not np.isin(codes, np.arange(len(SPLITS))).all():
+        raise DataError(
+            f"tags of shape {list(codes.shape)} for {count} rows: give each 0 to {len(SPLITS) - 1}"
+        )
+    return codes.astype(np.uint8)
+
+
+def _discard(place: Location, manifest: Manifest) -> None:
+    for entry in manifest.shards:
+        (place / entry.directory).remove()
+    (place / manifest.journal).remove()
+    for name in (place / "indexes").names():
+        if name.startswith(manifest.digest):
+            (place / "indexes" / name).remove()
+
+
+def _home(target: Location) -> Path:
+    """Where the partial lies: in the target, or on this machine if the target is remote."""
+    if target.is_local:
+        return target.local()
+    return Path(tempfile.gettempdir()) / f"rgcluster-store-{digest_bytes(str(target).encode())}"
+
+
+def _take(directory: Path) -> IO[bytes] | None:
+    """Return the held lock of a partial directory; None if another process holds it."""
+    stream = (directory / _LOCK).open("wb")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    return stream
+
+
+def _json(manifest: Manifest) -> bytes:
+    return (json.dumps(asdict(manifest), indent=2) + "\n").encode()

@@ -1,0 +1,253 @@
+"""Approximate indexes over the rows of a snapshot: IVF-Flat, HNSW, IVF-PQ.
+
+They propose, and float64 decides, as everywhere in the store: candidates are measured again against the
+vectors on disk. What was removed since the index was made is masked until the next compaction. A row that
+gets fewer than k that way is answered by reading everything, so an answer is never short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from rgcluster.store.index.exact import (
+    NO_ID,
+    Found64,
+    as_vectors,
+    configure_faiss,
+    measure,
+    nearest_first,
+    on_gpu,
+)
+from rgcluster.store.index.plan import HNSW_LINKS, Plan
+from rgcluster.store.index.rows import Rows
+
+__all__ = ["ApproximateIndex"]
+
+_TRAIN_PER_LIST = 40
+_PIECE = 65_536
+_PROBES = 256
+"""Queries to tune with, and as many others to measure the recall with."""
+_RECALL_AT = 3
+_MARGIN = 0.01
+_SEED = 7
+
+
+class ApproximateIndex:
+    """A FAISS index over vectors that stay where they are, row i of `vectors` under ids[i]."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        inner: Any,
+        ids: NDArray[np.int64],
+        tags: NDArray[np.uint8],
+        vectors: Rows,
+        effort: int,
+        measured: float,
+        *,
+        gpu: bool = False,
+    ) -> None:
+        self.plan, self.effort, self.measured_recall = plan, effort, measured
+        self.kind: str = plan.kind
+        self._inner, self._ids, self._tags, self._vectors = inner, ids, tags, vectors
+        self._alive = np.ones(len(ids), bool)
+        self._searcher = on_gpu(inner) if gpu and self.kind != "hnsw" else inner
+
+    @classmethod
+    def build(
+        cls,
+        plan: Plan,
+        ids: NDArray[np.int64],
+        tags: NDArray[np.uint8],
+        vectors: Rows,
+        *,
+        threads: int = 1,
+        gpu: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> ApproximateIndex:
+        """Train and fill an index, then raise its effort (cells or nodes visited) until it has the wanted recall.
+
+        `measured_recall` is that of other queries than the tuning's: stored vectors that look for themselves
+        excluded.
+        """
+        count = len(ids)
+        plan = replace(plan, vectors=count)
+        say(plan.describe())
+        configure_faiss(count, threads)
+        generator = np.random.default_rng(_SEED)
+        inner = _empty(plan)
+        if not inner.is_trained:
+            sample = min(count, max(_TRAIN_PER_LIST * plan.lists, 256 * 40))
+            inner.train(vectors.read(np.sort(generator.choice(count, sample, replace=False))))
+        for start in range(0, count, _PIECE):
+            inner.add(vectors.read(np.arange(start, min(count, start + _PIECE))))
+        built = cls(plan, inner, ids, tags, vectors, 1, 0.0, gpu=gpu)
+        built._tune(generator, say)
+        return built
+
+    @classmethod
+    def read(
+        cls,
+        file: Path,
+        plan: Plan,
+        ids: NDArray[np.int64],
+        tags: NDArray[np.uint8],
+        vectors: Rows,
+        effort: int,
+        measured: float,
+        *,
+        gpu: bool = False,
+    ) -> ApproximateIndex:
+        """Read what `write` wrote."""
+        return cls(plan, faiss.read_index(str(file)), ids, tags, vectors, effort, measured, gpu=gpu)
+
+    def write(self, file: Path) -> None:
+        faiss.write_index(self._inner, str(file))
+
+    def __len__(self) -> int:
+        return int(self._alive.sum())
+
+    @property
+    def memory(self) -> int:
+        return self.plan.bytes
+
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        self._alive &= ~np.isin(self._ids, ids)
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        exclude: NDArray[np.int64] | None = None,
+        tags: Sequence[int] | None = None,
+    ) -> Found64:
+        rows = as_vectors(queries, self._inner.d)
+        allowed = self._alive if tags is None else self._alive & np.isin(self._tags, tags)
+        size = int(allowed.sum())
+        out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
+        if not len(rows) or not size:
+            return out
+        configure_faiss(len(rows))
+        spare = 0 if exclude is None else exclude.shape[1]
+        # Codes are coarse: their candidates are more, since the measuring sorts them out.
+        width = min(len(self._ids), (10 * k + 30 if self.kind == "ivfpq" else k + 4) + spare)
+        positions = self._propose(rows, width, None if size == len(self._ids) else allowed)
+        best, ids = self._measured(rows, positions, k, exclude)
+        wanted = min(k, size - spare)
+        for row in np.flatnonzero(np.isfinite(best).sum(axis=1) < wanted):
+            barred = None if exclude is None else exclude[row : row + 1]
+            found = self._exhaustive(rows[row : row + 1], k, barred, allowed)
+            best[row], ids[row] = found[0][0], found[1][0]
+        out[0][:, : best.shape[1]], out[1][:, : best.shape[1]] = best, ids
+        return out
+
+    def _propose(
+        self, rows: NDArray[np.float32], width: int, allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        """Return positions [B, width], -1 where there are fewer."""
+        selected: dict[str, Any] = {}
+        if allowed is not None:
+            selected["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if self.kind == "hnsw":
+            parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, width), **selected)
+        elif self.kind == "ivfpq":
+            parameters = faiss.IVFPQSearchParameters(nprobe=self.effort, **selected)
+        else:
+            parameters = faiss.SearchParametersIVF(nprobe=self.effort, **selected)
+        searcher = self._inner if selected else self._searcher
+        return searcher.search(rows, width, params=parameters)[1]
+
+    def _measured(
+        self,
+        rows: NDArray[np.float32],
+        positions: NDArray[np.int64],
+        k: int,
+        exclude: NDArray[np.int64] | None,
+    ) -> Found64:
+        missing = positions < 0
+        at = np.where(missing, 0, positions)
+        ids = np.where(missing, NO_ID, self._ids[at])
+        unique, back = np.unique(at.ravel(), return_inverse=True)
+        candidates = self._vectors.read(unique)[back]
+        squared = measure(rows, candidates, ids, exclude)
+        squared[missing] = np.inf
+        return nearest_first(squared, ids, k)
+
+    def _exhaustive(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        exclude: NDArray[np.int64] | None,
+        allowed: NDArray[np.bool_],
+    ) -> Found64:
+        """Search one query [1, d] through everything, a piece at a time."""
+        best, ids = np.full((1, 0), np.inf), np.full((1, 0), NO_ID, np.int64)
+        positions = np.flatnonzero(allowed)
+        for start in range(0, len(positions), _PIECE):
+            piece = positions[start : start + _PIECE]
+            squared = measure(query, self._vectors.read(piece), self._ids[piece][None], exclude)
+            together = np.hstack([best, squared]), np.hstack([ids, self._ids[piece][None]])
+            best, ids = nearest_first(*together, k)
+        pad = ((0, 0), (0, k - best.shape[1]))
+        return np.pad(best, pad, constant_values=np.inf), np.pad(ids, pad, constant_values=NO_ID)
+
+    def _tune(self, generator: np.random.Generator, say: Callable[[str], None]) -> None:
+        probes = np.sort(generator.choice(len(self._ids), min(len(self._ids), 2 * _PROBES), replace=False))
+        generator.shuffle(probes)
+        truth = self._truth(probes)
+        half = -(-len(probes) // 2)
+        ceiling = self.plan.lists or 4096
+        self.effort = 1 if self.plan.lists else 16
+        while (
+            self._recall(probes[:half], truth[:half]) < self.plan.recall + _MARGIN and self.effort < ceiling
+        ):
+            self.effort = min(ceiling, -(-self.effort * 3 // 2))
+        self.measured_recall = self._recall(probes[half:], truth[half:])
+        say(
+            f"{self.kind}: recall@{_RECALL_AT} {self.measured_recall:.4f} measured, effort {self.effort} of {ceiling}"
+        )
+
+    def _recall(self, probes: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+        if not len(probes):
+            return 1.0
+        _, found = self.nearest(self._vectors.read(probes), truth.shape[1], self._ids[probes][:, None])
+        return float(np.mean([np.isin(row, one).mean() for row, one in zip(truth, found, strict=True)]))
+
+    def _truth(self, probes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of each probe's true neighbours [n, 3], in one pass over the vectors."""
+        k = min(_RECALL_AT, len(self._ids) - 1)
+        queries, own = self._vectors.read(probes), self._ids[probes][:, None]
+        best, ids = np.full((len(probes), 0), np.inf), np.empty((len(probes), 0), np.int64)
+        for start in range(0, len(self._ids), _PIECE):
+            rows = np.arange(start, min(len(self._ids), start + _PIECE))
+            squared, near = faiss.knn(queries, self._vectors.read(rows), min(k + 1, len(rows)))
+            found = self._ids[rows][near]
+            squared = np.where(found == own, np.inf, squared.astype(np.float64))
+            best, ids = nearest_first(np.hstack([best, squared]), np.hstack([ids, found]), k)
+        return ids
+
+
+def _empty(plan: Plan) -> Any:
+    if plan.kind == "hnsw":
+        index = faiss.IndexHNSWFlat(plan.dimension, HNSW_LINKS)
+        index.hnsw.efConstruction = 80
+        return index
+    coarse = faiss.IndexFlatL2(plan.dimension)
+    if plan.kind == "ivf":
+        index = faiss.IndexIVFFlat(coarse, plan.dimension, plan.lists)
+    else:
+        index = faiss.IndexIVFPQ(coarse, plan.dimension, plan.lists, plan.code_bytes, 8)
+        index.pq.cp.min_points_per_centroid = 1
+    index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = 10, _TRAIN_PER_LIST, _SEED
+    index.cp.min_points_per_centroid = 1  # it would warn of small stores, which are fine
+    # The coarse index belongs to the other from here on, not to this name.
+    coarse.this.disown()
+    index.own_fields = True
+    return index

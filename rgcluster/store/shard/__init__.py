@@ -1,0 +1,1 @@
+"""One shard of a store, without Ray."""

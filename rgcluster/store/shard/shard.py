@@ -1,0 +1,202 @@
+"""One shard of the store, without Ray: an index over the snapshot's rows, and what changed since."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rgcluster.base.storage import Location
+from rgcluster.config import StoreConfig
+from rgcluster.errors import CheckpointError
+from rgcluster.store.changes.journal import Change, Journal
+from rgcluster.store.changes.transfer import local_copy
+from rgcluster.store.disk.snapshot import FILES, Manifest, ShardEntry, shard_of, verify_shard
+from rgcluster.store.index.exact import ExactIndex, Found64, nearest_first
+from rgcluster.store.index.plan import IndexKind, choose
+from rgcluster.store.index.rows import ArrayRows, FileRows, PickedRows, Rows, RowTable, Source
+from rgcluster.store.shard.built import make_index
+
+__all__ = ["IndexSettings", "Shard"]
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How a shard searches."""
+
+    kind: IndexKind | Literal["auto"] = "auto"
+    memory: int | None = None
+    """Bytes that a shard's index may take."""
+    recall: float = 0.95
+    threads: int = 1
+    """To build with; a search takes one."""
+    gpu: bool = False
+
+    @classmethod
+    def of(cls, config: StoreConfig) -> IndexSettings:
+        """Return what the configuration asks for."""
+        memory = None if config.memory_mib is None else config.memory_mib << 20
+        return cls(config.index, memory, config.recall)
+
+
+class Shard:
+    """Part `part` of `parts` of a store: the rows whose id hashes there.
+
+    `parts` may differ from the number of shards on disk. Searching, reading and changing may go on at once.
+    CheckpointError if a file is unreadable or, with `verify`, if a checksum differs.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        manifest: Manifest,
+        part: int = 0,
+        parts: int = 1,
+        settings: IndexSettings | None = None,
+        *,
+        verify: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.part, self.parts, self.manifest = part, parts, manifest
+        self._image_bytes = int(np.prod(manifest.image_shape))
+        settings = settings or IndexSettings()
+        # As many shards as on disk: each row of ours is in one of them.
+        mine = [
+            entry
+            for number, entry in enumerate(manifest.shards)
+            if parts != manifest.num_shards or number == part
+        ]
+        files = local_copy(location, manifest, mine)
+        self._table = RowTable()
+        # An exact index, or an approximate one that stays as it is but for what is removed; `_delta` takes
+        # what is added.
+        self._delta = ExactIndex(manifest.dimension)
+        self._searching, self._reading, self._writing = threading.Lock(), threading.Lock(), threading.Lock()
+        self._journal = Journal(location / manifest.journal, part, parts)
+        self.version = 0
+        ids, tags, vectors = self._read(files, mine, verify)
+        plan = choose(settings.kind, len(ids), manifest.dimension, settings.memory, settings.recall)
+        name = f"{manifest.digest}-{plan.kind}-{part}-{parts}.faiss"
+        self._base = make_index(
+            plan, ids, tags, vectors, files / "indexes" / name,
+            gpu=settings.gpu, threads=settings.threads, say=say,
+        )  # fmt: skip
+        self.catch_up()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        exclude: NDArray[np.int64] | None = None,
+        tags: Sequence[int] | None = None,
+    ) -> Found64:
+        """Return squared distances [B, k] and ids [B, k] nearest first, padded with infinity and -1.
+
+        exclude [B, E] are ids to keep from each row's answer; tags are those that may be in it.
+        """
+        with self._searching:
+            found = self._base.nearest(queries, k, exclude, tags)
+            if not len(self._delta):
+                return found
+            added = self._delta.nearest(queries, k, exclude, tags)
+        return nearest_first(np.hstack([found[0], added[0]]), np.hstack([found[1], added[1]]), k)
+
+    def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images [n, H, W, C] of ids [n]; DataError for an id that is not here."""
+        return self._rows(ids, lambda source: source.images)
+
+    def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors [n, d] of ids [n]; DataError for an id that is not here."""
+        return self._rows(ids, lambda source: source.vectors)
+
+    def ids(self) -> tuple[int, NDArray[np.int64]]:
+        """Return the version, and every id [N] held at that version, ascending."""
+        with self._reading:
+            return self.version, self._table.ids
+
+    def held_version(self) -> int:
+        """Return a number that grows with every change."""
+        return self.version
+
+    def write(self, change: Change) -> int:
+        """Make a change durable, then visible; return how many of its ids were here."""
+        with self._writing:
+            self._journal.append(change)
+            return self._apply(change)
+
+    def catch_up(self) -> int:
+        """Read what others wrote into the journal; return how many ids it changed."""
+        with self._writing:
+            return sum(self._apply(change) for change in self._journal.news())
+
+    def info(self) -> dict[str, Any]:
+        """Return one row for people: images, kind, memory, measured recall, changes since the snapshot."""
+        base, delta = self._base, self._delta
+        return {
+            "shard": self.part,
+            "count": len(self),
+            "bytes": len(self) * (self._image_bytes + 4 * self.manifest.dimension),
+            "memory": base.memory + delta.memory + len(delta) * self._image_bytes,
+            "index": base.kind,
+            "recall": getattr(base, "measured_recall", 1.0),
+            "changes": self.version,
+            "generation": self.manifest.generation,
+        }
+
+    def _read(
+        self, place: Path, entries: Sequence[ShardEntry], verify: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8], Rows]:
+        """Enter this part's rows of the files into the table; return their ids, tags and vectors."""
+        ids, tags = [np.empty(0, np.int64)], [np.empty(0, np.uint8)]
+        rows, numbers, files = [np.empty(0, np.int64)], [np.empty(0, np.int64)], list[Rows]()
+        for entry in entries:
+            if verify:
+                verify_shard(place, entry)
+            directory = place / entry.directory
+            try:
+                held, labels = (
+                    np.load(directory / name, allow_pickle=False) for name in (FILES[0], FILES[3])
+                )
+                vectors, images = FileRows(directory / FILES[1]), FileRows(directory / FILES[2])
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{directory}: unreadable ({error}); rebuild the store") from None
+            if not len(held) == len(labels) == len(vectors) == len(images) == entry.count:
+                raise CheckpointError(
+                    f"{directory}: not the {entry.count} rows it should hold; rebuild the store"
+                )
+            mine = np.flatnonzero(shard_of(held, self.parts) == self.part)
+            self._table.add(held[mine], Source(vectors, images), mine)
+            ids.append(held[mine])
+            tags.append(labels[mine])
+            rows.append(mine)
+            numbers.append(np.full(len(mine), len(files)))
+            files.append(vectors)
+        picked = PickedRows(files, np.concatenate(numbers), np.concatenate(rows))
+        return np.concatenate(ids), np.concatenate(tags), picked
+
+    def _rows(self, ids: NDArray[np.int64], what: Callable[[Source], Rows]) -> NDArray[Any]:
+        with self._reading:
+            read = self._table.find(np.asarray(ids, np.int64), what)
+        return read()
+
+    def _apply(self, change: Change) -> int:
+        with self._searching, self._reading:
+            known = change.ids[np.isin(change.ids, self._table.ids)]
+            if len(known):
+                self._base.remove(known)
+                self._delta.remove(known)
+                self._table.remove(known)
+            if change.vectors is not None and change.images is not None and change.tags is not None:
+                self._delta.add(change.ids, change.vectors, change.tags)
+                source = Source(ArrayRows(change.vectors), ArrayRows(change.images))
+                self._table.add(change.ids, source, np.arange(len(change.ids)))
+            self.version += 1
+            return len(known)

@@ -1,0 +1,1 @@
+"""What a training writes about itself: metrics, gauges, trackers."""

@@ -1,0 +1,75 @@
+"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a stage goes on; and the trackers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rgcluster.base.storage import Location
+from rgcluster.train.records.gauges import Gauges
+from rgcluster.train.records.trackers import Tracker, open_trackers
+
+__all__ = ["METRICS", "MetricsLog", "read_metrics"]
+
+METRICS = "metrics.jsonl"
+
+SECONDS_BETWEEN_WRITES = 5.0
+"""Where a file cannot be appended to, the whole of it is written, at most so often."""
+
+
+class MetricsLog:
+    """Appends lines to `metrics.jsonl`, and hands the same numbers to the trackers named."""
+
+    def __init__(self, directory: Location, step: int, trackers: Sequence[str] = ()) -> None:
+        self._file = directory / METRICS
+        self._lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
+        self._write_all()
+        self._kept_back = False
+        self._trackers: list[Tracker] = [Gauges(directory), *open_trackers(trackers, directory, step)]
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Add one line; it must hold `step`."""
+        line = json.dumps(values)
+        self._lines.append(line)
+        if self._file.is_local:
+            with self._file.local().open("a") as file:
+                file.write(line + "\n")
+        else:  # object stores cannot append
+            self._kept_back = True
+            if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+                self.flush()
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        del numbers["step"]
+        for tracker in self._trackers:
+            tracker.log(values["step"], numbers)
+
+    def flush(self) -> None:
+        """Write what was kept back: a checkpoint's lines are there before it."""
+        if self._kept_back:
+            self._write_all()
+            self._kept_back = False
+
+    def close(self) -> None:
+        self.flush()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _write_all(self) -> None:
+        self._file.write_text("".join(line + "\n" for line in self._lines))
+        self._written = time.monotonic()
+
+
+def read_metrics(directory: Location) -> list[dict[str, Any]]:
+    """Return the lines of a stage's `metrics.jsonl`; a last line cut short by a crash is left out."""
+    file = directory / METRICS
+    if not file.exists():
+        return []
+    lines = []
+    for line in file.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,221 @@
+"""Stage 3: the translator guided by the contents of similar real images from the store.
+
+The queries for translation and reconstruction depend on the batch alone (encoders and R are frozen), so
+they are issued one batch ahead. The cycle's query depends on x_hat: it is issued as soon as x_hat is
+encoded and collected after the reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rgcluster.base.attributes import one_change_each
+from rgcluster.base.storage import Location
+from rgcluster.config import GuidanceConfig
+from rgcluster.data.images import grid
+from rgcluster.model.gmm import prior_mean
+from rgcluster.model.handover import (
+    encoder_digests,
+    is_guided,
+    load_discriminator,
+    load_retrieval,
+    load_translator,
+    save_networks,
+)
+from rgcluster.model.losses import Parts
+from rgcluster.model.noise import Draw, keyed_integers
+from rgcluster.model.translator import Batch, Translator, style_of
+from rgcluster.store.client import Neighbours, Pending
+from rgcluster.store.store import RayStore
+from rgcluster.train.stage import Run, Stage, Worker
+from rgcluster.train.steps.translation import SAMPLE_ROWS, make_ingest, make_perceptual, stream_blocks
+from rgcluster.train.steps.translator import Piece, TranslatorTrainer
+from rgcluster.translate.retriever import Retriever
+from rgcluster.translate.tensors import to_images, to_pixels
+
+__all__ = ["GuidanceStage", "StoreGuide"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+class StoreGuide:
+    """The neighbours of one step's passes (`model.translator.Guide`)."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        own: Pending[Neighbours],
+        row_ids: IntArray,
+        key: int,
+        *,
+        random: bool,
+        fuse_cycle: bool,
+    ) -> None:
+        self._retriever, self._own, self._row_ids, self._key = retriever, own, row_ids, key
+        self._random, self._fuse_cycle = random, fuse_cycle
+        self._contents: tuple[Tensor, Tensor] | None = None
+        self._cycle: Pending[Neighbours] | None = None
+
+    def translation(self) -> Tensor:
+        return self._both()[0]
+
+    def reconstruction(self) -> Tensor:
+        return self._both()[1]
+
+    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+        if self._fuse_cycle:
+            self._cycle = self._retriever.ask(
+                content.detach(), style.detach(), self._row_ids, self._key + 1, random=self._random
+            )
+
+    def cycle(self) -> Tensor | None:
+        return self._retriever.contents(self._cycle) if self._cycle else None
+
+    def _both(self) -> tuple[Tensor, Tensor]:
+        """The queries of translation and reconstruction travel, and are encoded, together."""
+        if self._contents is None:
+            first, second = self._retriever.contents(self._own).chunk(2)
+            self._contents = first, second
+        return self._contents
+
+
+@dataclass(frozen=True)
+class GuidedBatch:
+    """A piece of a batch with its encoder outputs, and each variant's guide, the queries already on their way."""
+
+    batch: Batch
+    guides: dict[str, StoreGuide | None]
+    share: float
+
+
+class GuidanceStage(Stage):
+    """Trains G, D and f of every variant on the same batches, E_c, E_s and R frozen."""
+
+    settings: GuidanceConfig
+
+    def __init__(self, run: Run, worker: Worker) -> None:
+        super().__init__(run, worker)
+        self.settings = run.config.guidance
+        self.ingest = make_ingest(run, worker)
+        config, device = run.config, worker.device
+        upstream = Location(run.upstream["translation"])
+        frozen = load_translator(upstream, config).to(device.torch, memory_format=device.layout)  # type: ignore[call-overload]
+        networks = load_retrieval(Location(run.upstream["retrieval"]), config, frozen)
+        network = networks[config.retrieval.negatives[-1]].to(device.torch)
+        store = RayStore.connect(run.upstream["store"], timeout=config.store.timeout_s)
+        self.frozen = frozen
+        self.retriever = Retriever(store, network, frozen, config, device)
+        perceptual = make_perceptual(run, self.settings.loss.perceptual, worker)
+        self.trainers = {}
+        for name in self.settings.variants:
+            torch.manual_seed(config.seed)  # every f starts alike
+            translator = Translator(config, guided=is_guided(name))
+            translator.load_state_dict(frozen.state_dict(), strict=False)
+            translator.freeze_encoders()
+            discriminator = load_discriminator(upstream, config)
+            self.trainers[name] = TranslatorTrainer(
+                translator, discriminator, config, self.settings, device, worker.world, perceptual
+            )
+
+    def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
+        """Yield each step's pieces once the queries of the next step are on their way."""
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
+        return self.asked_ahead(self.timed(blocks))
+
+    def asked_ahead(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
+        """Yield each block's pieces once the queries of the next block are on their way."""
+        ahead: list[GuidedBatch] | None = None
+        for block in blocks:
+            prepared = [self._prepare(piece, share) for piece, share in self.pieces(block)]
+            if ahead is not None:
+                yield ahead
+            ahead = prepared
+        if ahead is not None:
+            yield ahead
+
+    @torch.no_grad()
+    def _prepare(self, block: dict[str, npt.NDArray[Any]], share: float) -> GuidedBatch:
+        batch = self.ingest.batch(block, self.settings.loss)
+        with self.worker.device.autocast():
+            batch = replace(
+                batch,
+                content=self.frozen.content_encoder(batch.image),
+                posterior=self.frozen.style_encoder(batch.image),
+            )
+        assert batch.content is not None and batch.posterior is not None
+        style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
+        contents, styles = batch.content.repeat(2, 1, 1, 1), torch.cat([batch.target_style, style])
+        row_ids = np.array(block["row_id"])
+        key = _key(self.config.seed, int(block["step"][0]))
+        guides: dict[str, StoreGuide | None] = {}
+        for name in self.settings.variants:
+            if not is_guided(name):
+                guides[name] = None
+                continue
+            random = name == "rg-unit-random"
+            own = self.retriever.ask(contents, styles, np.tile(row_ids, 2), key, random=random)
+            guides[name] = StoreGuide(
+                self.retriever, own, row_ids, key, random=random, fuse_cycle=self.settings.fuse_cycle
+            )
+        return GuidedBatch(batch, guides, share)
+
+    def step(self, step: int, item: list[GuidedBatch]) -> Parts:
+        parts: Parts = {}
+        for name, trainer in self.trainers.items():
+            pieces = [Piece(piece.batch, piece.guides[name], piece.share) for piece in item]
+            measured = trainer.update_in_pieces(step, pieces)
+            parts |= {f"{name}/{key}": value for key, value in measured.items()}
+        return parts
+
+    def state(self) -> dict[str, Any]:
+        return {name: trainer.state() for name, trainer in self.trainers.items()}
+
+    def load(self, state: dict[str, Any], source: str) -> None:
+        for name, trainer in self.trainers.items():
+            trainer.load(state[name], source)
+
+    def hand_over(self, location: Location) -> None:
+        about = {
+            "kind": "guidance",
+            "steps": self.settings.steps,
+            "retrieval_count": self.settings.retrieval_count,
+            "store": self.retriever.store.manifest.digest,
+            "trained_against": encoder_digests(self.frozen),
+        }
+        save_networks(location, {name: trainer.average for name, trainer in self.trainers.items()}, about)
+
+    def waits(self) -> dict[str, float]:
+        waited, self.retriever.waited = self.retriever.waited, 0.0
+        return {**super().waits(), "neighbours": waited}
+
+    @torch.inference_mode()
+    def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
+        """Show the first training images, each with every attribute changed once, guided by its neighbours."""
+        source, translator = self.run.source, self.trainers["rg-unit"].average
+        rows = np.arange(min(SAMPLE_ROWS, len(source.index)))
+        pixels = source.images(rows)
+        image = to_images(pixels, self.worker.device)
+        content = self.frozen.content_encoder(image)
+        columns = [pixels]
+        domains = source.index.labels[rows][:, self.ingest.columns]
+        for target in one_change_each(domains, self.config.data):
+            style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
+            near = self.retriever.contents(
+                self.retriever.ask(content, style, source.index.row_ids[rows], 0, random=False)
+            )
+            columns.append(to_pixels(translator(image, style, near).image))
+        self.retriever.waited = 0.0
+        return {"translations": grid(np.stack(columns, axis=1))}
+
+
+def _key(seed: int, step: int) -> int:
+    """Return the seed of a step's random neighbours; the cycle's is one more."""
+    mixed = keyed_integers(seed, Draw.REFERENCE, step, np.zeros(1, np.int64), 1)
+    return int(mixed[0, 0] >> np.uint64(2))

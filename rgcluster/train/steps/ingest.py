@@ -1,0 +1,72 @@
+"""From a stream's uint8 block to a step's tensors: mirroring, target domains and styles, keyed by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rgcluster.config import Config, LossConfig
+from rgcluster.model.gmm import sample_style
+from rgcluster.model.noise import Draw, keyed_integers, keyed_normal
+from rgcluster.model.translator import Batch
+from rgcluster.translate.device import Device
+from rgcluster.translate.tensors import to_images
+
+__all__ = ["Ingest"]
+
+Block = dict[str, npt.NDArray[Any]]
+
+
+class Ingest:
+    """Turns blocks into batches; `domains` int8 [N, n] are those of the training rows."""
+
+    def __init__(
+        self, config: Config, columns: Sequence[int], domains: npt.NDArray[np.int8], device: Device
+    ) -> None:
+        self.config, self.columns, self.domains, self.device = config, list(columns), domains, device
+
+    def batch(self, block: Block, loss: LossConfig) -> Batch:
+        """Return the step's batch; the target domain is the label vector of a random training image."""
+        step, rows = block["step"], block["row_id"]
+        own = block["labels"][:, self.columns]
+        target = self.domains[self._pick(Draw.TARGET, step, rows, len(self.domains))]
+        noise = self.normal(Draw.TARGET_STYLE, step, rows)
+        posterior = (
+            self.normal(Draw.POSTERIOR, step, rows) if loss.posterior == "sample" else torch.zeros_like(noise)
+        )
+        target_domain = self._tensor(target)
+        return Batch(
+            image=self.images(block),
+            domain=self._tensor(own),
+            target=target_domain,
+            target_style=sample_style(target_domain, noise, self.config.model.prior_std),
+            posterior_noise=posterior,
+        )
+
+    def images(self, block: Block) -> Tensor:
+        """Return the block's images, half of them mirrored where the configuration says so."""
+        image = to_images(block["image"], self.device)
+        if not self.config.data.mirror:
+            return image
+        flip = self._pick(Draw.MIRROR, block["step"], block["row_id"], 2).astype(bool)
+        mask = torch.from_numpy(flip).to(self.device.torch)[:, None, None, None]
+        return torch.where(mask, image.flip(-1), image)
+
+    def normal(self, draw: Draw, step: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return standard normals [B, n * style_dim]."""
+        noise = keyed_normal(self.config.seed, draw, step, rows, self.config.style_size)
+        return torch.from_numpy(noise).to(self.device.torch)
+
+    def _pick(
+        self, draw: Draw, step: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], below: int
+    ) -> npt.NDArray[np.int64]:
+        numbers = keyed_integers(self.config.seed, draw, step, rows, 1)[:, 0]
+        return (numbers % np.uint64(below)).astype(np.int64)
+
+    def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self.device.torch)

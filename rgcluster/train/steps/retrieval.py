@@ -1,0 +1,164 @@
+"""Stage 2: the retrieval networks, one per strategy of Table 1, on the same stream of triplets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from rgcluster.base.attributes import domain_columns
+from rgcluster.base.checkpoint import load_module
+from rgcluster.base.storage import Location
+from rgcluster.config import RetrievalConfig
+from rgcluster.data.images import grid
+from rgcluster.data.stream import StreamPlan, batches
+from rgcluster.model.handover import encoder_digests, load_translator, save_networks
+from rgcluster.model.losses import Parts, triplet_loss
+from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.noise import Draw, keyed_uniform
+from rgcluster.model.triplets import encode_triplets
+from rgcluster.train.stage import Run, Stage, Worker
+from rgcluster.train.steps.optimizer import Optimizer
+from rgcluster.train.steps.translator import Sums, weighted
+from rgcluster.train.steps.triplet_stream import triplet_dataset
+from rgcluster.train.workers import distribute, synchronised
+from rgcluster.translate.tensors import to_images
+
+__all__ = ["RetrievalStage"]
+
+Block = dict[str, npt.NDArray[Any]]
+
+SAMPLE_ROWS = 6
+
+
+class RetrievalStage(Stage):
+    """Trains R for each of `retrieval.negatives`."""
+
+    settings: RetrievalConfig
+
+    def __init__(self, run: Run, worker: Worker) -> None:
+        super().__init__(run, worker)
+        self.settings = run.config.retrieval
+        self.translator = load_translator(Location(run.upstream["translation"]), run.config).to(
+            worker.device.torch
+        )
+        torch.manual_seed(run.config.seed)
+        first = RetrievalEncoder(run.config)
+        self.networks = nn.ModuleDict()
+        for name in self.settings.negatives:  # all start alike, so that only the negatives differ
+            self.networks[name] = RetrievalEncoder(run.config)
+            self.networks[name].load_state_dict(first.state_dict())
+        self.networks.to(worker.device.torch)
+        self._distributed = {
+            name: distribute(_Triple(network), worker.world, worker.device)
+            for name, network in self.networks.items()
+        }
+        self.optimizers = {
+            name: Optimizer(
+                network.parameters(), self.settings.optimizer, self.settings, batch=self.settings.batch_size
+            )
+            for name, network in self.networks.items()
+        }
+        self._last: Block | None = None
+
+    def inputs(self, start: int, stop: int) -> Iterator[Block]:
+        worker, settings = self.worker, self.settings
+        plan = StreamPlan(start, stop, settings.batch_size, worker.rank, worker.world, self.config.seed)
+        shards = self.run.source.shards
+        columns = domain_columns(shards.attributes, self.config.data.attributes, shards.location)
+        for part in plan.segments():
+            triplets = triplet_dataset(
+                self.run.source,
+                part,
+                self.config,
+                columns,
+                self.run.upstream["translation"],
+                self.run.gpus_per_generator,
+            )
+            yield from self.timed(batches(triplets, part.rows))
+
+    def step(self, step: int, item: Block) -> Parts:
+        self._last = item
+        sums = Sums()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        pieces = self.pieces(item)
+        for index, (piece, share) in enumerate(pieces):
+            self._backward(step, piece, share, sums, last=index == len(pieces) - 1)
+        for optimizer in self.optimizers.values():
+            optimizer.step(step)
+        return sums.values
+
+    def _backward(self, step: int, item: Block, share: float, sums: Sums, *, last: bool) -> None:
+        """Add a piece's gradients to those of every network."""
+        device = self.worker.device
+        with device.autocast():
+            anchor, positive, negatives = encode_triplets(
+                self.translator,
+                to_images(item["image"], device),
+                to_images(item["positive"], device),
+                to_images(item["negatives"], device),
+                torch.from_numpy(np.array(item["target_style"])).to(device.torch),
+                torch.from_numpy(np.array(item["categories"])).to(device.torch),
+            )
+        kept = self._dropout(step, item["row_id"])
+        for (name, network), negative in zip(self._distributed.items(), negatives, strict=True):
+            with synchronised(network, last):
+                with device.autocast():
+                    a, p, n = network(kept, anchor, positive, negative)
+                    loss, measured = triplet_loss(a, p, n, self.settings.margin)
+                weighted(loss, share).backward()
+            sums.add({f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()}, share)
+
+    def _dropout(self, step: int, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return factors [3 * B, retrieval_hidden] for anchors, positives and negatives, keyed by row."""
+        model = self.config.model
+        uniform = keyed_uniform(self.config.seed, Draw.DROPOUT, step, rows, 3 * model.retrieval_hidden)
+        kept = (uniform >= model.retrieval_dropout) / (1 - model.retrieval_dropout)
+        parts = kept.astype(np.float32).reshape(len(rows), 3, -1).swapaxes(0, 1)
+        return torch.from_numpy(parts.reshape(3 * len(rows), -1)).to(self.worker.device.torch)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "networks": {name: dict(network.state_dict()) for name, network in self.networks.items()},
+            "optimizers": {name: optimizer.state() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load(self, state: dict[str, Any], source: str) -> None:
+        for name, network in self.networks.items():
+            load_module(network, state["networks"][name], source)
+            self.optimizers[name].load(state["optimizers"][name])
+
+    def hand_over(self, location: Location) -> None:
+        about = {
+            "kind": "retrieval",
+            "steps": self.settings.steps,
+            "trained_against": encoder_digests(self.translator),
+        }
+        save_networks(location, dict(self.networks.items()), about)
+
+    def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
+        """Show triplets in the manner of Figure 2: anchor, positive, and the strategies' negatives, easy to own."""
+        if self._last is None:
+            return {}
+        item, rows = self._last, min(SAMPLE_ROWS, len(self._last["image"]))
+        columns = [item["image"][:rows], item["positive"][:rows], *item["negatives"][:rows].swapaxes(0, 1)]
+        return {"triplets": grid(np.stack(columns, axis=1))}
+
+
+class _Triple(nn.Module):
+    """Embeds anchor, positive and negative in one forward."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, kept: torch.Tensor, *pairs: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        contents, styles = zip(*pairs, strict=True)
+        return self.network(torch.cat(contents), torch.cat(styles), kept).chunk(len(pairs))

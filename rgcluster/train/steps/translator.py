@@ -1,0 +1,165 @@
+"""One translator in training: its nets, D, optimisers and EMA, and the step that updates them all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rgcluster.base.checkpoint import load_module
+from rgcluster.config import Config, GuidanceConfig, TranslationConfig
+from rgcluster.model.losses import Parts, adversarial_loss, discriminator_loss, domain_loss, weighted_sum
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.translator import Batch, Guide, TranslationObjective, Translator, update_ema
+from rgcluster.train.steps.optimizer import Optimizer
+from rgcluster.train.workers import distribute, synchronised
+from rgcluster.translate.device import Device
+
+__all__ = ["Piece", "Sums", "TranslatorTrainer", "weighted"]
+
+
+class Piece(NamedTuple):
+    """A part of a step's batch that is computed at once; `share` weighs its losses (`Stage.pieces`)."""
+
+    batch: Batch
+    guide: Guide | None
+    share: float
+
+
+class TranslatorTrainer:
+    """Trains E_c, E_s, G (stage 1), or G and f with frozen encoders (stage 3), against D."""
+
+    def __init__(
+        self,
+        translator: Translator,
+        discriminator: Discriminator,
+        config: Config,
+        stage: TranslationConfig | GuidanceConfig,
+        device: Device,
+        world: int,
+        perceptual: nn.Module | None = None,
+    ) -> None:
+        self.config, self.stage, self.device = config, stage, device
+        self._kind = config.data.domains
+        self.translator, self.discriminator = translator, discriminator
+        device.lay_out(translator, translator.style_encoder, discriminator)
+        self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
+        net = self.translator
+        device.compile(net.content_encoder, net.style_encoder, net.generator, self.discriminator)
+        objective = TranslationObjective(self.translator, config, stage.loss, perceptual)
+        self._objective = distribute(objective, world, device)
+        self._judge = distribute(self.discriminator, world, device)
+        self._generator_optimizer = Optimizer(
+            self.translator.parameters(), stage.optimizer, batch=stage.batch_size
+        )
+        self._discriminator_optimizer = Optimizer(
+            self.discriminator.parameters(), stage.optimizer, batch=stage.batch_size
+        )
+
+    def update(self, step: int, batch: Batch, guide: Guide | None = None) -> Parts:
+        """Update D, then the translator, on one fake; return the detached parts of both losses."""
+        return self.update_in_pieces(step, [Piece(batch, guide, 1.0)])
+
+    def update_in_pieces(self, step: int, pieces: Sequence[Piece]) -> Parts:
+        """Do as `update` does with the pieces' batches joined; return the parts' sums under the shares.
+
+        A single piece needs one fake. Of several no graph is kept until D is updated, so each paints its
+        fake again: the memory of one piece for the time of another fake.
+        """
+        attention, whole = self.attention(step), len(pieces) == 1
+        made, sums = None, Sums()
+        self._discriminator_optimizer.zero_grad()
+        for index, piece in enumerate(pieces):
+            last = index == len(pieces) - 1
+            with synchronised(self._judge, last):
+                with self.device.autocast():
+                    if whole:
+                        made = self._objective(piece.batch, piece.guide, attention)
+                    fake = made[0] if made else self._fake(piece, attention)
+                    judged, parts = discriminator_loss(
+                        self._judge, piece.batch.image, fake, piece.batch.domain, self.stage.loss, self._kind
+                    )
+                weighted(judged, piece.share).backward()
+            sums.add(parts, piece.share)
+        self._discriminator_optimizer.step(step)
+
+        self._generator_optimizer.zero_grad()
+        for index, piece in enumerate(pieces):
+            last = index == len(pieces) - 1
+            with synchronised(self._objective, last):
+                with self.device.autocast(), _frozen(self.discriminator):
+                    translated, parts = made or self._objective(piece.batch, piece.guide, attention)
+                    scores, logits = self.discriminator(translated)
+                    parts["adversarial"] = adversarial_loss(scores, real=True, config=self.stage.loss)
+                    parts["domain"] = domain_loss(logits, piece.batch.target, self._kind)
+                    total = weighted_sum(parts, self.stage.loss)
+                weighted(total, piece.share).backward()
+            sums.add({"total": total, **parts}, piece.share)
+        self._generator_optimizer.step(step)
+        update_ema(self.average, self.translator, self.stage.ema)
+        return sums.values
+
+    @torch.no_grad()
+    def _fake(self, piece: Piece, attention: float) -> Tensor:
+        """Return x_hat [B, 3, h, w] without its graph."""
+        batch, net = piece.batch, self.translator
+        content = net.content_encoder(batch.image) if batch.content is None else batch.content
+        near = piece.guide.translation() if piece.guide else None
+        return net.generator(
+            net.total_content(content, near), batch.target_style, batch.image, attention
+        ).image
+
+    def attention(self, step: int) -> float:
+        """Return how far the mask is in force at `step`: a ramp in stage 1, fully in stage 3."""
+        if not isinstance(self.stage, TranslationConfig):
+            return 1.0
+        first, full = self.stage.attention_from, max(self.stage.attention_full, self.stage.attention_from + 1)
+        return min(1.0, max(0.0, (step + 1 - first) / (full - first)))
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        return {
+            "translator": dict(self.translator.state_dict()),
+            "average": dict(self.average.state_dict()),
+            "discriminator": dict(self.discriminator.state_dict()),
+            "generator_optimizer": self._generator_optimizer.state(),
+            "discriminator_optimizer": self._discriminator_optimizer.state(),
+        }
+
+    def load(self, state: dict[str, Any], source: str) -> None:
+        load_module(self.translator, state["translator"], source)
+        load_module(self.average, state["average"], source)
+        load_module(self.discriminator, state["discriminator"], source)
+        self._generator_optimizer.load(state["generator_optimizer"])
+        self._discriminator_optimizer.load(state["discriminator_optimizer"])
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients through the network, not into it."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+
+
+class Sums:
+    """Detached parts, added up under their shares."""
+
+    def __init__(self) -> None:
+        self.values: Parts = {}
+
+    def add(self, parts: Parts, share: float) -> None:
+        for name, value in parts.items():
+            term = weighted(value.detach(), share)
+            self.values[name] = self.values[name] + term if name in self.values else term
+
+
+def weighted(loss: Tensor, share: float) -> Tensor:
+    """Return `loss` times `share`; the whole batch on one worker costs nothing."""
+    return loss if share == 1 else loss * share

@@ -1,0 +1,88 @@
+"""A finished run on disk: its configuration, its snapshot, and what its D sees in an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rgcluster.base.attributes import parse_target
+from rgcluster.base.rundir import stage_directory
+from rgcluster.base.storage import Location, digest_bytes
+from rgcluster.config import Config, DataConfig
+from rgcluster.errors import DataError
+from rgcluster.model.handover import load_discriminator
+from rgcluster.model.noise import Draw, keyed_normal
+from rgcluster.translate.device import Device
+
+__all__ = ["KEEP", "Judge", "open_run", "snapshot_of", "store_name", "style_noise", "wanted_changes"]
+
+KEEP = -1
+"""In a target: this attribute stays as D sees it in the image."""
+
+
+def open_run(run: str) -> tuple[Config, Location]:
+    """Return the run's configuration and place; DataError where there is no run."""
+    location = Location(run)
+    file = location / "config.yaml"
+    if not file.exists():
+        raise DataError(f"{location}: not a run directory (no config.yaml); train with --run {run} first")
+    return Config.from_yaml(file.read_text(), str(file)), location
+
+
+def snapshot_of(run: Location) -> Location:
+    """Return where the run's store lies."""
+    return stage_directory(run, "store") / "snapshot"
+
+
+def store_name(run: Location) -> str:
+    """Return the name under which a run's store is served; runs of one name differ in their paths."""
+    return f"{run.name}-{digest_bytes(str(run).encode())[:8]}"
+
+
+def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:
+    """Return what `Blond_Hair,-Young` asks of each attribute [n]: 1 set, 0 cleared, KEEP not mentioned.
+
+    ConfigError names an unknown or contradictory attribute.
+    """
+    groups = (data.attributes,) if data.domains == "one-hot" else data.exclusive
+    return np.array(parse_target(text, [KEEP] * len(data.attributes), data.attributes, groups), np.int8)
+
+
+def style_noise(seed: int, samples: int, style_size: int) -> npt.NDArray[np.float32]:
+    """Return the style noise [samples, style_size] of a seed; seed 0 for one sample is the domain's mean.
+
+    A sample depends on the seed and its own number alone: not on how many there are, nor on the image.
+    """
+    if samples == 1 and seed == 0:
+        return np.zeros((1, style_size), np.float32)
+    return keyed_normal(seed, Draw.TARGET_STYLE, 0, np.arange(samples), style_size)
+
+
+class Judge:
+    """D of stage 1 as a classifier of an image's own attributes."""
+
+    def __init__(self, run: Location, config: Config, device: Device) -> None:
+        network = load_discriminator(stage_directory(run, "translation") / "model", config)
+        self._network = network.eval().requires_grad_(False).to(device.torch)
+        self._data, self._device = config.data, device
+
+    @torch.inference_mode()
+    def probabilities(self, images: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Return the probability [B, n] of each attribute in images [B, 3, h, w] in [-1, 1]."""
+        logits = self._network(images)[1]
+        one_hot = self._data.domains == "one-hot"
+        return (logits.softmax(dim=1) if one_hot else logits.sigmoid()).cpu().numpy()
+
+    def domains(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
+        """Return the domains [B, n] of probabilities [B, n]: of an exclusive group at most the likeliest."""
+        data = self._data
+        if data.domains == "one-hot":
+            return np.eye(len(data.attributes), dtype=np.int8)[probabilities.argmax(axis=1)]
+        found = (probabilities > 0.5).astype(np.int8)
+        for group in data.exclusive:
+            columns = [data.attributes.index(name) for name in group]
+            likeliest = np.array(columns)[probabilities[:, columns].argmax(axis=1)]
+            for column in columns:
+                found[likeliest != column, column] = 0
+        return found

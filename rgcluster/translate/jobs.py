@@ -1,0 +1,316 @@
+"""Many requests at once: each a picture and the styles wanted of it, all of them in few passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rgcluster.base.storage import Location
+from rgcluster.config import Config
+from rgcluster.errors import RGClusterError, StoreUnavailable
+from rgcluster.model.gmm import prior_mean
+from rgcluster.store.client import Neighbours, Pending, Store
+from rgcluster.store.index.exact import NO_ID
+from rgcluster.translate.device import Device
+from rgcluster.translate.familiar import Familiarity
+from rgcluster.translate.finished import KEEP, Judge
+from rgcluster.translate.guided import GuidedTranslator, load_models
+from rgcluster.translate.retriever import Retriever
+from rgcluster.translate.tensors import to_images, to_pixels
+
+__all__ = ["Guidance", "Job", "Outcome", "Translators", "variant_of"]
+
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+Guidance = Literal["on", "off", "random"]
+
+FAMILIAR_IMAGES = 640
+"""Stored images from which it is learnt what is usual; four in five to compare with."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and what is wanted of it, in R rows.
+
+    pixels uint8 [h, w, 3]; targets [T, n] of 1, 0 and KEEP; weights [R, T] mix the targets' mean styles;
+    noise [R, n * style_dim]. With `reference`, a picture like pixels, its style takes the targets' place.
+    """
+
+    pixels: UInt8Array
+    targets: npt.NDArray[np.int8]
+    weights: FloatArray
+    noise: FloatArray
+    reference: UInt8Array | None = None
+    guidance: Guidance = "on"
+    seed: int = 0
+    row_id: int = NO_ID
+
+    @property
+    def rows(self) -> int:
+        return len(self.noise)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job's answer: images uint8 [R, h, w, 3], masks uint8 [R, h, w], and how they came about.
+
+    own is what D sees in the picture [n], where the targets needed it. unlikeness is the distance of the
+    picture's content to the nearest training image's, up to 1 for what is usual. `degraded`: no store
+    answered, so none guided it.
+    """
+
+    images: UInt8Array
+    masks: UInt8Array
+    targets: npt.NDArray[np.int8]
+    own: FloatArray | None
+    neighbours: Neighbours | None
+    variant: str
+    degraded: bool
+    unlikeness: float
+    batch_rows: int
+    seconds: float
+
+
+@dataclass
+class _Rows:
+    """The rows of a batch that are guided the same way, and what became of them."""
+
+    index: npt.NDArray[np.int64]
+    pending: list[Pending[Neighbours]] = field(default_factory=list)
+    neighbours: Neighbours | None = None
+    failure: RGClusterError | None = None
+    degraded: bool = False
+
+
+def variant_of(guidance: Guidance, trained: Sequence[str]) -> str:
+    """Return which translator answers: without retrieval the one trained equally long, if there is one."""
+    if guidance == "on":
+        return "rg-unit"
+    if guidance == "random":
+        return "rg-unit-random" if "rg-unit-random" in trained else "rg-unit"
+    return "gmm-unit-continued" if "gmm-unit-continued" in trained else "gmm-unit"
+
+
+class Translators:
+    """The translators of one run, for batches of jobs of every kind.
+
+    With `degrade` a job whose neighbours cannot be had is translated without; else it fails.
+    """
+
+    def __init__(
+        self, run: Location, config: Config, store: Store, device: Device, *, max_rows: int, degrade: bool
+    ) -> None:
+        wanted: dict[Guidance, str] = {
+            kind: variant_of(kind, config.guidance.variants) for kind in ("on", "off", "random")
+        }
+        models = load_models(run, config, store, device, ("gmm-unit", *wanted.values()))
+        self._models: dict[Guidance, GuidedTranslator] = {kind: models[wanted[kind]] for kind in wanted}
+        self._base = models["gmm-unit"].translator
+        retriever = models["rg-unit"].retriever
+        assert retriever is not None
+        self.retriever: Retriever = retriever
+        self._judge = Judge(run, config, device)
+        self.config, self.device, self.max_rows, self.degrade = config, device, max_rows, degrade
+        self._familiarity: Familiarity | None = None
+
+    @torch.inference_mode()
+    def run(self, jobs: Sequence[Job]) -> list[Outcome | RGClusterError]:
+        """Return each job's outcome, or the error that is its own."""
+        start = time.perf_counter()
+        image = to_images(np.stack([job.pixels for job in jobs]), self.device)
+        own, targets = self._targets(jobs, image)
+        owner = np.repeat(np.arange(len(jobs)), [job.rows for job in jobs])
+        with self.device.autocast():
+            content = self._base.content_encoder(image)
+        style = self._styles(jobs, targets)
+        known = self._familiarity
+        unlikeness = known.distance(content).tolist() if known else [0.0] * len(jobs)
+
+        kinds = np.array([job.guidance for job in jobs])[owner]
+        groups = {kind: _Rows(np.flatnonzero(kinds == kind)) for kind in ("off", "random", "on")}
+        for kind in ("on", "random"):  # asked first, collected last
+            self._ask(kind, groups[kind], jobs, owner, content, style)
+        images = np.empty((len(owner), *jobs[0].pixels.shape), np.uint8)
+        masks = np.empty(images.shape[:3], np.uint8)
+        for kind, rows in groups.items():
+            self._generate(kind, rows, owner, content, style, image, images, masks)
+
+        seconds = time.perf_counter() - start
+        outcomes: list[Outcome | RGClusterError] = []
+        for number, job in enumerate(jobs):
+            group, mine = groups[job.guidance], owner == number
+            if group.failure is not None:
+                outcomes.append(group.failure)
+                continue
+            near = _take(group.neighbours, mine[group.index])
+            outcomes.append(
+                Outcome(
+                    images[mine], masks[mine], targets[number], own.get(number), near,
+                    self._models["off" if group.degraded else job.guidance].name, group.degraded,
+                    unlikeness[number], len(owner), seconds,
+                )
+            )  # fmt: skip
+        return outcomes
+
+    @torch.inference_mode()
+    def neighbours(self, job: Job, count: int) -> Neighbours:
+        """Return the `count` stored images nearest to each of the job's rows."""
+        image = to_images(job.pixels[None], self.device)
+        _, targets = self._targets([job], image)
+        with self.device.autocast():
+            content = self._base.content_encoder(image)
+        query = self._queries(content.expand(job.rows, -1, -1, -1), self._styles([job], targets))
+        return self.retriever.store.neighbours(query, count, np.full(job.rows, job.row_id))
+
+    def warm_up(self) -> None:
+        """Translate batches of every kind, and learn what training images look like."""
+        size, n = self.config.data.image_size, self.config.num_attributes
+        blank = np.full((size, size, 3), 128, np.uint8)
+        for rows in (1, self.max_rows):
+            noise = np.zeros((1, self.config.style_size), np.float32)
+            target = np.full((1, n), KEEP, np.int8)
+            one = np.ones((1, 1), np.float32)
+            kinds: tuple[Guidance, ...] = ("on", "off", "random")
+            for kind in kinds:
+                self.run([Job(blank, target, one, noise, guidance=kind)] * rows)
+        self._familiarity = self._learn_what_is_usual()
+
+    @torch.inference_mode()
+    def _learn_what_is_usual(self) -> Familiarity:
+        store = self.retriever.store
+        ids = store.ids()
+        pixels = store.fetch(
+            np.random.default_rng(0).choice(ids, min(FAMILIAR_IMAGES, len(ids)), replace=False)
+        )
+        contents = []
+        for part in self._chunks(np.arange(len(pixels))):
+            with self.device.autocast():
+                contents.append(self._base.content_encoder(to_images(pixels[part], self.device)))
+        known = max(1, len(pixels) * 4 // 5)
+        content = torch.cat(contents)
+        return Familiarity(content[:known], content[known:] if len(content) > known else content)
+
+    def _targets(
+        self, jobs: Sequence[Job], image: Tensor
+    ) -> tuple[dict[int, FloatArray], list[npt.NDArray[np.int8]]]:
+        """Return what D sees in the pictures that need it, and every job's targets with no KEEP left."""
+        asking = [number for number, job in enumerate(jobs) if (job.targets == KEEP).any()]
+        if not asking:
+            return {}, [job.targets for job in jobs]
+        probabilities = self._judge.probabilities(image[asking])
+        domains = self._judge.domains(probabilities)
+        own = dict(zip(asking, probabilities, strict=True))
+        seen = dict(zip(asking, domains, strict=True))
+        targets = [
+            np.where(job.targets == KEEP, seen[number], job.targets) if number in seen else job.targets
+            for number, job in enumerate(jobs)
+        ]
+        return own, targets
+
+    def _styles(self, jobs: Sequence[Job], targets: Sequence[npt.NDArray[np.int8]]) -> Tensor:
+        """Return the style of every row [R, n * style_dim]."""
+        parts, std = [], self.config.model.prior_std
+        for job, target in zip(jobs, targets, strict=True):
+            noise = std * torch.from_numpy(job.noise)
+            if job.reference is not None:
+                with self.device.autocast():
+                    mean = self._base.style_encoder(to_images(job.reference[None], self.device)).mean
+                parts.append(mean.float().cpu() + noise)
+            else:
+                means = prior_mean(torch.from_numpy(target), self.config.model.style_dim)
+                parts.append(torch.from_numpy(job.weights) @ means + noise)
+        return torch.cat(parts).to(self.device.torch)
+
+    def _queries(self, content: Tensor, style: Tensor) -> FloatArray:
+        with self.device.autocast():
+            return self.retriever.network(content, style).float().cpu().numpy()
+
+    def _chunks(self, index: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+        for start in range(0, len(index), self.max_rows):
+            yield index[start : start + self.max_rows]
+
+    def _ask(
+        self,
+        kind: Literal["on", "random"],
+        rows: _Rows,
+        jobs: Sequence[Job],
+        owner: npt.NDArray[np.int64],
+        content: Tensor,
+        style: Tensor,
+    ) -> None:
+        """Issue the group's queries, at most max_rows of them a call."""
+        store, count = self.retriever.store, self.config.guidance.retrieval_count
+        first = np.searchsorted(owner, owner)  # where each row's job begins
+        try:
+            for chunk in self._chunks(rows.index):
+                barred = np.array([jobs[number].row_id for number in owner[chunk]], np.int64)
+                if kind == "on":
+                    query = self._queries(content[owner[chunk]], style[chunk])
+                    rows.pending.append(store.neighbours_async(query, count, barred))
+                else:
+                    keys = [
+                        jobs[owner[row]].seed * 1_000_003 + int(row - first[row]) & (1 << 62) - 1
+                        for row in chunk
+                    ]
+                    rows.pending.append(store.random_async(keys, count, barred, seed=0))
+        except RGClusterError as error:
+            self._fail(rows, error)
+
+    def _generate(
+        self,
+        kind: str,
+        rows: _Rows,
+        owner: npt.NDArray[np.int64],
+        content: Tensor,
+        style: Tensor,
+        image: Tensor,
+        images: UInt8Array,
+        masks: UInt8Array,
+    ) -> None:
+        """Collect the group's neighbours and write its images and masks."""
+        try:
+            found = [pending.result() for pending in rows.pending]
+        except RGClusterError as error:
+            self._fail(rows, error)
+            found = []
+        if rows.failure is not None:
+            return
+        rows.neighbours = _join(found) if found else None
+        model = self._models["off" if rows.degraded or kind == "off" else kind]  # type: ignore[index]
+        near = iter(found)
+        for chunk in self._chunks(rows.index):
+            mine = content[owner[chunk]]
+            with self.device.autocast():
+                if found:
+                    mine = model.translator.total_content(mine, self.retriever.encoded(next(near)))
+                made = model.translator.generator(mine, style[chunk], image[owner[chunk]])
+            images[chunk] = to_pixels(made.image)
+            masks[chunk] = made.mask[:, 0].float().mul(255).round_().to(torch.uint8).cpu().numpy()
+
+    def _fail(self, rows: _Rows, error: RGClusterError) -> None:
+        if self.degrade and isinstance(error, StoreUnavailable):
+            rows.degraded, rows.pending = True, []
+        else:
+            rows.failure = error
+
+
+def _join(parts: Sequence[Neighbours]) -> Neighbours:
+    if len(parts) == 1:
+        return parts[0]
+    return Neighbours(*(np.concatenate([getattr(part, name) for part in parts]) for name in _NEIGHBOURS))
+
+
+def _take(near: Neighbours | None, rows: npt.NDArray[np.bool_]) -> Neighbours | None:
+    if near is None:
+        return None
+    return Neighbours(*(getattr(near, name)[rows] for name in _NEIGHBOURS))
+
+
+_NEIGHBOURS = ("ids", "distances", "images")

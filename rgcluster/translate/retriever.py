@@ -1,0 +1,66 @@
+"""From a content and a style to the contents of similar real images."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rgcluster.base.checkpoint import network_digest
+from rgcluster.config import Config
+from rgcluster.model.handover import encoder_digests
+from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.translator import Translator
+from rgcluster.store.client import Neighbours, Pending, Store
+from rgcluster.translate.device import Device
+from rgcluster.translate.tensors import to_images
+
+__all__ = ["Retriever"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Retriever:
+    """Asks the store for the neighbours of R(content, style), or for random images, and encodes them.
+
+    StoreMismatch where other networks than these embedded the store.
+    """
+
+    def __init__(
+        self, store: Store, network: RetrievalEncoder, translator: Translator, config: Config, device: Device
+    ) -> None:
+        store.check({**encoder_digests(translator), "retrieval": network_digest(network)})
+        self.store, self.network, self.encode = store, network, translator.content_encoder
+        self.config, self.device = config, device
+        self.waited = 0.0
+
+    @torch.no_grad()
+    def ask(
+        self, content: Tensor, style: Tensor, row_ids: IntArray, key: int, *, random: bool
+    ) -> Pending[Neighbours]:
+        """Issue the queries of contents [B, C, h, w] and styles [B, n * style_dim] for the images `row_ids` [B]."""
+        count = self.config.guidance.retrieval_count
+        exclude = row_ids if self.config.guidance.exclude_self else None
+        if random:
+            return self.store.random_async(row_ids, count, exclude, seed=key)
+        with self.device.autocast():
+            query = self.network(content, style.float())
+        return self.store.neighbours_async(query.float().cpu().numpy(), count, exclude)
+
+    def contents(self, pending: Pending[Neighbours]) -> Tensor:
+        """Wait for the neighbours; return their contents [B, M, C, h/4, w/4]."""
+        start = time.perf_counter()
+        neighbours = pending.result()
+        self.waited += time.perf_counter() - start
+        return self.encoded(neighbours)
+
+    @torch.no_grad()
+    def encoded(self, neighbours: Neighbours) -> Tensor:
+        """Return the contents [B, M, C, h/4, w/4] of neighbours at hand."""
+        images = neighbours.images
+        with self.device.autocast():
+            content = self.encode(to_images(images.reshape(-1, *images.shape[2:]), self.device))
+        return content.unflatten(0, images.shape[:2])

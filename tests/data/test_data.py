@@ -1,0 +1,336 @@
+"""Attributes and targets, images, the training order, splits and fractions."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rgcluster.base.attributes import (
+    CELEBA_ATTRIBUTES,
+    change_domain,
+    domain_columns,
+    one_change_each,
+    parse_target,
+)
+from rgcluster.config import Config, load_config
+from rgcluster.data.images import decode_image, encode_png, grid, prepare_image
+from rgcluster.data.order import BalancedOrder, ShuffledOrder
+from rgcluster.data.splits import assign_splits, hash_share, row_id
+from rgcluster.data.stream import StreamPlan
+from rgcluster.errors import ConfigError, DataError
+
+# --- attributes ---
+
+DOMAIN = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+HAIR = (DOMAIN[:3],)
+
+
+def test_celeba_has_forty_attributes_in_its_order() -> None:
+    assert len(set(CELEBA_ATTRIBUTES)) == 40
+    assert sorted(CELEBA_ATTRIBUTES, key=str.lower) == list(CELEBA_ATTRIBUTES)
+    assert set(DOMAIN) <= set(CELEBA_ATTRIBUTES)
+
+
+def test_domain_columns() -> None:
+    assert domain_columns(CELEBA_ATTRIBUTES, DOMAIN, "here") == [8, 9, 11, 20, 39]
+    with pytest.raises(
+        DataError, match=r"^shards: no attribute 'Blond': did you mean 'Blond_Hair'\?; it has"
+    ) as caught:
+        domain_columns(CELEBA_ATTRIBUTES, ["Male", "Blond"], "shards")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "current", "expected"),
+    [
+        ("Blond_Hair", [1, 0, 0, 1, 1], [0, 1, 0, 1, 1]),
+        ("Blond_Hair,-Male", [1, 0, 0, 1, 1], [0, 1, 0, 0, 1]),
+        (" +Male , Young ", [0, 0, 1, 0, 0], [0, 0, 1, 1, 1]),
+        ("-Black_Hair", [1, 0, 0, 1, 1], [0, 0, 0, 1, 1]),
+        ("Brown_Hair,-Black_Hair", [1, 0, 0, 0, 0], [0, 0, 1, 0, 0]),
+        ("Male,Male", [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]),
+        ("", [1, 0, 0, 1, 1], [1, 0, 0, 1, 1]),
+    ],
+)
+def test_targets(text: str, current: list[int], expected: list[int]) -> None:
+    assert parse_target(text, current, DOMAIN, HAIR) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Blonde_Hair", "no attribute 'Blonde_Hair': did you mean 'Blond_Hair'?"),
+        ("Male,-Male", "Male is both set and cleared"),
+        ("Black_Hair,Blond_Hair", "Black_Hair and Blond_Hair exclude each other"),
+        ("Smiling", "no attribute 'Smiling'"),
+    ],
+)
+def test_bad_targets(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        parse_target(text, [0] * 5, DOMAIN, HAIR)
+    assert str(caught.value).startswith(f"--to {text}: ") and "\n" not in str(caught.value)
+
+
+@given(st.lists(st.integers(0, 1), min_size=5, max_size=5), st.sampled_from(DOMAIN), st.booleans())
+def test_a_target_changes_what_it_says_and_its_exclusive_group_alone(
+    current: list[int], name: str, clear: bool
+) -> None:
+    target = dict(
+        zip(DOMAIN, parse_target(f"-{name}" if clear else name, current, DOMAIN, HAIR), strict=True)
+    )
+    assert target[name] == (0 if clear else 1)
+    for other, before in zip(DOMAIN, current, strict=True):
+        if other == name:
+            continue
+        excluded = not clear and name in HAIR[0] and other in HAIR[0]
+        assert target[other] == (0 if excluded else before)
+
+
+def test_changed_domains() -> None:
+    config = Config().data
+    domains = np.array([[1, 0, 0, 1, 0], [0, 0, 0, 0, 1]], np.int8)
+    assert change_domain(domains, "Male", config).tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 1, 1]]
+    assert change_domain(domains, "Brown_Hair", config).tolist() == [[0, 0, 1, 1, 0], [0, 0, 1, 0, 1]]
+    assert domains.tolist() == [[1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    every = one_change_each(domains, config)
+    assert [change.tolist() for change in every] == [
+        change_domain(domains, name, config).tolist() for name in config.attributes
+    ]
+
+
+def test_changed_one_hot_domains_stay_one_hot() -> None:
+    config = load_config("smoke", ["data.domains=one-hot"]).data
+    domains = np.eye(5, dtype=np.int8)
+    for name in config.attributes:
+        changed = change_domain(domains, name, config)
+        assert (changed.sum(axis=1) == 1).all()
+        assert (changed[:, config.attributes.index(name)] == 1).all()
+
+
+# --- images ---
+
+
+def coordinates(width: int, height: int) -> Image.Image:
+    """A picture whose red is the column and whose green is the row."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = np.arange(width)[None, :], np.arange(height)[:, None]
+    return Image.fromarray(pixels)
+
+
+def test_crop_takes_celebas_centre() -> None:
+    image = prepare_image(coordinates(178, 218), crop=178, size=178)
+    assert image.shape == (178, 178, 3) and image.dtype == np.uint8
+    assert np.array_equal(image[..., 0], np.broadcast_to(np.arange(178), (178, 178)))
+    assert np.array_equal(image[..., 1], np.broadcast_to(np.arange(20, 198)[:, None], (178, 178)))
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "left", "top", "side"),
+    [
+        ((60, 40), 20, 20, 10, 20),
+        ((60, 40), 0, 10, 0, 40),
+        ((40, 61), 500, 0, 10, 40),
+        ((50, 50), 50, 0, 0, 50),
+    ],
+)
+def test_crops(size: tuple[int, int], crop: int, left: int, top: int, side: int) -> None:
+    image = prepare_image(coordinates(*size), crop, side)
+    assert image[0, 0].tolist() == [left, top, 0]
+    assert image[-1, -1].tolist() == [left + side - 1, top + side - 1, 0]
+
+
+def test_resizing_averages() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    small = prepare_image(Image.fromarray(stripes), 0, 32)
+    assert small.shape == (32, 32, 3) and np.abs(small[:, 2:-2].astype(int) - 100).max() <= 1
+
+
+def test_png_round_trip() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    assert np.array_equal(decode_image(encode_png(pixels), 0, 32, "x"), pixels)
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    coordinates(24, 24).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_damaged_images_are_data_errors_that_name_them(kind: str, data: st.DataObject) -> None:
+    content = bytearray(encoded(kind))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    try:
+        assert decode_image(bytes(content[:cut]), 0, 32, "part/7.jpg").shape == (32, 32, 3)
+    except DataError as error:
+        assert str(error).startswith("part/7.jpg: not a readable image (") and "\n" not in str(error)
+
+
+def test_a_broken_png_chunk_is_a_data_error() -> None:
+    content = encoded("PNG")
+    at = content.index(b"IDAT")
+    with pytest.raises(DataError, match="not a readable image"):
+        decode_image(content[:at] + b"\xe9\x9f\xae\x98" + content[at + 4 :], 0, 32, "x.png")
+
+
+def test_grid_places_images_by_row_and_column() -> None:
+    images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1).repeat(4, 2).repeat(5, 3).repeat(3, 4)
+    sheet = grid(images, gap=2)
+    assert sheet.shape == (2 * 4 + 2, 3 * 5 + 2 * 2, 3)
+    assert (sheet[:4, :5] == 0).all() and (sheet[6:, 14:] == 5).all() and (sheet[:4, 7:12] == 1).all()
+    assert (sheet[4:6] == 255).all() and (sheet[:, 5:7] == 255).all()
+
+
+# --- the training order ---
+
+ORDERS = st.builds(
+    ShuffledOrder,
+    num_rows=st.integers(1, 200),
+    seed=st.integers(-(2**31), 2**64),
+    group_rows=st.integers(1, 40),
+    window_groups=st.integers(0, 4),
+)
+
+
+def batch_of(order: ShuffledOrder, step: int, batch: int, rank: int, world: int) -> np.ndarray:
+    """The rows of `rank` at `step`, as the stream takes them."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    plan = StreamPlan(step, step + 1, batch, rank, world, order.seed)
+    return order.rows(positions[0], positions[-1] + 1)[plan.of_rank(positions)]
+
+
+@given(order=ORDERS, epoch=st.integers(0, 5))
+def test_an_epoch_holds_every_row_once(order: ShuffledOrder, epoch: int) -> None:
+    assert sorted(order.epoch(epoch).tolist()) == list(range(order.num_rows))
+
+
+@given(order=ORDERS, batch=st.integers(1, 50), steps=st.integers(1, 12))
+def test_batches_are_the_epochs_one_after_another(order: ShuffledOrder, batch: int, steps: int) -> None:
+    seen = np.concatenate([batch_of(order, step, batch, 0, 1) for step in range(steps)])
+    epochs = np.concatenate([order.epoch(epoch) for epoch in range(len(seen) // order.num_rows + 1)])
+    assert np.array_equal(seen, epochs[: len(seen)])
+
+
+@given(order=ORDERS, share=st.integers(1, 12), world=st.integers(1, 5), step=st.integers(0, 40))
+def test_ranks_share_a_global_batch(order: ShuffledOrder, share: int, world: int, step: int) -> None:
+    together = batch_of(order, step, share * world, 0, 1)
+    ranks = [batch_of(order, step, share * world, rank, world) for rank in range(world)]
+    assert all(len(rows) == share for rows in ranks)
+    assert np.array_equal(np.concatenate(ranks), together)
+
+
+@given(order=ORDERS, start=st.integers(0, 500), length=st.integers(0, 300))
+def test_any_slice_of_the_stream_can_be_had_alone(order: ShuffledOrder, start: int, length: int) -> None:
+    whole = order.rows(0, start + length)
+    assert np.array_equal(order.rows(start, start + length), whole[start:])
+
+
+@given(order=ORDERS)
+def test_epochs_and_seeds_differ(order: ShuffledOrder) -> None:
+    again = ShuffledOrder(order.num_rows, order.seed, order.group_rows, order.window_groups)
+    assert np.array_equal(order.epoch(1), again.epoch(1))
+    if order.num_rows >= 40:
+        assert not np.array_equal(order.epoch(0), order.epoch(1))
+        assert not np.array_equal(order.epoch(0), ShuffledOrder(order.num_rows, order.seed + 1).epoch(0))
+
+
+@given(num_groups=st.integers(1, 30), window=st.integers(1, 6), seed=st.integers(0, 100))
+def test_a_window_reads_few_groups(num_groups: int, window: int, seed: int) -> None:
+    size = 16
+    order = ShuffledOrder(num_groups * size, seed, group_rows=size, window_groups=window)
+    rows = order.epoch(0)
+    for start in range(0, len(rows), window * size):
+        groups = set((rows[start : start + window * size] // size).tolist())
+        assert len(groups) == min(window, num_groups - start // size)
+
+
+def test_windows_shuffle_groups_and_rows() -> None:
+    rows = ShuffledOrder(4096, seed=0, window_groups=2).epoch(0)
+    assert not np.array_equal(rows // 256, np.sort(rows // 256))
+    assert (np.abs(np.diff(rows)) == 1).mean() < 0.05
+
+
+@given(order=ORDERS, start=st.integers(0, 400), length=st.integers(0, 300), size=st.integers(1, 50))
+def test_windows_cut_the_stream_without_a_gap(
+    order: ShuffledOrder, start: int, length: int, size: int
+) -> None:
+    windows = order.windows(start, start + length, size)
+    assert [position for first, last in windows for position in range(first, last)] == list(
+        range(start, start + length)
+    )
+    whole = order.group_rows * order.window_groups
+    for first, last in windows:  # a window never spans two epochs, nor two windows of the permutation
+        if whole:
+            assert first // order.num_rows == (last - 1) // order.num_rows
+            assert first % order.num_rows // whole == (last - 1) % order.num_rows // whole
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    seed=st.integers(0, 50),
+    start=st.integers(0, 60),
+    length=st.integers(0, 80),
+)
+def test_a_balanced_stream_gives_each_domain_its_turn(
+    sizes: list[int], seed: int, start: int, length: int
+) -> None:
+    edges = np.cumsum([0, *sizes])
+    groups = tuple(np.arange(first, last) for first, last in zip(edges, edges[1:], strict=False))
+    order = BalancedOrder(groups, seed)
+    number = len(groups)
+    rounds = order.rows(0, 30 * number).reshape(30, number)
+    of_row = np.repeat(np.arange(number), sizes)
+    assert (np.sort(of_row[rounds], axis=1) == np.arange(number)).all()  # once a round
+    for group, rows in enumerate(groups):  # every row of a domain before any comes again
+        seen = rounds[of_row[rounds] == group]
+        for at in range(0, 30 - len(rows) + 1, len(rows)):
+            assert sorted(seen[at : at + len(rows)].tolist()) == rows.tolist()
+    whole = order.rows(0, start + length)
+    assert np.array_equal(order.rows(start, start + length), whole[start:])
+
+
+# --- ids, splits and fractions ---
+
+
+def test_row_ids_depend_on_both_names_and_fit_int64() -> None:
+    ids = {row_id(data, f"{number:06d}.jpg") for data in ("a", "b") for number in range(5000)}
+    assert len(ids) == 10_000 and min(ids) >= 0 and max(ids) < 2**63
+    assert row_id("a", "000001.jpg") == row_id("a", "000001.jpg")
+
+
+def test_fractions_are_nested_and_of_the_size_they_say() -> None:
+    ids = np.array([row_id("faces", str(number)) for number in range(20_000)], np.int64)
+    share = hash_share(ids, salt=1)
+    assert 0 <= share.min() and share.max() < 1
+    for fraction in (0.1, 0.25, 0.5):
+        assert abs((share < fraction).mean() - fraction) < 0.015
+    assert np.array_equal(hash_share(ids[::-1], salt=1), share[::-1])  # of the id alone
+    assert abs(np.corrcoef(share, hash_share(ids, salt=0))[0, 1]) < 0.03  # independent of the test split
+
+
+def test_the_random_split_takes_2000_by_seed() -> None:
+    ids = np.array([row_id("celeba", str(number)) for number in range(30_000)], np.int64)
+    first, again, other = (assign_splits(ids, None, "auto", seed, "x") for seed in (0, 0, 1))
+    assert first == again != other
+    assert first.count("test") == 2000 and first.count("train") == 28_000
+    assert assign_splits(ids[:100], None, "random", 0, "x").count("test") == 10
+
+
+def test_a_source_that_knows_its_split_keeps_it() -> None:
+    ids = np.arange(4)
+    assert assign_splits(ids, ["train", "val", "test", "train"], "auto", 0, "x")[1] == "val"
+    assert assign_splits(ids, ["train", "val", "val", "train"], "official", 0, "x")[1:3] == ["test"] * 2
+    assert assign_splits(ids, ["train"] * 4, "random", 0, "x").count("test") == 1
+    with pytest.raises(DataError, match="names no split of its own; use --split random"):
+        assign_splits(ids, None, "official", 0, "faces")

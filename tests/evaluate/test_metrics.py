@@ -1,0 +1,210 @@
+"""Distances and scores, against closed forms, plain loops and torch-fidelity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rgcluster.errors import DataError, TooFewNeighbours
+from rgcluster.evaluate.metrics.scores import counterfactual
+from rgcluster.evaluate.metrics.scores import precision as retrieval
+from rgcluster.evaluate.metrics.scores import scores as metrics
+
+RNG = np.random.default_rng
+
+
+def _features(count: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    rng = RNG(seed)
+    mixing = RNG(99).normal(size=(width, width)) / np.sqrt(width)
+    return (rng.normal(size=(count, width)) @ mixing + shift).astype(np.float32)
+
+
+def _standardised(count: int, width: int, seed: int) -> np.ndarray:
+    """Return features whose mean is exactly 0 and whose covariance is exactly the identity."""
+    x = RNG(seed).normal(size=(count, width))
+    x -= x.mean(0)
+    return x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+
+
+def test_frechet_distance_of_diagonal_gaussians() -> None:
+    s, t = np.array([1.0, 2.0, 0.5]), np.array([3.0, 1.0, 0.5])
+    mean = np.array([1.0, -2.0, 0.0])
+    a, b = _standardised(50, 3, 0) * s, _standardised(70, 3, 1) * t + mean
+    expected = (mean**2).sum() + ((s - t) ** 2).sum()
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 500), (20, 30), (20, 300)])
+def test_frechet_distance_is_torch_fidelitys_with_many_and_few_rows(n: int, m: int) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = _features(n, 64, 0), _features(m, 64, 1, shift=0.3)
+    theirs = fid_statistics_to_metric(
+        *(fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (a, b)), verbose=False
+    )
+    ours = metrics.frechet_distance(a, b)
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero() -> None:
+    for count in (10, 200):
+        a = _features(count, 32, 0)
+        assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
+
+
+_ARRAYS = hnp.arrays(np.float64, (6, 4), elements=st.floats(-10, 10))
+
+
+@settings(max_examples=40, deadline=None)
+@given(_ARRAYS, _ARRAYS, st.permutations(range(6)))
+def test_frechet_distance_laws(a: np.ndarray, b: np.ndarray, order: list[int]) -> None:
+    distance = metrics.frechet_distance(a, b)
+    assert distance >= 0
+    assert metrics.frechet_distance(b, a) == pytest.approx(distance, abs=1e-6)
+    assert metrics.frechet_distance(a[order], b) == pytest.approx(distance, abs=1e-6)
+
+
+def test_fid_is_none_with_a_reason_for_few_images_and_warns_below_ten_thousand() -> None:
+    few, some, many = (_features(n, 4, n) for n in (2_047, 2_048, 10_000))
+    refused = metrics.fid_or_reason(few, many)
+    assert refused.value is None and "2,047" in str(refused.note)
+    warned = metrics.fid_or_reason(some, many)
+    assert warned.value is not None and "biased" in str(warned.note)
+    assert metrics.fid_or_reason(many, many).note is None
+
+
+def test_kernel_distance_is_a_plain_loop() -> None:
+    x, y = _features(5, 3, 0), _features(5, 3, 1)
+
+    def kernel(u: np.ndarray, v: np.ndarray) -> float:
+        return float((np.dot(u.astype(float), v) / 3 + 1) ** 3)
+
+    within = [[kernel(s[i], s[j]) for i in range(5) for j in range(5) if i != j] for s in (x, y)]
+    across = [kernel(x[i], y[j]) for i in range(5) for j in range(5)]
+    expected = np.mean(within[0]) + np.mean(within[1]) - 2 * np.mean(across)
+    mean, spread = metrics.kernel_distance(x, y, subsets=3, subset_size=5)
+    assert mean == pytest.approx(expected, rel=1e-5)
+    assert spread == pytest.approx(0, abs=1e-6)
+
+
+def test_kernel_distance_is_torch_fidelitys() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    a, b = _features(150, 48, 0), _features(120, 48, 1, shift=0.2)
+    theirs = kid_features_to_metric(
+        torch.from_numpy(a),
+        torch.from_numpy(b),
+        kid_subsets=20,
+        kid_subset_size=50,
+        rng_seed=7,
+        verbose=False,
+    )
+    mean, spread = metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=7)
+    assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-5)
+    assert spread == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-5)
+
+
+def test_kernel_distance_refuses_subsets_larger_than_a_set() -> None:
+    with pytest.raises(DataError, match="subsets of 9"):
+        metrics.kernel_distance(_features(8, 3, 0), _features(20, 3, 1), subset_size=9)
+
+
+def test_inception_score_is_torch_fidelitys() -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = RNG(0).normal(size=(205, 30)).astype(np.float32) * 3
+    theirs = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
+    mean, spread = metrics.inception_score(logits)
+    assert mean == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
+    assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+
+
+def test_inception_score_counts_certain_classes() -> None:
+    logits = np.where(np.eye(4)[np.arange(400) % 4] > 0, 0.0, -2000.0)
+    assert metrics.inception_score(logits, splits=1)[0] == pytest.approx(4)
+    assert metrics.inception_score(np.zeros((40, 4)), splits=4) == pytest.approx((1, 0))
+
+
+def test_diversity_is_the_mean_over_pairs_then_groups() -> None:
+    groups = [RNG(i).normal(size=(4, 7)).astype(np.float32) for i in range(3)]
+    pairs = [np.mean([((g[i] - g[j]) ** 2).sum() for i in range(4) for j in range(i)]) for g in groups]
+    assert metrics.pairwise_diversity(iter(groups)) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert metrics.pairwise_diversity([np.ones((3, 5), np.float32)]) == 0
+    with pytest.raises(DataError):
+        metrics.pairwise_diversity([np.ones((1, 5), np.float32)])
+
+
+def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:
+    rng = RNG(0)
+    b = rng.normal(size=2_000)
+    a = b + 0.5 + 0.1 * rng.normal(size=2_000)
+    wide, narrow = metrics.bootstrap_difference(a[:50], b[:50]), metrics.bootstrap_difference(a, b)
+    assert narrow.low < narrow.mean < narrow.high and narrow.low < 0.5 < narrow.high
+    # Normal theory: 2 * 1.96 * 0.1 / sqrt(2000).
+    assert narrow.high - narrow.low == pytest.approx(0.00877, rel=0.1)
+    assert wide.high - wide.low > narrow.high - narrow.low
+    assert metrics.bootstrap_difference(a, b) == narrow
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    broken = _features(10, 3, 0)
+    broken[0, 0] = np.nan
+    with pytest.raises(DataError, match="NaN"):
+        metrics.frechet_distance(broken, _features(10, 3, 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_precision_is_a_plain_loop_with_ties_by_row_number(seed: int, k: int) -> None:
+    rng = RNG(seed)
+    # Few distinct values, so that many distances are equal.
+    gallery, queries = rng.integers(0, 3, (30, 2)).astype(float), rng.integers(0, 3, (7, 2)).astype(float)
+    labels, wanted = rng.integers(0, 2, (30, 4)), rng.integers(0, 2, (7, 4))
+    shares = np.zeros(4)
+    for query, want in zip(queries, wanted, strict=True):
+        order = sorted(range(30), key=lambda i: (float(((gallery[i] - query) ** 2).sum()), i))
+        shares += (labels[order[:k]] == want).mean(0)
+    found = retrieval.precision_at_k(gallery, labels, queries, wanted, k)
+    np.testing.assert_allclose(found, shares / 7, atol=1e-12)
+
+
+def test_neighbours_do_not_depend_on_the_size_of_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, queries = RNG(0).normal(size=(50, 5)), RNG(1).normal(size=(20, 5))
+    whole = retrieval.nearest(gallery, queries, 10)
+    monkeypatch.setattr(retrieval, "_DISTANCES_AT_ONCE", 150)
+    np.testing.assert_array_equal(retrieval.nearest(gallery, queries, 10), whole)
+    with pytest.raises(TooFewNeighbours):
+        retrieval.nearest(gallery, queries, 51)
+
+
+def test_random_baseline_is_the_precision_of_the_whole_gallery() -> None:
+    rng = RNG(0)
+    labels, wanted = rng.integers(0, 2, (40, 5)), (rng.random((9, 5)) < 0.2).astype(int)
+    gallery, queries = rng.normal(size=(40, 3)), rng.normal(size=(9, 3))
+    everything = retrieval.precision_at_k(gallery, labels, queries, wanted, k=40)
+    np.testing.assert_allclose(retrieval.random_baseline(labels, wanted), everything, atol=1e-12)
+
+
+def test_labels_of_minus_one_are_refused() -> None:
+    with pytest.raises(DataError, match="-1"):
+        retrieval.random_baseline(np.array([[-1, 1]]), np.array([[0, 1]]))
+
+
+def test_mean_absolute_difference_is_in_units_of_full_scale() -> None:
+    black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
+    white[1, :2] = 0
+    np.testing.assert_allclose(counterfactual.mean_absolute_difference(black, white), [1, 0.5])
+    np.testing.assert_allclose(counterfactual.mean_absolute_difference(white, black), [1, 0.5])
+
+
+def test_content_kept_counts_agreement_on_its_columns_alone() -> None:
+    before = np.array([[1, 0, 1, 0], [1, 1, 1, 1]], bool)
+    after = np.array([[0, 0, 1, 1], [0, 0, 1, 1]], bool)
+    kept = counterfactual.content_kept(before, after, [1, 2, 3])
+    assert kept is not None
+    np.testing.assert_allclose(kept, [2 / 3, 2 / 3])
+    assert counterfactual.content_kept(before, after, []) is None

@@ -1,0 +1,143 @@
+"""Approximate indexes and the plan that chooses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stores import brute_force, clustered, images_of, write
+
+from rgcluster.errors import DataError
+from rgcluster.store import Filter, IndexSettings, LocalStore, tag_of
+from rgcluster.store.index.approximate import ApproximateIndex
+from rgcluster.store.index.exact import ExactIndex
+from rgcluster.store.index.plan import EXACT_LIMIT, choose, plan_of
+from rgcluster.store.index.rows import ArrayRows
+from rgcluster.store.shard.built import load_index, make_index
+
+KINDS = ("ivf", "hnsw", "ivfpq")
+COUNT = 6000
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return clustered(COUNT + 64)
+
+
+def build(kind: str, vectors: np.ndarray, file: Path | None = None) -> ApproximateIndex:
+    rows = vectors[:COUNT]
+    plan = choose(kind, COUNT, 16, None, 0.95)  # type: ignore[arg-type]
+    index = make_index(plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(rows), file)
+    assert isinstance(index, ApproximateIndex)
+    return index
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_wanted_recall_is_reached_and_distances_are_exact(kind: str, vectors: np.ndarray) -> None:
+    index = build(kind, vectors)
+    queries = vectors[COUNT:]
+    expected = brute_force(np.arange(COUNT) * 3, vectors[:COUNT], queries, 3)
+    squared, found = index.nearest(queries, 3)
+    recall = np.mean([np.isin(row, own).mean() for row, own in zip(expected[1], found, strict=True)])
+    assert recall >= 0.9 and index.measured_recall >= 0.9
+    true = np.square(vectors[found // 3].astype(np.float64) - queries[:, None]).sum(-1)
+    np.testing.assert_allclose(squared, true, rtol=1e-9)
+    assert (np.diff(squared, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_never_short(kind: str, vectors: np.ndarray) -> None:
+    """Nearly everything removed or filtered away: what is left is found, wherever it lies."""
+    index = build(kind, vectors)
+    left = np.arange(0, COUNT, 600)
+    index.remove(np.setdiff1d(np.arange(COUNT), left) * 3)
+    assert len(index) == len(left)
+    expected = brute_force(left * 3, vectors[left], vectors[COUNT:], 9, left[np.arange(64) % len(left)] * 3)
+    squared, found = index.nearest(vectors[COUNT:], 9, (left[np.arange(64) % len(left)] * 3)[:, None])
+    np.testing.assert_array_equal(found, expected[1])
+    assert np.isinf(index.nearest(vectors[COUNT:], 11)[0][:, -1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_is_kept_and_a_damaged_one_is_made_again(
+    kind: str, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, queries = tmp_path / "indexes" / "a.faiss", vectors[COUNT:]
+    first = build(kind, vectors, file)
+    expected = first.nearest(queries, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(ApproximateIndex, "build", lambda *args, **options: pytest.fail("it was not read"))
+        again = build(kind, vectors, file)
+    np.testing.assert_array_equal(again.nearest(queries, 3)[1], expected[1])
+    assert again.measured_recall == first.measured_recall
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    said: list[str] = []
+    made = make_index(
+        first.plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT]), file,
+        say=said.append,
+    )  # fmt: skip
+    assert "differs from its checksum" in said[0]
+    np.testing.assert_array_equal(made.nearest(queries, 3)[1], expected[1])
+    rows = np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT])
+    load_index(file, first.plan, *rows)
+    assert not list(file.parent.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_over_an_approximate_index_lives(kind: str, tmp_path: Path, vectors: np.ndarray) -> None:
+    ids, rows = np.arange(2000), vectors[:2000]
+    tags = np.where(ids % 5 == 0, tag_of("unlabelled"), 0).astype(np.uint8)
+    write(tmp_path / "s", ids, rows, 2, tags=tags)
+    settings = IndexSettings(kind, recall=0.99)  # type: ignore[arg-type]
+    with LocalStore(tmp_path / "s", index=settings) as store:
+        new = np.array([5000, 5001])
+        store.add(new, vectors[-2:], images_of(new))
+        np.testing.assert_array_equal(store.search(vectors[-2:], 1)[1][:, 0], new)
+        store.remove([5000, 3])
+        assert not np.isin(store.search(rows[:50], 5)[1], [5000, 3]).any()
+        assert (store.search(rows[:50], 5, filter=Filter(labelled=False))[1] % 5 == 0).all()
+        assert {row["index"] for row in store.info()} == {kind}
+        with pytest.raises(DataError, match="NaN"):
+            store.search(np.full((1, 16), np.nan), 1)
+        store.compact()
+        np.testing.assert_array_equal(store.search(vectors[-1:], 1)[1], [[5001]])
+
+
+def test_the_exact_index_forgets_what_is_removed() -> None:
+    index = ExactIndex(2)
+    index.add(np.arange(10), np.arange(20).reshape(10, 2))
+    index.remove(np.array([3, 4, 99]))
+    assert len(index) == 8
+    np.testing.assert_array_equal(index.search([[6, 7]], 2)[1], [[2, 1]])
+    index.add([3], [[6, 7]])
+    np.testing.assert_array_equal(index.search([[6, 7]], 1)[1], [[3]])
+
+
+def test_auto_chooses_by_number_memory_and_recall() -> None:
+    gib = 2**30
+    assert choose("auto", 50_000, 100, None, 0.95).kind == "exact"
+    assert choose("auto", EXACT_LIMIT + 1, 100, None, 0.95).kind == "ivf"
+    assert choose("auto", 2_000_000, 100, gib, 0.95).kind == "ivf"
+    assert choose("auto", 10_000_000, 100, gib, 0.95).kind == "ivfpq"
+    assert choose("auto", 2_000_000, 100, None, 1.0).kind == "exact"
+    for kind, count in (("auto", 100_000_000), ("hnsw", 10_000_000)):
+        with pytest.raises(DataError, match="store.memory_mib allows 1,024: raise it, or spread"):
+            choose(kind, count, 100, gib, 0.95)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["exact", *KINDS])
+def test_the_reckoned_memory_is_that_of_the_index(kind: str, vectors: np.ndarray, tmp_path: Path) -> None:
+    plan = plan_of(kind, COUNT, 16, 0.95)  # type: ignore[arg-type]
+    if kind == "exact":
+        assert plan.bytes_per_vector == 68 + 9
+        return
+    index = build(kind, vectors)
+    index.write(tmp_path / "index")
+    written = (tmp_path / "index").stat().st_size
+    codebook = 256 * 16 * 4 if kind == "ivfpq" else 0
+    # On disk the ids and tags, 9 bytes a row, are elsewhere.
+    assert abs(written - codebook - (plan.bytes - 9 * COUNT)) / written < 0.15
+    assert "about" in plan.describe() and f"{COUNT:,} vectors x 16: {kind}" in plan.describe()

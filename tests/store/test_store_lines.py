@@ -1,0 +1,321 @@
+"""Lines between a client and the shards on its machine: what is said, who is heard, and what ends them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from stores import images_of, sample, write
+
+from rgcluster.errors import DataError
+from rgcluster.store.actors.lines import Lines
+from rgcluster.store.actors.listener import Listener, address
+from rgcluster.store.actors.message import receive, send
+from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.shard import IndexSettings
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="lines are Linux's"),
+    pytest.mark.timeout(60),
+]
+
+MOST = 1 << 20
+
+ARRAYS = st.sampled_from([np.uint8, np.int64, np.float32, np.float64]).flatmap(
+    lambda kind: arrays(kind, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | ARRAYS,
+    lambda inner: st.lists(inner, max_size=4).map(tuple),
+    max_leaves=8,
+)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, np.ndarray):
+        return (
+            isinstance(b, np.ndarray)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.tobytes() == b.tobytes()
+        )
+    return type(a) is type(b) and bool(a == b)
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES)
+def test_what_is_sent_arrives(value: Any) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        send(here, value)
+        send(here, "next")
+        assert same(value, receive(there, MOST))
+        assert receive(there, MOST) == "next"
+
+
+def test_large_arrays_and_views_arrive(pair: tuple[socket.socket, socket.socket]) -> None:
+    big = np.arange(3_000_000, dtype=np.int64).reshape(1000, 3000)[::2, ::3]
+    sender = threading.Thread(target=send, args=(pair[0], (big, np.int64(3))))
+    sender.start()
+    answer = receive(pair[1], 1 << 30)
+    sender.join()
+    np.testing.assert_array_equal(answer[0], big)
+    assert answer[1] == 3 and answer[0].flags.writeable
+
+
+@pytest.mark.parametrize("value", [1.5, {"a": 1}, b"x", np.array(["x"]), np.zeros(2, bool), object()])
+def test_nothing_else_is_sent(pair: tuple[socket.socket, socket.socket], value: Any) -> None:
+    with pytest.raises(TypeError):
+        send(pair[0], (1, value))
+
+
+def spoken(text: str, mark: bytes = b"RGS1") -> bytes:
+    return struct.pack("<4sI", mark, len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        spoken("[1]", mark=b"RGS2"),
+        spoken("[1"),
+        spoken('{"type": "<f4", "shape": [1048577]}'),
+        spoken('{"type": "<f4", "shape": [-1, -4]}'),
+        spoken('{"type": "<f4", "shape": [1.5]}'),
+        spoken('{"type": "<f4", "shape": "ab"}'),
+        spoken('{"type": "|O8", "shape": [1]}'),
+        spoken('{"shape": [1]}'),
+        spoken("[" * 100_000),
+        struct.pack("<4sI", b"RGS1", 1 << 31),
+        spoken('{"type": "<f4", "shape": [2]}') + b"1234",
+        b"RG",
+    ],
+)
+def test_what_is_no_message_is_refused(pair: tuple[socket.socket, socket.socket], said: bytes) -> None:
+    pair[0].sendall(said)
+    pair[0].close()
+    with pytest.raises(ConnectionError):
+        receive(pair[1], MOST)
+
+
+def test_silence_ends_at_its_time(pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].sendall(spoken('{"type": "<f4", "shape": [2]}'))
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        receive(pair[1], MOST, start + 0.2)
+    assert 0.2 <= time.monotonic() - start < 5
+
+
+def test_what_came_in_time_is_read_later(pair: tuple[socket.socket, socket.socket]) -> None:
+    send(pair[0], np.arange(5))
+    np.testing.assert_array_equal(receive(pair[1], MOST, time.monotonic() - 9), np.arange(5))
+    with pytest.raises(TimeoutError):
+        receive(pair[1], MOST, time.monotonic() - 9)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    ids, vectors = sample(300)
+    return Host(str(write(tmp_path / "s", ids, vectors, 1)), 0, 1, IndexSettings())
+
+
+def listening(call: Any) -> Lines:
+    """Lines to one shard, its listener up."""
+    key = secrets.token_hex(8)
+    where = address(key, 0, 0)
+    assert where is not None
+    Listener(where, call)
+    return connected(key)
+
+
+def connected(key: str) -> Lines:
+    """Lines to one shard, once it listens."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        lines = Lines(key)
+        asked = lines.ask((0, 0), "call", (0, "held_version", ()), soon())
+        if asked is not None:
+            asked.drop()
+            return lines
+        time.sleep(0.01)
+    raise AssertionError("nobody listens")
+
+
+def soon() -> float:
+    return time.monotonic() + 20
+
+
+def over(lines: Lines, method: str, *args: Any, generation: int = 0) -> Any:
+    asked = lines.ask((0, 0), "call", (generation, method, args), soon())
+    assert asked is not None
+    try:
+        return asked.result(soon())
+    finally:
+        asked.drop()
+
+
+def test_a_line_brings_what_the_host_says(host: Host) -> None:
+    lines = listening(host.call)
+    ids, vectors = sample(300)
+    for _ in range(3):
+        found = over(lines, "search", vectors[:9], 4, ids[:9, None], (0, 1))
+        for ours, own in zip(
+            found, host.call(0, "search", (vectors[:9], 4, ids[:9, None], (0, 1))), strict=True
+        ):
+            np.testing.assert_array_equal(ours, own)
+        np.testing.assert_array_equal(over(lines, "fetch", ids[:5]), images_of(ids[:5]))
+        np.testing.assert_array_equal(over(lines, "ids")[1], np.sort(ids))
+    lines.close()
+
+
+def test_one_that_leaves_answers_no_more(host: Host) -> None:
+    key = secrets.token_hex(8)
+    listener = Listener(address(key, 0, 0) or "", host.call)
+    lines = connected(key)
+    assert over(lines, "held_version") == 0
+    listener.close()
+    with pytest.raises(ConnectionError):
+        over(lines, "held_version")
+
+
+def test_many_threads_ask_at_once(host: Host) -> None:
+    lines, (ids, vectors) = listening(host.call), sample(300)
+    wrong: list[int] = []
+
+    def ask(row: int) -> None:
+        for turn in range(40):
+            at = (row * 40 + turn) % 300
+            if over(lines, "search", vectors[at : at + 1], 1, None, None)[1][0, 0] != ids[at]:
+                wrong.append(at)
+
+    threads = [threading.Thread(target=ask, args=(row,)) for row in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+def test_typed_errors_arrive_and_the_line_serves_on(host: Host) -> None:
+    lines = listening(host.call)
+    with pytest.raises(DataError, match="the image 1 is not in the store"):
+        over(lines, "fetch", np.array([1]))
+    assert over(lines, "held_version") == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_any_other_error_ends_the_line_and_is_left_to_ray() -> None:
+    def call(generation: int, method: str, args: tuple[Any, ...]) -> Any:
+        if method == "vectors":
+            raise ZeroDivisionError
+        return generation
+
+    lines = listening(call)
+    with pytest.raises(ConnectionError):
+        over(lines, "vectors")
+    assert over(lines, "held_version") == 0
+    time.sleep(0.2)  # until the thread has told its error
+
+
+def test_changes_and_what_is_no_read_take_another_way(host: Host) -> None:
+    lines = listening(host.call)
+    for method, args in (("call", (0, "write", ())), ("adopt", (1,)), ("call", (0, "catch_up", ()))):
+        assert lines.ask((0, 0), method, args, soon()) is None
+    assert lines.ask((0, 0), "call", (0, "search", (object(), 1)), soon()) is None
+    with pytest.MonkeyPatch.context() as patch:  # nor does a shard take them from a client that sends them
+        patch.setattr("rgcluster.store.actors.lines.READS", {"catch_up"})
+        with pytest.raises(ConnectionError):
+            over(lines, "catch_up")
+    assert lines.ask((7, 0), "call", (0, "held_version", ()), soon()) is None
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], stdout=sys.stdout)
+child.wait()
+"""
+CHILD = """
+import sys, time
+from rgcluster.store.actors.listener import Listener, address
+Listener(address(sys.argv[1], 0, 0), lambda generation, method, args: generation)
+print(__import__("os").getpid(), flush=True)
+time.sleep(50)
+"""
+
+
+def test_a_process_whose_raylet_died_answers_no_more() -> None:
+    key = secrets.token_hex(8)
+    line = [sys.executable, "-c", PARENT, CHILD, key]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            lines = connected(key)
+            assert over(lines, "held_version", generation=4) == 4
+            parent.kill()
+            parent.wait()
+            with pytest.raises(ConnectionError):
+                over(lines, "held_version", generation=4)
+        finally:
+            os.kill(child, 9)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_is_not_heard(host: Host) -> None:
+    lines = listening(host.call)
+    assert over(lines, "held_version") == 0
+    where = address(lines._key, 0, 0)
+    assert where is not None
+    script = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
+        "s.connect(sys.argv[1].replace('@', chr(0))); s.settimeout(10);"
+        "text = b'[0, \"held_version\", []]'; s.sendall(b'RGS1' + len(text).to_bytes(4, 'little') + text);"
+        "print(len(s.recv(100)))"
+    )
+    line = [sys.executable, "-c", script, where.replace("\0", "@")]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=30)
+    # Nothing came: the line was closed, before or after the question.
+    assert (
+        result.stdout.strip() == "0"
+        or "ConnectionResetError" in result.stderr
+        or "BrokenPipe" in result.stderr
+    )
+
+
+def test_a_client_does_not_trust_another_users_socket(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
+    lines = listening(host.call)
+    lines.close()
+    monkeypatch.setattr("rgcluster.store.actors.lines.same_user", lambda line: False)
+    assert Lines(lines._key).ask((0, 0), "call", (0, "held_version", ()), soon()) is None
+
+
+def test_where_nobody_listened_nobody_knocks_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, knocks = Lines("nobody"), list[Any]()
+    monkeypatch.setattr("rgcluster.store.actors.lines._connected", knocks.append)
+    for _ in range(3):
+        assert lines.ask((0, 0), "call", (0, "held_version", ()), soon()) is None
+    assert len(knocks) == 1

@@ -1,0 +1,143 @@
+"""The arithmetic of docs/scale.md: the page shows what the functions say, fed by what is counted and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from places import PROJECT
+from torch.utils.flop_counter import FlopCounterMode
+
+from rgcluster.bench import scale
+from rgcluster.bench.train import _batch, _direct, _flop
+from rgcluster.config import load_config
+from rgcluster.model.networks import Discriminator, RetrievalEncoder
+from rgcluster.model.translator import Translator
+from rgcluster.train.steps.translator import Piece, TranslatorTrainer
+from rgcluster.translate.device import pick_device
+
+PAGE = (PROJECT / "docs" / "scale.md").read_text()
+
+
+def text(name: str) -> str:
+    return (PROJECT / "docs" / name).read_text()
+
+
+def test_the_page_shows_the_tables_that_the_functions_make() -> None:
+    for table in scale.tables():
+        assert table in PAGE
+    assert scale.tables(scale.Site(flops=2e14))[0] not in PAGE
+
+
+def test_the_pages_sums_in_words_are_the_functions() -> None:
+    fast = scale.step(scale.TRANSLATION, 64, site=scale.Site(flops=3e14))
+    slow = scale.step(scale.TRANSLATION, 64, site=scale.Site(node_bandwidth=2.5e9))
+    small = scale.step(scale.TRANSLATION, 64, batch=1)
+    assert f"at 64 GPUs is {fast.compute / fast.seconds:.0%}" in PAGE
+    assert f"20 Gbit/s {slow.compute / slow.seconds:.0%}" in PAGE
+    assert f"at b = 1 all-reduce is {small.all_reduce / small.seconds:.0%}" in PAGE
+    for work in (scale.TRANSLATION, scale.GUIDANCE, scale.NEAREST_ONLY):
+        assert f"{work.parameters / 1e6:.1f} million | {work.gflop:.0f} GFLOP" in PAGE
+    assert f"keeps {scale.ROW_BYTES} bytes a row" in PAGE and f"{scale.COMPARISON * 1e9:.1f} ns" in PAGE
+    assert f"{scale.CELLS_QUERY * 1e3:.2f} ms" in PAGE
+    site = scale.Site()
+    assert f"{site.flops:.0e}".replace("+", "") in PAGE and f"| g | {site.gpus_per_node} |" in PAGE
+    assert f"{site.gpu_bandwidth / 1e9:.0f} GB/s" in PAGE and f"{site.node_bandwidth / 1e9:.0f} GB/s" in PAGE
+
+
+def test_the_pages_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(block, "docs/scale.md", "exec"), {})
+    assert "images_per_second" in capsys.readouterr().out
+
+
+def test_steps_follow_the_formulas() -> None:
+    work = scale.Work("w", gflop=100.0, parameters=1_000_000)
+    site = scale.Site(flops=1e12, gpus_per_node=4, gpu_bandwidth=1e9, node_bandwidth=1e8)
+    alone = scale.step(work, 1, 2, site)
+    assert alone.compute == pytest.approx(0.2) and alone.all_reduce == 0
+    assert alone.images_per_second == pytest.approx(10)
+    four = scale.step(work, 4, 2, site)
+    assert four.all_reduce == pytest.approx(4e6 * 1.5 / 1e9)
+    eight = scale.step(work, 8, 2, site)
+    assert eight.all_reduce == pytest.approx(4e6 * (1.5 / 1e9 + 1.0 / 1e8))
+    assert eight.seconds == pytest.approx(eight.compute + eight.all_reduce)
+    assert eight.bytes_read == pytest.approx(eight.images_per_second / 2 * 6000)
+
+
+def test_a_query_goes_to_every_shard() -> None:
+    one, four = scale.search("exact", 8000, 1), scale.search("exact", 8000, 4)
+    assert one.seconds == four.seconds == pytest.approx(8000 * 8.19e-9, rel=1e-3)
+    assert one.memory == four.memory == 8000 * 413  # the vector, |x|^2, the id, the tag
+    assert scale.search("ivf", 1e6, 1).seconds == pytest.approx(0.22e-3)
+    assert scale.search("ivf", 16e6, 4).seconds == pytest.approx(4 * 2 * 0.22e-3)
+    assert scale.search("ivfpq", 1e9, 8).memory < scale.search("ivf", 1e9, 8).memory / 5
+
+
+def test_parameters_are_those_of_the_networks() -> None:
+    config = load_config("celeba128")
+    guided = Translator(config, guided=True)
+    networks = {
+        "E_c": guided.content_encoder,
+        "E_s": guided.style_encoder,
+        "G": guided.generator,
+        "D": Discriminator(config),
+        "R": RetrievalEncoder(config),
+        "f": guided.fusion,
+    }
+    counted = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net}
+    assert counted == scale.PARAMETERS
+    assert config.guidance.retrieval_count == scale.NEIGHBOURS and len(config.guidance.variants) == 3
+    assert config.data.image_size**2 * 3 == scale.IMAGE_BYTES
+
+
+def test_measured_figures_stand_in_the_pages_that_are_named() -> None:
+    performance, data = text("performance.md"), text("data.md")
+    assert "232\nGFLOP an image" in performance and round(scale.GFLOP["step"]) == 232
+    assert "2,050 images/s" in performance and scale.SHARDED_PER_CORE == 2050 / 2
+    assert "prepared JPEG 1.6 x" in performance and "(1,350 images/s)" in performance
+    assert pytest.approx(1.6 * 1350 / 2) == scale.JPEG_PER_CORE
+    assert "about 6 kB an image" in data and scale.JPEG_BYTES == 6000
+    store = " ".join(text("store.md").split())
+    assert "2,000,000 vectors of 100 numbers" in store and "262 ms with both cores" in store
+    assert ".22 core milliseconds a query" in store and pytest.approx(0.22e-3) == scale.CELLS_QUERY
+    name = "000001.jpg"
+    assert 8 + 40 + 16 + sys.getsizeof(name) + 8 == scale.ROW_BYTES
+
+
+@pytest.mark.long
+def test_arithmetic_is_what_torch_counts() -> None:
+    config = load_config("celeba128")
+    device = dataclasses.replace(pick_device(config.cluster, gpu=False), compiles=False)
+    translator, item = Translator(config), _batch(config, 1, device)
+    found = {"step": _flop((translator, Discriminator(config)), config, device, item)}
+
+    class Guide:
+        def contents(self) -> torch.Tensor:
+            return torch.zeros(1, scale.NEIGHBOURS, *content.shape[1:])
+
+        translation = reconstruction = cycle = contents
+
+        def ask_cycle(self, *_: torch.Tensor) -> None: ...
+
+    def counted(work: Callable[[], Any]) -> tuple[Any, float]:
+        with _direct(config), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            return work(), counter.get_total_flops()
+
+    content, found["E_c"] = counted(lambda: translator.content_encoder(item.image))
+    posterior, found["E_s"] = counted(lambda: translator.style_encoder(item.image))
+    _, found["R"] = counted(lambda: RetrievalEncoder(config)(content, item.target_style))
+    for name, guide in (("continued", None), ("guided", Guide())):
+        network = Translator(config, guided=guide is not None)
+        network.freeze_encoders()
+        trainer = TranslatorTrainer(network, Discriminator(config), config, config.guidance, device, 1)
+        batch = dataclasses.replace(item, content=content, posterior=posterior)
+        with _direct(config), FlopCounterMode(display=False) as counter:
+            trainer.update_in_pieces(0, [Piece(batch, guide, 1.0)])
+        found[name] = counter.get_total_flops()
+    assert {name: pytest.approx(flop / 1e9, rel=5e-3) for name, flop in found.items()} == scale.GFLOP

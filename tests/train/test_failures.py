@@ -1,0 +1,175 @@
+"""Faults injected for real: workers and shards killed by pid, interrupts, losses that are not finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import command
+
+from rgcluster.base.storage import Location
+from rgcluster.train.records.metrics import read_metrics
+
+pytestmark = pytest.mark.long
+
+
+def copy_without(run: Path, target: Path, *stages: str) -> Path:
+    """A copy of a finished run in which `stages` have not been begun."""
+    shutil.copytree(run, target)
+    for stage in stages:
+        shutil.rmtree(target / stage)
+    # The copy's own shards, so that nothing is shared with the original.
+    (target / "data.json").write_text(json.dumps({"shards": str(target / "shards")}))
+    return target
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a session of its own, so that a signal reaches it alone."""
+    line = [sys.executable, "-c", "from rgcluster.cli import main; main()", *arguments]
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Process ids and titles below `root`."""
+    children: dict[int, list[int]] = {}
+    titles = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                titles[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            children.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
+    found, queue = {}, [root]
+    while queue:
+        for child in children.get(queue.pop(), []):
+            found[child] = titles.get(child, "")
+            queue.append(child)
+    return found
+
+
+def await_step(directory: Path, step: int, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    """Wait until the stage's metrics reach `step`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        lines = read_metrics(Location(directory))
+        if lines and lines[-1]["step"] >= step:
+            return
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.1)
+    raise AssertionError(f"{directory} did not reach step {step}")
+
+
+def test_a_killed_worker_and_a_killed_shard_cost_no_step(smoke_run: Path, tmp_path: Path) -> None:
+    run = copy_without(smoke_run, tmp_path / "run", "guidance", "evaluation", "report")
+    process = start(
+        "train", "all", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
+        "--set", "guidance.steps=60", "--set", "guidance.checkpoint_every=10",
+    )  # fmt: skip
+    await_step(run / "guidance", 15, process)
+    below = descendants(process.pid)
+    worker = [pid for pid, title in below.items() if "RayTrainWorker" in title]
+    shards = [pid for pid, title in below.items() if "ShardProcess" in title]
+    assert len(worker) == 1 and len(shards) == 2
+    os.kill(shards[0], signal.SIGKILL)
+    time.sleep(0.5)
+    os.kill(worker[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+    steps = [line["step"] for line in read_metrics(Location(run / "guidance"))]
+    assert steps == list(range(5, 61, 5))
+
+
+@pytest.mark.parametrize("stage", ["translation", "guidance"])
+def test_an_interrupted_stage_goes_on_from_its_checkpoint(
+    smoke_run: Path, tmp_path: Path, stage: str
+) -> None:
+    gone = {"translation": ["translation", "retrieval", "store", "guidance"], "guidance": ["guidance"]}[stage]
+    run = copy_without(smoke_run, tmp_path / "run", *gone, "evaluation", "report")
+    arguments = [
+        "train", stage, "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
+        "--set", f"{stage}.steps=200", "--set", f"{stage}.checkpoint_every=10",
+    ]  # fmt: skip
+    process = start(*arguments)
+    await_step(run / stage, 25, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "interrupted; the same command goes on" in errors and "Traceback" not in errors, errors
+    checkpoints = sorted(
+        path.parent.name for path in (run / stage / "checkpoints").glob("step-*/manifest.json")
+    )
+    assert checkpoints and checkpoints[-1] >= "step-00000020"
+    time_of_checkpoint = (run / stage / "checkpoints" / checkpoints[-1] / "manifest.json").stat().st_mtime_ns
+    result = command(*arguments)
+    assert result.returncode == 0, result.stderr
+    lines = read_metrics(Location(run / stage))
+    assert lines[-1]["step"] == 200
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    # The second start trained from the checkpoint: nothing before it was written again.
+    kept = run / stage / "checkpoints" / checkpoints[-1] / "manifest.json"
+    assert not kept.exists() or kept.stat().st_mtime_ns == time_of_checkpoint
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line(smoke_run: Path, tmp_path: Path) -> None:
+    run = copy_without(
+        smoke_run, tmp_path / "run", "translation", "retrieval", "store", "guidance", "evaluation"
+    )
+    result = command(
+        "train", "translation", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
+        "--set", "translation.optimizer.learning_rate=1e30",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "translation.optimizer.learning_rate" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (run / "translation" / "model").exists()
+
+
+def test_more_neighbours_than_images_is_refused_before_training(smoke_run: Path, tmp_path: Path) -> None:
+    run = copy_without(smoke_run, tmp_path / "run", "guidance", "evaluation")
+    result = command(
+        "train", "guidance", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
+        "--set", "guidance.retrieval_count=128",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "holds only 127 images" in result.stderr
+    assert not (run / "guidance" / "model").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused(smoke_run: Path, tmp_path: Path) -> None:
+    result = command(
+        "train", "translation", "--preset", "smoke", "--data", str(smoke_run / "shards"),
+        "--run", str(tmp_path / "run"), "--set", "translation.batch_size=129",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "translation.batch_size = 129 is larger than the 128 training images" in result.stderr
+
+
+def test_a_corrupt_checkpoint_of_the_stage_before_is_named(smoke_run: Path, tmp_path: Path) -> None:
+    run = copy_without(smoke_run, tmp_path / "run", "guidance", "evaluation")
+    file = run / "translation" / "model" / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    result = command(
+        "train", "guidance", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run)
+    )
+    assert result.returncode == 2
+    assert "tensors.safetensors: missing or corrupt" in result.stderr
+
+
+def test_two_workers_train_all_stages(smoke_run: Path, tmp_path: Path) -> None:
+    result = command(
+        "train", "all", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(tmp_path / "run"),
+        "--set", "cluster.workers=2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert read_metrics(Location(tmp_path / "run" / "guidance"))[-1]["step"] == 10

@@ -1,0 +1,521 @@
+"""Pieces of training that need no cluster: ingest, optimisers, metrics, one translator's step."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    CPU,
+    random_batch,
+    random_images,
+    same_tensors,
+    snapshot,
+    tiny_config,
+    tiny_discriminator,
+    tiny_translator,
+)
+from torch import Tensor, nn
+
+from rgcluster.base.checkpoint import load_tree, save_tree
+from rgcluster.base.storage import Location
+from rgcluster.bench.plain import PlainTrainer, Switches
+from rgcluster.bench.train import bench_step
+from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
+from rgcluster.errors import CheckpointError
+from rgcluster.model.kernels.convolution import use_convolutions
+from rgcluster.model.losses import Parts
+from rgcluster.model.translator import Batch
+from rgcluster.train.records.metrics import MetricsLog, read_metrics
+from rgcluster.train.steps.ingest import Ingest
+from rgcluster.train.steps.optimizer import Optimizer, learning_rate
+from rgcluster.train.steps.translator import TranslatorTrainer
+from rgcluster.translate.tensors import to_images, to_pixels
+
+# --- pictures and tensors ---
+
+
+def test_pixels_and_images() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    image = to_images(pixels, CPU)
+    assert image.shape == (1, 3, 16, 16) and image.min() == -1 and image.max() == 1
+    assert np.array_equal(to_pixels(image), pixels)
+    several = np.stack([pixels, 255 - pixels], axis=1)
+    assert to_images(several, CPU).shape == (1, 2, 3, 16, 16)
+    assert np.array_equal(to_pixels(to_images(several, CPU)), several)
+    assert np.array_equal(
+        to_pixels(torch.tensor([-3.0, 3.0]).view(1, 1, 1, 2).repeat(1, 3, 1, 1))[0, 0, :, 0], [0, 255]
+    )
+
+
+# --- ingest ---
+
+COLUMNS = [6, 5, 4, 3, 2]
+
+
+def block(step: int = 3, rows: range = range(100, 108), seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng([seed])
+    pixels, labels = (
+        generator.integers(0, 256, (200, 32, 32, 3), np.uint8),
+        generator.integers(0, 2, (200, 7), np.int8),
+    )
+    places = np.array(rows)
+    return {
+        "step": np.full(len(places), step),
+        "row_id": places.astype(np.int64),
+        "image": pixels[places],
+        "labels": labels[places],
+    }
+
+
+def ingest(*overrides: str, domains: np.ndarray | None = None) -> Ingest:
+    if domains is None:
+        domains = np.random.default_rng(1).integers(0, 2, (50, 5), np.int8)
+    return Ingest(tiny_config(*overrides), COLUMNS, domains, CPU)
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(batch).items() if value is not None}
+
+
+def test_ingest_is_a_function_of_seed_step_and_row() -> None:
+    loss = LossConfig(posterior="sample")
+    whole = tensors(ingest().batch(block(), loss))
+    assert same_tensors(whole, tensors(ingest().batch(block(), loss)))
+    halves = [tensors(ingest().batch(block(rows=rows), loss)) for rows in (range(100, 104), range(104, 108))]
+    joined = {name: torch.cat([half[name] for half in halves]) for name in whole}
+    assert same_tensors(whole, joined)
+    for other in (ingest().batch(block(step=4), loss), ingest("seed=1").batch(block(), loss)):
+        assert not torch.equal(other.target_style, whole["target_style"])
+        assert not torch.equal(other.posterior_noise, whole["posterior_noise"])
+        assert not torch.equal(other.target, whole["target"])
+
+
+def test_domains_are_the_columns_asked_for() -> None:
+    data = block()
+    batch = ingest().batch(data, LossConfig())
+    assert np.array_equal(batch.domain.numpy(), data["labels"][:, COLUMNS])
+
+
+def test_targets_are_label_vectors_of_training_images() -> None:
+    known = np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 1]], np.int8)
+    weights = np.repeat(known, [3, 1], axis=0)  # three quarters are of the first
+    batch = ingest(domains=weights).batch(block(rows=range(0, 200)), LossConfig())
+    first = (batch.target == torch.from_numpy(known[0])).all(dim=1)
+    assert ((batch.target == torch.from_numpy(known[1])).all(dim=1) | first).all()
+    assert 0.6 < first.float().mean() < 0.9
+
+
+def test_target_styles_follow_the_target() -> None:
+    batch = ingest().batch(block(rows=range(0, 200)), LossConfig())
+    spread = batch.target_style - (2 * batch.target - 1).repeat_interleave(8, dim=1)
+    assert abs(spread.mean()) < 0.02 and abs(spread.std() - 0.5) < 0.02
+
+
+def test_posterior_noise_is_drawn_only_where_it_is_used() -> None:
+    assert not ingest().batch(block(), LossConfig(posterior="mean")).posterior_noise.any()
+    assert ingest().batch(block(), LossConfig(posterior="sample")).posterior_noise.any()
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    data = block(rows=range(0, 200))
+    plain = to_images(data["image"], CPU)
+    assert torch.equal(ingest("data.mirror=false").images(data), plain)
+    images = ingest("data.mirror=true").images(data)
+    kept = (images == plain).flatten(1).all(dim=1)
+    turned = (images == plain.flip(-1)).flatten(1).all(dim=1)
+    assert (kept ^ turned).all() and 0.35 < turned.float().mean() < 0.65
+
+
+# --- optimisers ---
+
+
+def test_learning_rate_is_a_function_of_the_step() -> None:
+    config = OptimizerConfig(learning_rate=0.8, halve_every=10)
+    assert [learning_rate(config, step) for step in (0, 9, 10, 19, 20, 30)] == [0.8, 0.8, 0.4, 0.4, 0.2, 0.1]
+    assert learning_rate(OptimizerConfig(learning_rate=0.8, halve_every=0), 10**9) == 0.8
+
+
+@pytest.mark.parametrize(
+    ("rule", "rates"), [("sqrt", [0.1, 0.2, 0.05]), ("linear", [0.1, 0.4, 0.025]), ("none", [0.1] * 3)]
+)
+def test_the_rate_follows_the_batch_by_its_rule(rule: Any, rates: list[float]) -> None:
+    config = OptimizerConfig(learning_rate=0.1, halve_every=0, rate_of_batch=32, rate_rule=rule)
+    assert [learning_rate(config, 5, batch) for batch in (32, 128, 8)] == pytest.approx(rates)
+    assert learning_rate(OptimizerConfig(learning_rate=0.1, rate_rule=rule), 5, 128) == 0.1
+
+
+def take_steps(optimizer: Optimizer, network: nn.Module, steps: range) -> None:
+    for step in steps:
+        x = random_images(2, 8, seed=step)
+        optimizer.zero_grad()
+        network(x).square().mean().backward()
+        optimizer.step(step)
+
+
+def small_network(memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 3))
+    return network.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_optimizer_goes_on_bit_for_bit(tmp_path: Path, kind: str, memory_format: torch.memory_format) -> None:
+    """Through a checkpoint, whatever the layout of the weights: the file holds contiguous tensors."""
+    config = OptimizerConfig(learning_rate=0.01, halve_every=2)
+    choice = RetrievalConfig(kind=kind)  # type: ignore[arg-type]
+    network = small_network(memory_format)
+    optimizer = Optimizer(network.parameters(), config, choice)
+    take_steps(optimizer, network, range(3))
+    save_tree(Location(tmp_path), {"optimizer": optimizer.state()}, {})
+    again = copy.deepcopy(network)
+    take_steps(optimizer, network, range(3, 6))
+
+    resumed = Optimizer(again.parameters(), config, choice)
+    resumed.load(load_tree(Location(tmp_path))[0]["optimizer"])
+    take_steps(resumed, again, range(3, 6))
+    assert same_tensors(network.state_dict(), again.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_optimizer_is_torchs_with_the_rate_of_the_step(kind: str) -> None:
+    ours, plain = small_network(), small_network()
+    config = OptimizerConfig(learning_rate=0.01, betas=(0.5, 0.999), halve_every=1)
+    optimizer = Optimizer(ours.parameters(), config, RetrievalConfig(kind=kind, momentum=0.9))  # type: ignore[arg-type]
+    if kind == "adam":
+        reference: torch.optim.Optimizer = torch.optim.Adam(
+            plain.parameters(), 0.01, (0.5, 0.999), fused=False
+        )
+    else:
+        reference = torch.optim.SGD(plain.parameters(), 0.01, 0.9)
+    for step in range(4):
+        take_steps(optimizer, ours, range(step, step + 1))
+        reference.param_groups[0]["lr"] = 0.01 / 2**step
+        reference.zero_grad()
+        plain(random_images(2, 8, seed=step)).square().mean().backward()
+        reference.step()
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    config = OptimizerConfig(learning_rate=1.0, gradient_clip=0.5)
+    optimizer = Optimizer([weight], config, RetrievalConfig(kind="sgd", momentum=0.0))
+    (weight * torch.tensor([3.0, 4.0])).sum().backward()
+    optimizer.step(0)
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.3, -0.4]))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    network = small_network()
+    network[0].requires_grad_(False)  # type: ignore[index]
+    assert len(Optimizer(network.parameters(), OptimizerConfig()).parameters) == 2
+
+
+# --- metrics ---
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+    here = Location(tmp_path)
+    log = MetricsLog(here, 0)
+    for step in (5, 10, 15):
+        log.write({"step": step, "loss": step / 2})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "lo')  # a crash
+    assert [line["step"] for line in read_metrics(here)] == [5, 10, 15]
+    log = MetricsLog(here, 10)
+    log.write({"step": 15, "loss": -1.0})
+    log.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 5, "loss": 2.5},
+        {"step": 10, "loss": 5.0},
+        {"step": 15, "loss": -1.0},
+    ]
+
+
+def test_no_metrics_yet(tmp_path: Path) -> None:
+    assert read_metrics(Location(tmp_path)) == []
+
+
+# --- one translator in training ---
+
+
+def trainer(*overrides: str, guided: bool = False, frozen: bool = False, seed: int = 0) -> TranslatorTrainer:
+    config = tiny_config(*overrides)
+    translator = tiny_translator(config, seed, guided=guided)
+    if frozen:
+        translator.freeze_encoders()
+    stage = config.guidance if frozen else config.translation
+    return TranslatorTrainer(translator, tiny_discriminator(config), config, stage, CPU, 1)
+
+
+def train(subject: TranslatorTrainer, steps: range) -> list[Parts]:
+    return [subject.update(step, random_batch(subject.config, seed=10 * step)) for step in steps]
+
+
+LOSSES = {
+    "content",
+    "style",
+    "image",
+    "cycle",
+    "kl",
+    "adversarial",
+    "domain",
+    "total",
+    "d_real",
+    "d_fake",
+    "d_domain",
+}
+
+
+def test_steps_train_every_network() -> None:
+    subject = trainer()
+    before = snapshot(subject.translator), snapshot(subject.discriminator), snapshot(subject.average)
+    for parts in train(subject, range(3)):
+        assert parts.keys() == LOSSES
+        assert all(value.isfinite() and not value.requires_grad for value in parts.values())
+    after = subject.translator.state_dict(), subject.discriminator.state_dict(), subject.average.state_dict()
+    for old, new in zip(before, after, strict=True):
+        still = [name for name, value in old.items() if torch.equal(value, new[name])]
+        assert not still
+
+
+def test_total_is_the_weighted_sum() -> None:
+    subject = trainer()
+    (parts,) = train(subject, range(1))
+    loss = subject.stage.loss
+    names = ("content", "style", "image", "cycle", "kl", "adversarial", "domain")
+    torch.testing.assert_close(parts["total"], sum(getattr(loss, name) * parts[name] for name in names))
+
+
+def test_ema_follows_the_translator() -> None:
+    subject = trainer("translation.ema=0.75")
+    expected = snapshot(subject.average)
+    assert same_tensors(expected, subject.translator.state_dict())
+    for step in range(3):
+        train(subject, range(step, step + 1))
+        now = subject.translator.state_dict()
+        expected = {name: 0.75 * value + 0.25 * now[name] for name, value in expected.items()}
+    torch.testing.assert_close(dict(subject.average.state_dict()), expected)
+    assert not any(parameter.requires_grad for parameter in subject.average.parameters())
+
+
+def test_the_generators_step_gives_the_discriminator_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = trainer()
+    seen: dict[str, list[Tensor | None]] = {}
+
+    def after_judging(step: int) -> None:
+        seen["judged"] = [copy.deepcopy(p.grad) for p in subject.discriminator.parameters()]
+
+    def after_generating(step: int) -> None:
+        seen["generated"] = [p.grad for p in subject.discriminator.parameters()]
+        seen["generator"] = [p.grad for p in subject.translator.parameters()]
+
+    monkeypatch.setattr(subject._discriminator_optimizer, "step", after_judging)
+    monkeypatch.setattr(subject._generator_optimizer, "step", after_generating)
+    train(subject, range(1))
+    for judged, generated in zip(seen["judged"], seen["generated"], strict=True):
+        assert judged is not None and generated is not None and torch.equal(judged, generated)
+    assert all(gradient is not None for gradient in seen["generator"])
+    assert all(parameter.requires_grad for parameter in subject.discriminator.parameters())
+
+
+def test_the_discriminators_step_gives_the_generator_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = trainer()
+    seen: list[Tensor | None] = []
+    monkeypatch.setattr(
+        subject._discriminator_optimizer,
+        "step",
+        lambda _: seen.extend(p.grad for p in subject.translator.parameters()),
+    )
+    train(subject, range(1))
+    assert seen and all(gradient is None for gradient in seen)
+
+
+def test_the_mask_comes_into_force_between_its_steps() -> None:
+    ramp = trainer("translation.attention_from=2", "translation.attention_full=6")
+    assert [ramp.attention(step) for step in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert [trainer().attention(step) for step in range(2)] == [1, 1]
+    late = trainer("translation.attention_from=2")
+    assert [late.attention(step) for step in range(4)] == [0, 0, 1, 1]
+    guided = trainer("translation.attention_from=2", guided=True, frozen=True)
+    assert guided.attention(0) == 1
+
+
+def test_a_step_uses_its_attention() -> None:
+    """With a mask of zeros the reconstruction is the input, once the mask is in force."""
+    subject = trainer("translation.attention_from=1", "translation.optimizer.learning_rate=1e-9")
+    with torch.no_grad():
+        subject.translator.generator.heads.weight[3] = 0
+        subject.translator.generator.heads.bias[3] = -200
+    first, second = train(subject, range(2))
+    assert first["image"] > 0.1 and second["image"] < 1e-6
+
+
+class FixedGuide:
+    """The same neighbours for every pass."""
+
+    def __init__(self, contents: Tensor) -> None:
+        self.contents = contents
+
+    def translation(self) -> Tensor:
+        return self.contents
+
+    reconstruction = cycle = translation
+
+    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+        pass
+
+
+@torch.no_grad()
+def known(subject: TranslatorTrainer, batch: Batch) -> Batch:
+    """The batch with the frozen encoders' outputs, as stage 3 prepares it."""
+    net = subject.translator
+    return replace(batch, content=net.content_encoder(batch.image), posterior=net.style_encoder(batch.image))
+
+
+def guide_of(subject: TranslatorTrainer) -> FixedGuide:
+    with torch.no_grad():
+        contents = subject.translator.content_encoder(random_images(12, seed=99))
+    return FixedGuide(contents.unflatten(0, (4, 3)))
+
+
+def test_guidance_trains_generator_and_fusion_and_leaves_the_encoders() -> None:
+    subject = trainer(guided=True, frozen=True)
+    before = snapshot(subject.translator)
+    for step in range(3):
+        batch = known(subject, random_batch(subject.config, seed=step))
+        parts = subject.update(step, batch, guide_of(subject))
+        assert parts.keys() == LOSSES - {"kl"} and all(value.isfinite() for value in parts.values())
+    for name, value in subject.translator.state_dict().items():
+        encoder = name.startswith(("content_encoder.", "style_encoder."))
+        assert torch.equal(value, before[name]) is encoder, name
+        assert torch.equal(subject.average.state_dict()[name], before[name]) is encoder, name
+
+
+@torch.no_grad()
+def test_guidance_starts_where_translation_ended() -> None:
+    """The residual fusion is the identity at first: the first losses are those without neighbours."""
+    guided, plain = trainer(guided=True, frozen=True), trainer(frozen=True)
+    batch = known(guided, random_batch(guided.config))
+    _, with_neighbours = guided._objective(batch, guide_of(guided))
+    plain.translator.load_state_dict(
+        {
+            name: value
+            for name, value in guided.translator.state_dict().items()
+            if not name.startswith("fusion.")
+        }
+    )
+    _, without = plain._objective(batch, None)
+    torch.testing.assert_close(with_neighbours, without)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_trainer_goes_on_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
+    def step(subject: TranslatorTrainer, number: int) -> Parts:
+        batch = random_batch(subject.config, seed=number)
+        if frozen:
+            return subject.update(number, known(subject, batch), guide_of(subject))
+        return subject.update(number, batch)
+
+    first = trainer(guided=frozen, frozen=frozen)
+    for number in range(2):
+        step(first, number)
+    save_tree(Location(tmp_path), first.state(), {"step": 2})
+    expected = [step(first, number) for number in range(2, 4)]
+
+    second = trainer(guided=frozen, frozen=frozen, seed=77)
+    second.load(load_tree(Location(tmp_path))[0], "here")
+    found = [step(second, number) for number in range(2, 4)]
+    for a, b in zip(expected, found, strict=True):
+        assert same_tensors(a, b)
+    for name in ("translator", "average", "discriminator"):
+        assert same_tensors(first.state()[name], second.state()[name])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    save_tree(Location(tmp_path), trainer("model.width=16").state(), {})
+    with pytest.raises(CheckpointError, match="^run/step-2: .*the configuration asks for"):
+        trainer().load(load_tree(Location(tmp_path))[0], "run/step-2")
+
+
+# --- the same training, written plainly ---
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("translation.loss.real_label=0", "translation.loss.adversarial=2"), ("data.domains=one-hot",)],
+)
+def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None:
+    config = tiny_config(*overrides)
+    ours = trainer(*overrides)
+    plain = PlainTrainer(tiny_translator(config), tiny_discriminator(config), config)
+    for step in range(3):
+        batch = random_batch(ours.config, seed=step)
+        torch.testing.assert_close(ours.update(step, batch), plain.update(batch), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("switch", ["group_norms", "parity_upsampling", "winograd", "one_fake"])
+def test_a_formulation_alone_changes_nothing(switch: str) -> None:
+    config = tiny_config("model.upsampling=nearest")
+    networks = tiny_translator(config), tiny_discriminator(config)
+    plain, other = (
+        PlainTrainer(*networks, config),
+        PlainTrainer(*networks, config, Switches(**{switch: True})),
+    )
+    batch = random_batch(config)
+    use_convolutions("winograd" if switch == "winograd" else "auto")
+    try:
+        torch.testing.assert_close(other.update(batch), plain.update(batch), rtol=2e-4, atol=2e-5)
+    finally:
+        use_convolutions("auto")
+
+
+def test_bench_counts_arithmetic_and_pairs() -> None:
+    config = tiny_config("model.upsampling=nearest")
+    rows = {(row.case, row.metric): row for row in bench_step(config, 2, 1, False, lambda _: None)}
+    speed = rows["default step", "speed"]
+    assert speed.value > 0 and speed.baseline == "plain step" and speed.ratio is not None
+    flop = rows["arithmetic", "translation step"].value
+    done = rows["default step", "arithmetic done"]
+    assert done.value == pytest.approx(flop * speed.value)
+    assert done.baseline_value == rows["arithmetic", "matrix product"].value
+
+
+def test_gauges_of_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rgcluster.train.records import gauges
+
+    told: dict[tuple[str, ...], float] = {}
+
+    class Recorded:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            self.name, self.keys = name, tag_keys
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert set(tags) == set(self.keys)
+            told[(self.name, *tags.values())] = value
+
+    monkeypatch.setattr(gauges, "Gauge", Recorded)
+    monkeypatch.setattr(gauges.ray, "is_initialized", lambda: True)
+    line = {
+        "steps": 9.0, "seconds_per_step": 1.0, "images_per_second": 2.0, "wait_data": 3.0, "peak_memory_gib": 4.0,
+        "rg-unit/total": 5.0,
+    }  # fmt: skip
+    gauges.Gauges(Location(tmp_path / "run" / "guidance")).log(7, line)
+    assert told == {
+        ("rgcluster_train_step", "run", "guidance"): 7.0,
+        ("rgcluster_train_steps", "run", "guidance"): 9.0,
+        ("rgcluster_train_images_per_second", "run", "guidance"): 2.0,
+        ("rgcluster_train_wait_seconds", "run", "guidance", "data"): 3.0,
+        ("rgcluster_train_peak_memory_gib", "run", "guidance"): 4.0,
+        ("rgcluster_train_loss", "run", "guidance", "rg-unit/total"): 5.0,
+    }
