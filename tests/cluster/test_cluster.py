@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import command
-from test_failures import descendants, start
+from processes import descendants, start
 
 from rgcluster.base.storage import Location
 from rgcluster.train.records.metrics import read_metrics

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import command
 from PIL import Image
-from test_failures import descendants, start
+from processes import descendants, start
 from tiny import write_celeba
 
 from rgcluster.base.storage import Location

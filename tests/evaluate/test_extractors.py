@@ -13,8 +13,8 @@ import torch
 
 from rgcluster.base import weights
 from rgcluster.errors import CheckpointError, ConfigError, DataError
+from rgcluster.evaluate.metrics import features
 from rgcluster.evaluate.metrics.scores import (
-    features,
     frechet_distance,
     inception_score,
     kernel_distance,

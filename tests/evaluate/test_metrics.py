@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rgcluster.errors import DataError, TooFewNeighbours
-from rgcluster.evaluate.metrics.scores import counterfactual
-from rgcluster.evaluate.metrics.scores import precision as retrieval
-from rgcluster.evaluate.metrics.scores import scores as metrics
+from rgcluster.evaluate.metrics import counterfactual
+from rgcluster.evaluate.metrics import precision as retrieval
+from rgcluster.evaluate.metrics import scores as metrics
 
 RNG = np.random.default_rng
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import command
+from processes import start
 from s3 import FAULTS, FaultyProxy, place, s3_server
-from test_failures import start
 
 from rgcluster.base.storage import Location
 from rgcluster.pipeline.run import SECTIONS

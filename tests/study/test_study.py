@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import command
-from test_failures import descendants, start
+from processes import descendants, start
 
 from rgcluster.config import Config
 from rgcluster.data.splits import hash_share, row_id

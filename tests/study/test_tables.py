@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import made_results
+from results import made_results
 from tiny import tiny_config
 
 from rgcluster.base.rundir import enter, link_stage, stage_directory, work_once

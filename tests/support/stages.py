@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from tiny import ATTRIBUTES, CPU, tiny_config, tiny_discriminator, tiny_translator
+from torch import Tensor
 
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.base.storage import Location
@@ -27,6 +28,8 @@ from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.store.local import LocalStore
 from rgcluster.train import loop
 from rgcluster.train.stage import Run, Stage, Worker
+from rgcluster.train.steps.retrieval import RetrievalStage
+from rgcluster.train.steps.translation import TranslationStage
 from rgcluster.train.steps.triplet_stream import GenerateTriplets
 from rgcluster.translate.device import Device
 from rgcluster.translate.tensors import to_images
@@ -166,3 +169,21 @@ def _store(
     with SnapshotWriter(target, 2, vectors.shape[1], shape, digests) as writer:
         writer.append(source.index.row_ids, vectors, source.pixels)
         writer.commit()
+
+
+def one_step(stage: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The losses of the first step, and the gradients of all weights."""
+    parts = stage.step(0, next(stage.inputs(0, 1)))
+    if isinstance(stage, RetrievalStage):
+        networks = dict(stage.networks.items())
+    else:
+        trainers = {"": stage.trainer} if isinstance(stage, TranslationStage) else stage.trainers
+        networks = {f"{name}.G": trainer.translator for name, trainer in trainers.items()}
+        networks |= {f"{name}.D": trainer.discriminator for name, trainer in trainers.items()}
+    gradients = {
+        f"{name}.{key}": parameter.grad
+        for name, network in networks.items()
+        for key, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+    return {name: float(value) for name, value in parts.items()}, gradients

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
-from stages import STAGES, Studio
-from test_workers import one_step
+from stages import STAGES, Studio, one_step
 from tiny import CPU
 
 from rgcluster.config import TranslationConfig

@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import command
+from processes import await_step, copy_without, descendants, start
 
 from rgcluster.base.storage import Location
 from rgcluster.train.records.metrics import read_metrics
 
 pytestmark = pytest.mark.long
-
-
-def copy_without(run: Path, target: Path, *stages: str) -> Path:
-    """A copy of a finished run in which `stages` have not been begun."""
-    shutil.copytree(run, target)
-    for stage in stages:
-        shutil.rmtree(target / stage)
-    # The copy's own shards, so that nothing is shared with the original.
-    (target / "data.json").write_text(json.dumps({"shards": str(target / "shards")}))
-    return target
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a session of its own, so that a signal reaches it alone."""
-    line = [sys.executable, "-c", "from rgcluster.cli import main; main()", *arguments]
-    return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def descendants(root: int) -> dict[int, str]:
-    """Process ids and titles below `root`."""
-    children: dict[int, list[int]] = {}
-    titles = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-                titles[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            children.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
-    found, queue = {}, [root]
-    while queue:
-        for child in children.get(queue.pop(), []):
-            found[child] = titles.get(child, "")
-            queue.append(child)
-    return found
-
-
-def await_step(directory: Path, step: int, process: subprocess.Popen[str], seconds: float = 240) -> None:
-    """Wait until the stage's metrics reach `step`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        lines = read_metrics(Location(directory))
-        if lines and lines[-1]["step"] >= step:
-            return
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        time.sleep(0.1)
-    raise AssertionError(f"{directory} did not reach step {step}")
 
 
 def test_a_killed_worker_and_a_killed_shard_cost_no_step(smoke_run: Path, tmp_path: Path) -> None:

@@ -11,29 +11,8 @@ from typing import Any
 import pytest
 import torch
 from places import SUPPORT
-from stages import STAGES, Studio
+from stages import STAGES, Studio, one_step
 from torch import Tensor
-
-from rgcluster.train.steps.retrieval import RetrievalStage
-from rgcluster.train.steps.translation import TranslationStage
-
-
-def one_step(stage: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """The losses of the first step, and the gradients of all weights."""
-    parts = stage.step(0, next(stage.inputs(0, 1)))
-    if isinstance(stage, RetrievalStage):
-        networks = dict(stage.networks.items())
-    else:
-        trainers = {"": stage.trainer} if isinstance(stage, TranslationStage) else stage.trainers
-        networks = {f"{name}.G": trainer.translator for name, trainer in trainers.items()}
-        networks |= {f"{name}.D": trainer.discriminator for name, trainer in trainers.items()}
-    gradients = {
-        f"{name}.{key}": parameter.grad
-        for name, network in networks.items()
-        for key, parameter in network.named_parameters()
-        if parameter.grad is not None
-    }
-    return {name: float(value) for name, value in parts.items()}, gradients
 
 
 def require_same(found: tuple[dict[str, float], dict[str, Tensor]], whole: Any) -> None:

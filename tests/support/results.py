@@ -1,0 +1,56 @@
+"""A made-up `results.json` of equal models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DOMAINS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+
+
+MODELS = ("gmm-unit", "gmm-unit-continued", "rg-unit-random", "rg-unit")
+
+
+def translation_row(model: str, spread: float | None = 0.001, **values: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "model": model, "steps": 22, "retrieval_count": 3, "data_fraction": 1.0,
+        "acc_per_attribute": dict.fromkeys(DOMAINS, 0.9), "fid": None,
+        "fid_note": "48 images: below 2,048 FID mostly measures their number",
+    }  # fmt: skip
+    numbers = {
+        "kid": 0.01,
+        "is": 2.5,
+        "acc": 0.9,
+        "diversity": 0.02,
+        "counterfactual": 0.07,
+        "content_kept": 0.95,
+    }
+    for key, value in (numbers | values).items():
+        row |= {key: value, f"{key}_spread": spread}
+    return row
+
+
+def made_results(spread: float | None = 0.001, **values: Any) -> dict[str, Any]:
+    """Equal models, but for `values` of rg-unit."""
+    rows = [translation_row(name, spread) for name in MODELS[:-1]] + [
+        translation_row("rg-unit", spread, **values)
+    ]
+    real = {"model": "real", "acc": 0.97, "acc_per_attribute": dict.fromkeys(DOMAINS, 0.97), "is": 3.0}
+    precision = {"random": 0.6, "easy": 0.7, "medium": 0.72, "hard": 0.8, "all": 0.9}
+    found = [
+        {
+            "negatives": name, "p10_attributes": value, "p10_attributes_spread": spread, "p10_content": None,
+            "p10_average": None, "p10_content_note": "no attributes beyond the domain's",
+            "p10_per_attribute": dict.fromkeys(DOMAINS, value),
+        }
+        for name, value in precision.items()
+    ]  # fmt: skip
+    kid = "KID (efficientnet-lite0)"
+    return {
+        "protocol": {
+            "extractor": {"name": "efficientnet-lite0"},
+            "names": {"kid": kid, "fid": "FID (efficientnet-lite0)", "is": "IS (efficientnet-lite0)"},
+            "image_size": 32, "gallery": 144, "test_images": 16, "seeds": [0, 1, 2], "drawn_faces": True,
+            "untranslated_counterfactual": 0.089, "versions": {"ray": "2.60.0"},
+        },
+        "tables": {"translation": [*rows, real], "retrieval": found},
+    }  # fmt: skip
