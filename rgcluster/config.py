@@ -116,7 +116,10 @@ class ModelConfig(Section):
     discriminator_layers: int = Field(4, ge=1, le=5)
     discriminator_scales: int = Field(1, ge=1, le=3, description="D sees the image halved, too, where 2")
     discriminator_slope: float = Field(0.01, ge=0, lt=1, description="of D's leaky ReLU")
+    discriminator_width: int = Field(0, ge=0, description="width of D's first layer, 0: that of the others")
     class_bias: bool = Field(True, description="whether D's class head has a bias")
+    mask_bias: float = 0.0
+    """Initial bias of the mask's head: below 0 the untrained mask lets more of the input through."""
     prior_std: float = Field(0.5, gt=0)
 
 
@@ -131,6 +134,18 @@ class LossConfig(Section):
     domain: float = Field(1.0, ge=0)
     adversarial: float = Field(1.0, ge=0)
     mask: float = Field(0.0, ge=0, description="mean of M in the translation; not in the paper")
+    identity: float = Field(
+        0.0, ge=0, description="L1(x_hat, x) where the target is the image's own domain; not in the paper"
+    )
+    own_targets: float = Field(
+        0.0, ge=0, lt=1, description="share of the targets that are the image's own domain on purpose"
+    )
+    gradient_penalty: float = Field(0.0, ge=0, description="R1: squared gradient of D at real images, halved")
+    gradient_penalty_every: int = Field(
+        8, ge=1, description="steps between two penalties, each so much larger"
+    )
+    adversarial_form: Literal["least-squares", "hinge", "non-saturating"] = "least-squares"
+    """`least-squares` is the paper's."""
     perceptual: float = Field(0.0, ge=0, description="needs VGG16 weights; the paper's 0.1")
     style_target: Literal["sampled", "encoded"] = "sampled"
     """What E_s(x_hat) is compared with: the style given to G, or E_s(x) as eq. 3 prints."""
@@ -148,7 +163,7 @@ class LossConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam, its rate halved every `halve_every` steps (0: never).
+    """Adam, its rate halved every `halve_every` steps (0: never), or along half a cosine.
 
     The rate is `learning_rate` for a batch of `rate_of_batch` (0: for whatever batch), and follows the batch
     by `rate_rule`: as its square root, in proportion, or not at all.
@@ -159,6 +174,8 @@ class OptimizerConfig(Section):
     rate_rule: Literal["sqrt", "linear", "none"] = "sqrt"
     betas: tuple[float, float] = (0.5, 0.999)
     halve_every: int = Field(200_000, ge=0)
+    schedule: Literal["halving", "cosine"] = "halving"
+    """`cosine`: from the full rate to a twentieth of it at the stage's last step."""
     gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm, 0: no clipping")
 
 
@@ -192,6 +209,8 @@ class TranslationConfig(StageConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     ema: float = Field(0.999, ge=0, lt=1)
+    ema_ramp: bool = False
+    """Start with a shorter average, min(ema, (1 + step) / (10 + step)), which forgets the first networks."""
 
     @model_validator(mode="after")
     def _ordered(self) -> TranslationConfig:
@@ -244,6 +263,8 @@ class GuidanceConfig(StageConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     ema: float = Field(0.999, ge=0, lt=1)
+    ema_ramp: bool = False
+    """Start with a shorter average, min(ema, (1 + step) / (10 + step)), which forgets the first networks."""
     retrieval_count: int = Field(3, ge=1, description="M, the neighbours of a query")
     exclude_self: bool = True
     fuse_cycle: bool = True

@@ -17,6 +17,8 @@ __all__ = [
     "adversarial_loss",
     "discriminator_loss",
     "domain_loss",
+    "generator_adversarial_loss",
+    "gradient_penalty",
     "l1",
     "triplet_loss",
     "weighted_sum",
@@ -31,9 +33,29 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def adversarial_loss(scores: Tensor, *, real: bool, config: LossConfig) -> Tensor:
-    """Return the least-squares loss of D's map [B, 1, h, w] against `real` (eq. 6, 7)."""
-    label = config.real_label if real else 1 - config.real_label
-    return (scores.float() - label).square().mean()
+    """Return D's loss on its map [B, 1, h, w] of images that are `real` or not (eq. 6, 7 in least squares)."""
+    scores = scores.float()
+    if config.adversarial_form == "least-squares":
+        label = config.real_label if real else 1 - config.real_label
+        return (scores - label).square().mean()
+    towards = -scores if real else scores
+    return (F.relu(1 + towards) if config.adversarial_form == "hinge" else F.softplus(towards)).mean()
+
+
+def generator_adversarial_loss(scores: Tensor, config: LossConfig) -> Tensor:
+    """Return G's loss on D's map [B, 1, h, w] of its images: D's own for real ones, but linear in the hinge form."""
+    if config.adversarial_form == "hinge":
+        return -scores.float().mean()
+    return adversarial_loss(scores, real=True, config=config)
+
+
+def gradient_penalty(scores: Tensor, image: Tensor) -> Tensor:
+    """Return R1: the squared norm of the gradient of D's averaged map at `image` [B, 3, h, w], a mean over B.
+
+    The gradient keeps its graph, so the penalty can be minimised (Mescheder et al. 2018, eq. 9).
+    """
+    (gradient,) = torch.autograd.grad(scores.float().mean((1, 2, 3)).sum(), image, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean()
 
 
 def domain_loss(logits: Tensor, domain: Tensor, kind: str) -> Tensor:
@@ -47,9 +69,23 @@ def domain_loss(logits: Tensor, domain: Tensor, kind: str) -> Tensor:
 
 
 def discriminator_loss(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, domain: Tensor, config: LossConfig, kind: str
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    domain: Tensor,
+    config: LossConfig,
+    kind: str,
+    step: int = 0,
 ) -> tuple[Tensor, Parts]:
-    """Return D's loss on real images with their domains and on fakes [B, 3, h, w], in one forward."""
+    """Return D's loss on real images with their domains and on fakes [B, 3, h, w], in one forward.
+
+    The gradient penalty is computed every `gradient_penalty_every` steps and weighs as many times as much,
+    so that its average over steps is that of a penalty at every step.
+    """
+    every = config.gradient_penalty_every
+    penalised = bool(config.gradient_penalty) and step % every == 0
+    if penalised:
+        real = real.detach().requires_grad_()
     scores, logits = discriminator(torch.cat([real, fake.detach()]))
     real_scores, fake_scores = scores.chunk(2)
     parts = {
@@ -58,6 +94,10 @@ def discriminator_loss(
         "d_domain": domain_loss(logits[: len(real)], domain, kind),
     }
     total = config.adversarial * (parts["d_real"] + parts["d_fake"]) + config.domain * parts["d_domain"]
+    if config.gradient_penalty:
+        penalty = gradient_penalty(real_scores, real) * every if penalised else real.new_zeros(())
+        parts["d_penalty"] = penalty
+        total = total + config.gradient_penalty / 2 * penalty
     return total, parts
 
 

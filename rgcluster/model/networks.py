@@ -125,6 +125,8 @@ class Generator(nn.Module):
         # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
         self.heads = nn.Conv2d(width, 4, 7, padding=3)
         initialise(self)
+        if model.mask_bias:
+            nn.init.constant_(self.heads.bias[3:], model.mask_bias)  # type: ignore[index]
 
     def forward(self, content: Tensor, style: Tensor, image: Tensor, attention: float = 1.0) -> Generated:
         parameters = self.style_mlp(style).unflatten(1, (len(self.blocks), 2, 2, content.shape[1]))
@@ -181,7 +183,8 @@ class _ScaleDiscriminator(nn.Module):
 
     def __init__(self, config: Config, scale: int) -> None:
         super().__init__()
-        model, width = config.model, config.model.width
+        model = config.model
+        width = model.discriminator_width or model.width
         widths = [3, *(min(2**layer, 8) * width for layer in range(model.discriminator_layers))]
         self.layers = nn.Sequential(
             *(

@@ -25,6 +25,7 @@ class Draw(IntEnum):
     CATEGORY = 8
     HARD_STYLE = 9
     DROPOUT = 10
+    OWN_TARGET = 11
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

@@ -139,7 +139,10 @@ class TranslationObjective(nn.Module):
             "image": l1(reconstructed, x),
             "cycle": l1(cycled, x),
         }
-        if self.loss.mask and attention:  # what need not change is better kept than painted
+        if self.loss.identity:  # weighted by the share of such rows, so that pieces of a batch add up
+            own = (batch.target == batch.domain).all(dim=1).float()
+            parts["identity"] = ((translated - x).float().abs().mean((1, 2, 3)) * own).mean()
+        if self.loss.mask:  # what need not change is better kept than painted
             parts["mask"] = made.mask.mean()
         if batch.posterior is None:  # a frozen E_s has no use for its KL
             parts["kl"] = kl_divergence(posterior, batch.domain, self.prior_std)

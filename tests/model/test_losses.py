@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,83 @@ def test_adversarial_loss_is_least_squares(real: bool, expected: float) -> None:
     torch.testing.assert_close(
         losses.adversarial_loss(scores, real=real, config=LossConfig(real_label=1)), torch.tensor(expected)
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "real", "expected"),
+    [
+        ("hinge", True, (1 + 2 + 0) / 3),
+        ("hinge", False, (1 + 0 + 2.5) / 3),
+        ("non-saturating", True, (math.log(2) + math.log(1 + math.e) + math.log(1 + math.exp(-1.5))) / 3),
+        ("non-saturating", False, (math.log(2) + math.log(1 + 1 / math.e) + math.log(1 + math.exp(1.5))) / 3),
+    ],
+)
+def test_other_forms_of_the_adversarial_loss(form: Any, real: bool, expected: float) -> None:
+    scores = torch.tensor([0.0, -1.0, 1.5])
+    found = losses.adversarial_loss(scores, real=real, config=LossConfig(adversarial_form=form))
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_the_generator_maximises_scores_in_every_form() -> None:
+    scores = torch.tensor([0.5, -1.0, 0.9])
+    for form in ("least-squares", "hinge", "non-saturating"):
+        config = LossConfig(adversarial_form=form)
+        slope = gradient(lambda a, config=config: losses.generator_adversarial_loss(a, config), scores)
+        assert (slope < 0).all(), form
+    assert losses.generator_adversarial_loss(scores, LossConfig(adversarial_form="hinge")) == -scores.mean()
+
+
+class LinearJudge(nn.Module):
+    """D(x) = w . x on a 1x1 map: its gradient at any image is w."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return (image * self.weight).sum((1, 2, 3))[:, None, None, None], image.mean((2, 3))
+
+
+def test_the_gradient_penalty_of_a_linear_judge_is_its_squared_weight() -> None:
+    judge, image = LinearJudge(), random_images(5, 4).requires_grad_()
+    penalty = losses.gradient_penalty(judge(image)[0], image)
+    torch.testing.assert_close(penalty, judge.weight.square().sum())
+    penalty.backward()
+    assert judge.weight.grad is not None
+    torch.testing.assert_close(judge.weight.grad, 2 * judge.weight.detach())
+
+
+def test_a_lazy_penalty_averages_to_that_of_every_step() -> None:
+    judge, real, fake, domain = (
+        LinearJudge(),
+        random_images(2, 4),
+        random_images(2, 4, 1),
+        random_domains(2, 3),
+    )
+    config = LossConfig(gradient_penalty=0.5, gradient_penalty_every=4)
+    plain, _ = losses.discriminator_loss(judge, real, fake, domain, LossConfig(), "independent")
+    found = [
+        losses.discriminator_loss(judge, real, fake, domain, config, "independent", step) for step in range(8)
+    ]
+    penalties = torch.stack([parts["d_penalty"] for _, parts in found])
+    torch.testing.assert_close(penalties.mean(), judge.weight.square().sum())
+    assert penalties.count_nonzero() == 2 and not real.requires_grad
+    extra = torch.stack([total for total, _ in found]) - plain
+    torch.testing.assert_close(extra, 0.25 * penalties)
+
+
+def test_identity_counts_the_rows_whose_target_is_their_own_domain() -> None:
+    config = tiny_config("translation.loss.identity=10")
+    batch = random_batch(config)
+    target = batch.target.clone()
+    target[:2] = batch.domain[:2]
+    target[2:] = 1 - batch.domain[2:]
+    batch = replace(batch, target=target)
+    objective = TranslationObjective(tiny_translator(config), config, config.translation.loss, None)
+    image, parts = objective(batch)
+    torch.testing.assert_close(parts["identity"], (image - batch.image)[:2].abs().mean() / 2)
+    _, parts = objective(replace(batch, target=1 - batch.domain))
+    assert parts["identity"] == 0
 
 
 @pytest.mark.parametrize("real", [True, False])

@@ -465,3 +465,17 @@ def test_upsample_conv_equals_interpolation_and_convolution(mode: str, shape: tu
 
 def test_upsample_conv_saves_the_convolution_alone() -> None:
     assert set(UpsampleConv(3, 2, "nearest").state_dict()) == {"conv.weight", "conv.bias"}
+
+
+def test_the_discriminator_has_a_width_of_its_own() -> None:
+    wide, plain = Discriminator(tiny_config("model.discriminator_width=16")), Discriminator(tiny_config())
+    assert wide.layers[0].conv.out_channels == 16 and plain.layers[0].conv.out_channels == 8
+    assert wide(random_images(2))[0].shape == plain(random_images(2))[0].shape
+
+
+def test_the_bias_of_the_mask_opens_or_closes_an_untrained_mask() -> None:
+    config, image = tiny_config("model.mask_bias=-3"), random_images(2)
+    torch.manual_seed(0)
+    net = Translator(config)
+    assert net(image, torch.zeros(2, config.style_size)).mask.mean() < 0.2
+    assert torch.equal(net.generator.heads.bias[:3], Translator(tiny_config()).generator.heads.bias[:3])

@@ -142,6 +142,23 @@ def test_learning_rate_is_a_function_of_the_step() -> None:
     assert learning_rate(OptimizerConfig(learning_rate=0.8, halve_every=0), 10**9) == 0.8
 
 
+def test_the_cosine_ends_at_a_twentieth() -> None:
+    config = OptimizerConfig(learning_rate=2.0, schedule="cosine", halve_every=1)
+    rates = [learning_rate(config, step, steps=100) for step in (0, 50, 100)]
+    assert rates == pytest.approx([2.0, 1.05, 0.1])
+
+
+def test_a_share_of_the_targets_is_the_own_domain() -> None:
+    data = block(rows=range(0, 200))
+    loss = LossConfig(own_targets=0.25)
+    plain, kept = ingest().batch(data, LossConfig()), ingest().batch(data, loss)
+    own = (kept.target == kept.domain).all(dim=1).float().mean()
+    by_chance = (plain.target == plain.domain).all(dim=1).float().mean()
+    assert 0.15 < own - by_chance < 0.35
+    changed = (kept.target != plain.target).any(dim=1)
+    assert torch.equal(kept.target[changed], kept.domain[changed])
+
+
 @pytest.mark.parametrize(
     ("rule", "rates"), [("sqrt", [0.1, 0.2, 0.05]), ("linear", [0.1, 0.4, 0.025]), ("none", [0.1] * 3)]
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rgcluster.config import Config, LossConfig
 from rgcluster.model.gmm import sample_style
-from rgcluster.model.noise import Draw, keyed_integers, keyed_normal
+from rgcluster.model.noise import Draw, keyed_integers, keyed_normal, keyed_uniform
 from rgcluster.model.translator import Batch
 from rgcluster.translate.device import Device
 from rgcluster.translate.tensors import to_images
@@ -31,10 +31,16 @@ class Ingest:
         self.config, self.columns, self.domains, self.device = config, list(columns), domains, device
 
     def batch(self, block: Block, loss: LossConfig) -> Batch:
-        """Return the step's batch; the target domain is the label vector of a random training image."""
+        """Return the step's batch; the target domain is the label vector of a random training image.
+
+        A share of `loss.own_targets` keeps its own domain.
+        """
         step, rows = block["step"], block["row_id"]
         own = block["labels"][:, self.columns]
         target = self.domains[self._pick(Draw.TARGET, step, rows, len(self.domains))]
+        if loss.own_targets:
+            uniform = keyed_uniform(self.config.seed, Draw.OWN_TARGET, step, rows, 1)
+            target = np.where(uniform < loss.own_targets, own, target)
         noise = self.normal(Draw.TARGET_STYLE, step, rows)
         posterior = (
             self.normal(Draw.POSTERIOR, step, rows) if loss.posterior == "sample" else torch.zeros_like(noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -12,15 +13,17 @@ from rgcluster.config import OptimizerConfig, RetrievalConfig
 __all__ = ["Optimizer", "learning_rate"]
 
 
-def learning_rate(config: OptimizerConfig, step: int, batch: int = 0) -> float:
-    """Return the rate at `step` for batches of `batch`: halved every `halve_every` steps.
+def learning_rate(config: OptimizerConfig, step: int, batch: int = 0, steps: int = 0) -> float:
+    """Return the rate at `step` of `steps` for batches of `batch`, by the configured schedule.
 
     Where `rate_of_batch` names the batch that `learning_rate` is for, the rate follows the batch by
     `rate_rule`: "sqrt" suits Adam, whose steps do not grow with the gradient; "linear" suits SGD.
     """
-    halvings = step // config.halve_every if config.halve_every else 0
     power = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}[config.rate_rule]
     scale = (batch / config.rate_of_batch) ** power if config.rate_of_batch and batch else 1.0
+    if config.schedule == "cosine":
+        return config.learning_rate * scale * (0.525 + 0.475 * math.cos(math.pi * step / max(steps, 1)))
+    halvings = step // config.halve_every if config.halve_every else 0
     return config.learning_rate * scale * 0.5**halvings
 
 
@@ -34,8 +37,9 @@ class Optimizer:
         sgd: RetrievalConfig | None = None,
         *,
         batch: int = 0,
+        steps: int = 0,
     ) -> None:
-        self.config, self.batch = config, batch
+        self.config, self.batch, self.steps = config, batch, steps
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if sgd is not None and sgd.kind == "sgd":
             self.inner: torch.optim.Optimizer = torch.optim.SGD(
@@ -50,7 +54,7 @@ class Optimizer:
     def step(self, step: int) -> None:
         """Update with the gradients at hand, at the rate of `step`."""
         for group in self.inner.param_groups:
-            group["lr"] = learning_rate(self.config, step, self.batch)
+            group["lr"] = learning_rate(self.config, step, self.batch, self.steps)
         if self.config.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         self.inner.step()

@@ -59,8 +59,12 @@ class RetrievalStage(Stage):
         }
         self.optimizers = {
             name: Optimizer(
-                network.parameters(), self.settings.optimizer, self.settings, batch=self.settings.batch_size
-            )
+                network.parameters(),
+                self.settings.optimizer,
+                self.settings,
+                batch=self.settings.batch_size,
+                steps=self.settings.steps,
+            )  # fmt: skip
             for name, network in self.networks.items()
         }
         self._last: Block | None = None

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from rgcluster.base.checkpoint import load_module
 from rgcluster.config import Config, GuidanceConfig, TranslationConfig
-from rgcluster.model.losses import Parts, adversarial_loss, discriminator_loss, domain_loss, weighted_sum
+from rgcluster.model.losses import (
+    Parts,
+    discriminator_loss,
+    domain_loss,
+    generator_adversarial_loss,
+    weighted_sum,
+)
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Guide, TranslationObjective, Translator, update_ema
 from rgcluster.train.steps.optimizer import Optimizer
@@ -49,15 +55,17 @@ class TranslatorTrainer:
         device.lay_out(translator, translator.style_encoder, discriminator)
         self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
         net = self.translator
-        device.compile(net.content_encoder, net.style_encoder, net.generator, self.discriminator)
+        device.compile(net.content_encoder, net.style_encoder, net.generator)
+        if not stage.loss.gradient_penalty:  # a compiled network has no second derivative
+            device.compile(self.discriminator)
         objective = TranslationObjective(self.translator, config, stage.loss, perceptual)
         self._objective = distribute(objective, world, device)
         self._judge = distribute(self.discriminator, world, device)
         self._generator_optimizer = Optimizer(
-            self.translator.parameters(), stage.optimizer, batch=stage.batch_size
+            self.translator.parameters(), stage.optimizer, batch=stage.batch_size, steps=stage.steps
         )
         self._discriminator_optimizer = Optimizer(
-            self.discriminator.parameters(), stage.optimizer, batch=stage.batch_size
+            self.discriminator.parameters(), stage.optimizer, batch=stage.batch_size, steps=stage.steps
         )
 
     def update(self, step: int, batch: Batch, guide: Guide | None = None) -> Parts:
@@ -81,7 +89,13 @@ class TranslatorTrainer:
                         made = self._objective(piece.batch, piece.guide, attention)
                     fake = made[0] if made else self._fake(piece, attention)
                     judged, parts = discriminator_loss(
-                        self._judge, piece.batch.image, fake, piece.batch.domain, self.stage.loss, self._kind
+                        self._judge,
+                        piece.batch.image,
+                        fake,
+                        piece.batch.domain,
+                        self.stage.loss,
+                        self._kind,
+                        step,
                     )
                 weighted(judged, piece.share).backward()
             sums.add(parts, piece.share)
@@ -94,13 +108,14 @@ class TranslatorTrainer:
                 with self.device.autocast(), _frozen(self.discriminator):
                     translated, parts = made or self._objective(piece.batch, piece.guide, attention)
                     scores, logits = self.discriminator(translated)
-                    parts["adversarial"] = adversarial_loss(scores, real=True, config=self.stage.loss)
+                    parts["adversarial"] = generator_adversarial_loss(scores, self.stage.loss)
                     parts["domain"] = domain_loss(logits, piece.batch.target, self._kind)
                     total = weighted_sum(parts, self.stage.loss)
                 weighted(total, piece.share).backward()
             sums.add({"total": total, **parts}, piece.share)
         self._generator_optimizer.step(step)
-        update_ema(self.average, self.translator, self.stage.ema)
+        decay = min(self.stage.ema, (1 + step) / (10 + step)) if self.stage.ema_ramp else self.stage.ema
+        update_ema(self.average, self.translator, decay)
         return sums.values
 
     @torch.no_grad()
