@@ -16,6 +16,7 @@ from rgcluster.base.versions import package_versions
 from rgcluster.errors import RunConflict
 
 __all__ = [
+    "CONFIG",
     "STAGE",
     "binding",
     "enter",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 STAGE = "stage.json"
+CONFIG = "config.yaml"
 LINK = "elsewhere.json"
 
 Depends = Mapping[str, Any]

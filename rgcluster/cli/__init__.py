@@ -120,6 +120,12 @@ def demo(
     run: RunOption = "runs/demo",
     preset: PresetOption = "demo",
     set_: SetOption = None,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0, help="train as many of the preset's steps as end within this time; 0: all of them"
+        ),
+    ] = 15.0,
     dry_run: DryRunOption = False,
 ) -> None:
     """Draw faces, train the three stages, evaluate, and write the report."""
@@ -131,6 +137,10 @@ def demo(
 
         describe(config, out)
         return
+    if not any(override.startswith("translation.steps=") for override in set_ or ()):
+        config, chosen = commands.fit_to_time(config, run, minutes)
+        if chosen:
+            out.print(chosen, soft_wrap=True)
     report = commands.demo(config, run)
     out.print(f"report: {report}", soft_wrap=True)
 

@@ -23,6 +23,7 @@ from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.model.handover import is_guided
+from rgcluster.pipeline import ladder
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import Device, pick_device
@@ -44,6 +45,7 @@ __all__ = [
     "demo",
     "draw_faces",
     "evaluate",
+    "fit_to_time",
     "query",
     "report",
     "resolve",
@@ -74,6 +76,11 @@ def demo(config: Config, run: str) -> Location:
         pipeline = Pipeline(location, config, shards)
         pipeline.prepare()
         return pipeline.report()
+
+
+def fit_to_time(config: Config, run: str, minutes: float) -> tuple[Config, str]:
+    """Return the configuration whose demo ends within `minutes` on this machine, and what was chosen and why."""
+    return ladder.fit_to_time(config, Location(run), minutes)
 
 
 def draw_faces(target: Path, count: int, seed: int) -> None:

@@ -22,6 +22,7 @@ from rgcluster.base.notices import read_notices
 from rgcluster.base.placement import Placement
 from rgcluster.base.progress import Update, console, follow, task
 from rgcluster.base.rundir import (
+    CONFIG,
     STAGE,
     binding,
     enter,
@@ -123,7 +124,7 @@ class Pipeline:
                 record = file.read_json()
                 before = {key: value for key, value in record["depends"].items() if key not in SECTIONS}
                 refuse_other(self.run / name, before, binding(record, self._depends(*sections)))
-        (self.run / "config.yaml").write_text(self.config.to_yaml())
+        (self.run / CONFIG).write_text(self.config.to_yaml())
         (self.run / "data.json").write_json({"shards": self.shards.location, "dataset": self.shards.dataset})
 
     def translation(self) -> None:

@@ -1,0 +1,146 @@
+"""The ladder of trainings: the longest one of a preset that ends in the minutes at hand.
+
+A rung is a share of the preset's steps in stages 1 and 3. A few timed steps of stage 1 tell how fast this
+machine is; everything else is counted in such steps, because it slows down with them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from rgcluster.base.rundir import CONFIG
+from rgcluster.base.storage import Location
+from rgcluster.config import Config, with_values
+from rgcluster.model.gmm import prior_mean
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.translator import Batch, Translator
+from rgcluster.train.steps.translator import TranslatorTrainer
+from rgcluster.translate.device import pick_device
+
+__all__ = ["RUNGS", "Rung", "choose", "estimate", "fit_to_time", "kept", "seconds_per_step"]
+
+RUNGS = (1.0, 0.7, 0.5, 0.35, 0.25)
+"""Shares of the preset's steps, the longest training first."""
+
+SCALED = ("translation.steps", "translation.attention_from", "translation.attention_full", "guidance.steps")
+"""The keys of the configuration that a rung scales."""
+
+WARM_UP, TIMED = 4, 16
+
+GUIDED_STEP = 0.9
+"""What one variant's step of stage 3 costs, in steps of stage 1: its encoders are frozen."""
+
+REST = 1100
+"""What drawing, stage 2, the store, the judge, evaluation and figures cost, in steps of stage 1."""
+
+SHORT = 500
+"""Trainings of fewer steps in stage 1 are not scaled."""
+
+FIXED_SECONDS = 60.0
+"""Start-ups of Ray, Ray Train and Ray Data, which hardly depend on the speed of the cores."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A training that was chosen: its share of the preset, its steps, and what it will take."""
+
+    share: float
+    values: dict[str, int]
+    seconds: float
+    fits: bool
+
+
+def seconds_per_step(config: Config) -> float:
+    """Return how long a step of stage 1 takes on this machine, on random images."""
+    gpu = torch.cuda.is_available() and config.cluster.gpu != "never"
+    device, count = pick_device(config.cluster, gpu=gpu), config.translation.batch_size
+    side = config.data.image_size
+    domain = torch.randint(0, 2, (count, config.num_attributes)).float()
+    style = prior_mean(1 - domain, config.model.style_dim)
+    batch = Batch(
+        image=(torch.rand(count, 3, side, side) * 2 - 1).to(device.torch),
+        domain=domain.to(device.torch),
+        target=(1 - domain).to(device.torch),
+        target_style=style.to(device.torch),
+        posterior_noise=torch.zeros_like(style).to(device.torch),
+    )
+    networks = Translator(config).to(device.torch), Discriminator(config).to(device.torch)
+    trainer = TranslatorTrainer(*networks, config, config.translation, device, 1)
+    late = config.translation.attention_full + 1  # with the mask in force, which costs more
+    for step in range(WARM_UP):
+        trainer.update(late + step, batch)
+    start = time.perf_counter()
+    for step in range(TIMED):
+        float(trainer.update(late + step, batch)["total"])  # waits for the device
+    return (time.perf_counter() - start) / TIMED
+
+
+def estimate(config: Config, per_step: float) -> float:
+    """Return how many seconds the whole run will take where a step of stage 1 takes `per_step`."""
+    guided = config.guidance.steps * len(config.guidance.variants) * GUIDED_STEP
+    scale = config.guidance.batch_size / config.translation.batch_size
+    return FIXED_SECONDS + per_step * (config.translation.steps + guided * scale + REST)
+
+
+def choose(config: Config, minutes: float, per_step: float) -> Rung:
+    """Return the longest rung that ends in time, or the shortest one, which then does not fit."""
+    for share in RUNGS:
+        values = _scaled(config, share)
+        seconds = estimate(with_values(config, values), per_step)
+        if seconds <= 60 * minutes:
+            return Rung(share, values, seconds, True)
+    return Rung(share, values, seconds, False)
+
+
+def fit_to_time(config: Config, run: Location, minutes: float) -> tuple[Config, str]:
+    """Return the configuration whose run ends within `minutes`, and a line that says what was chosen and why.
+
+    A run that was begun goes on with the steps it was begun with. Short trainings are left as they are.
+    """
+    begun = kept(run)
+    if begun is not None:
+        return with_values(config, begun), f"{run} was begun with {_described(begun)}"
+    if config.translation.steps < SHORT or not minutes:
+        return config, ""
+    per_step = seconds_per_step(config)
+    rung = choose(config, minutes, per_step)
+    why = (
+        f"a step takes {1000 * per_step:.0f} ms here, so {rung.share:.0%} of the preset's steps "
+        f"take about {rung.seconds / 60:.0f} min"
+    )
+    end = "" if rung.fits else f", more than the {minutes:g} min asked for, but fewer would teach nothing"
+    return with_values(config, rung.values), f"{why}{end}: {_described(rung.values)}"
+
+
+def kept(run: Location) -> dict[str, int] | None:
+    """Return the steps that the run directory was begun with, None where it is new."""
+    file = run / CONFIG
+    if not file.exists():
+        return None
+    config = Config.from_yaml(file.read_text(), str(file))
+    return {key: _value(config, key) for key in SCALED}
+
+
+def _scaled(config: Config, share: float) -> dict[str, int]:
+    """Return the keys of a rung; whole reports, so that every line of the metrics covers as many steps."""
+    values = {}
+    for key in SCALED:
+        every = getattr(config, key.split(".")[0]).report_every
+        value = _value(config, key)
+        values[key] = (
+            value if share == 1 else max(every, round(value * share / every) * every) if value else 0
+        )
+    return values
+
+
+def _described(values: dict[str, int]) -> str:
+    """Return the values as options of the command line, with which the same training can be repeated anywhere."""
+    return " ".join(f"--set {key}={value}" for key, value in values.items())
+
+
+def _value(config: Config, key: str) -> int:
+    section, name = key.split(".")
+    return int(getattr(getattr(config, section), name))

@@ -1,0 +1,68 @@
+"""The ladder of trainings: which share of a preset fits the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+
+from rgcluster.base.storage import Location
+from rgcluster.config import load_config, with_values
+from rgcluster.pipeline import ladder
+
+DEMO = load_config("demo")
+
+
+def test_faster_machines_train_longer() -> None:
+    shares = [ladder.choose(DEMO, 15, per_step).share for per_step in (0.001, 0.1, 0.15, 0.3, 1.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == 1 and shares[-1] == ladder.RUNGS[-1]
+
+
+@pytest.mark.parametrize("per_step", [0.02, 0.08, 0.12, 0.2])
+def test_a_chosen_rung_fits_and_the_next_one_does_not(per_step: float) -> None:
+    rung = ladder.choose(DEMO, 15, per_step)
+    assert rung.fits == (rung.seconds <= 15 * 60)
+    above = [share for share in ladder.RUNGS if share > rung.share]
+    if above:
+        longer = with_values(DEMO, ladder._scaled(DEMO, above[-1]))
+        assert ladder.estimate(longer, per_step) > 15 * 60
+
+
+@pytest.mark.parametrize("share", ladder.RUNGS)
+def test_rungs_keep_whole_reports_and_the_order_of_the_mask(share: float) -> None:
+    config = with_values(DEMO, ladder._scaled(DEMO, share))
+    assert config.translation.steps % config.translation.report_every == 0
+    assert config.guidance.steps % config.guidance.report_every == 0
+    assert config.translation.attention_from <= config.translation.attention_full < config.translation.steps
+
+
+def test_a_slow_machine_is_told_that_the_time_does_not_suffice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "seconds_per_step", lambda config: 3.0)
+    config, why = ladder.fit_to_time(DEMO, Location(tmp_path / "run"), 15)
+    assert config.translation.steps == ladder._scaled(DEMO, ladder.RUNGS[-1])["translation.steps"]
+    assert "more than the 15 min asked for" in why and "--set translation.steps=" in why
+
+
+def test_a_run_that_was_begun_keeps_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "seconds_per_step", lambda config: 0.3)
+    run = Location(tmp_path / "run")
+    first, _ = ladder.fit_to_time(DEMO, run, 15)
+    (run / "config.yaml").write_text(first.to_yaml())
+    monkeypatch.setattr(ladder, "seconds_per_step", lambda config: 0.001)
+    again, why = ladder.fit_to_time(DEMO, run, 15)
+    assert again == first and "was begun with" in why
+
+
+def test_short_trainings_and_no_limit_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ladder, "seconds_per_step")
+    run = Location(tmp_path / "run")
+    assert ladder.fit_to_time(tiny_config(), run, 15) == (tiny_config(), "")
+    assert ladder.fit_to_time(DEMO, run, 0) == (DEMO, "")
+
+
+def test_a_step_is_timed() -> None:
+    assert 0 < ladder.seconds_per_step(tiny_config()) < 10
