@@ -73,5 +73,5 @@ def noise_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the `rgcluster` command as a user does."""
-    line = [sys.executable, "-c", "from rgcluster.cli import main; main()", *arguments]
+    line = [sys.executable, "-m", "rgcluster", *arguments]
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout)
