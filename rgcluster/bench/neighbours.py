@@ -42,7 +42,9 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
             {**upstream, "store": store.name},
         )  # fmt: skip
         stage = GuidanceStage(run, worker)
-        blocks = list(islice(stream_blocks(run, worker, 0, STEPS, stage.settings.batch_size), STEPS))
+        blocks = list(
+            islice(stream_blocks(run, worker, 0, STEPS, stage.settings.batch_size, stage.ingest.seed), STEPS)
+        )
         asked, held = stage.retriever.store, _InMemory(store)
         seconds: dict[Any, list[float]] = {asked: [], held: []}
         waited = 0.0

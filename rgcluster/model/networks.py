@@ -8,6 +8,7 @@ float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -234,14 +235,19 @@ class RetrievalEncoder(nn.Module):
         )
 
     def forward(self, content: Tensor, style: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Embed; `kept` [B, retrieval_hidden] takes dropout's place: 0 where a unit is dropped."""
-        x = torch.cat([self.layers(content).flatten(1), style], dim=1)
-        if kept is None:
-            return self.head(x).float()
-        *hidden, _, last = self.head
-        for layer in hidden:
-            x = layer(x)
-        return last(x * kept).float()
+        """Embed; `kept` [B, retrieval_hidden] takes dropout's place: 0 where a unit is dropped.
+
+        The head computes in fp32 whatever the precision around it: rounded embeddings would tie or swap
+        neighbours whose distances are close.
+        """
+        x = torch.cat([self.layers(content).flatten(1).float(), style.float()], dim=1)
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            if kept is None:
+                return self.head(x)
+            *hidden, _, last = self.head
+            for layer in hidden:
+                x = layer(x)
+            return last(x * kept)
 
 
 class RetrievalFusion(nn.Module):

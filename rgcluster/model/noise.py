@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Draw", "keyed_integers", "keyed_normal", "keyed_uniform"]
+__all__ = ["Draw", "derived_seed", "keyed_integers", "keyed_normal", "keyed_uniform"]
 
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -35,6 +36,12 @@ def _mix(x: UInt64Array) -> UInt64Array:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """Return a seed for what is called `name`, whose draws have nothing to do with those of `seed` itself."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def keyed_integers(

@@ -39,13 +39,23 @@ class Retriever:
 
     @torch.no_grad()
     def ask(
-        self, content: Tensor, style: Tensor, row_ids: IntArray, key: int, *, random: bool
+        self,
+        content: Tensor,
+        style: Tensor,
+        row_ids: IntArray,
+        key: int,
+        *,
+        random: bool,
+        draws: IntArray | None = None,
     ) -> Pending[Neighbours]:
-        """Issue the queries of contents [B, C, h, w] and styles [B, n * style_dim] for the images `row_ids` [B]."""
+        """Issue the queries of contents [B, C, h, w] and styles [B, n * style_dim] for the images `row_ids` [B].
+
+        Random neighbours are keyed by `draws` [B], or by the images where there are none.
+        """
         count = self.config.guidance.retrieval_count
         exclude = row_ids if self.config.guidance.exclude_self else None
         if random:
-            return self.store.random_async(row_ids, count, exclude, seed=key)
+            return self.store.random_async(row_ids if draws is None else draws, count, exclude, seed=key)
         with self.device.autocast():
             query = self.network(content, style.float())
         return self.store.neighbours_async(query.float().cpu().numpy(), count, exclude)

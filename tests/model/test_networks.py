@@ -479,3 +479,15 @@ def test_the_bias_of_the_mask_opens_or_closes_an_untrained_mask() -> None:
     net = Translator(config)
     assert net(image, torch.zeros(2, config.style_size)).mask.mean() < 0.2
     assert torch.equal(net.generator.heads.bias[:3], Translator(tiny_config()).generator.heads.bias[:3])
+
+
+def test_embeddings_leave_r_in_fp32_whatever_the_precision() -> None:
+    config = tiny_config()
+    torch.manual_seed(0)
+    network = RetrievalEncoder(config).eval()
+    content, style = torch.randn(2, 32, 8, 8), torch.randn(2, config.style_size)
+    seen: list[torch.dtype] = []
+    network.head[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(content, style).dtype == torch.float32
+    assert seen == [torch.float32]

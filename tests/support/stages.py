@@ -88,10 +88,8 @@ class Studio:
         store = LocalStore(Location(directory) / "snapshot")
         self.reports: list[dict[str, Any]] = []
 
-        def stream(run: Run, worker: Worker, start: int, stop: int, batch: int) -> Iterator[Any]:
-            return blocks(
-                run.source, StreamPlan(start, stop, batch, worker.rank, worker.world, run.config.seed)
-            )
+        def stream(run: Run, worker: Worker, start: int, stop: int, batch: int, seed: int) -> Iterator[Any]:
+            return blocks(run.source, StreamPlan(start, stop, batch, worker.rank, worker.world, seed))
 
         def triplets(
             source: ImageSource,

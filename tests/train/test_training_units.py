@@ -31,6 +31,7 @@ from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
 from rgcluster.model.kernels.convolution import use_convolutions
 from rgcluster.model.losses import Parts
+from rgcluster.model.noise import derived_seed
 from rgcluster.model.translator import Batch
 from rgcluster.train.records.metrics import MetricsLog, read_metrics
 from rgcluster.train.steps.ingest import Ingest
@@ -536,3 +537,12 @@ def test_gauges_of_a_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ("rgcluster_train_peak_memory_gib", "run", "guidance"): 4.0,
         ("rgcluster_train_loss", "run", "guidance", "rg-unit/total"): 5.0,
     }
+
+
+def test_stage_3_draws_other_images_and_noise_than_stage_1() -> None:
+    seed = derived_seed(0, "guidance")
+    assert seed != 0 and seed == derived_seed(0, "guidance") != derived_seed(1, "guidance")
+    first, third = ingest(), ingest()
+    third.seed = seed
+    a, b = first.batch(block(), LossConfig()), third.batch(block(), LossConfig())
+    assert not torch.equal(a.target_style, b.target_style) and not torch.equal(a.target, b.target)

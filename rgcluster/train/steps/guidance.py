@@ -30,7 +30,7 @@ from rgcluster.model.handover import (
     save_networks,
 )
 from rgcluster.model.losses import Parts
-from rgcluster.model.noise import Draw, keyed_integers
+from rgcluster.model.noise import Draw, derived_seed, keyed_integers
 from rgcluster.model.translator import Batch, Translator, style_of
 from rgcluster.store.client import Neighbours, Pending
 from rgcluster.store.store import RayStore
@@ -103,7 +103,8 @@ class GuidanceStage(Stage):
     def __init__(self, run: Run, worker: Worker) -> None:
         super().__init__(run, worker)
         self.settings = run.config.guidance
-        self.ingest = make_ingest(run, worker)
+        # Stage 1 drew its images, targets and styles by the seed itself: stage 3 draws others.
+        self.ingest = make_ingest(run, worker, derived_seed(run.config.seed, "guidance"))
         config, device = run.config, worker.device
         upstream = Location(run.upstream["translation"])
         frozen = load_translator(upstream, config).to(device.torch, memory_format=device.layout)  # type: ignore[call-overload]
@@ -126,7 +127,7 @@ class GuidanceStage(Stage):
 
     def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
         """Yield each step's pieces once the queries of the next step are on their way."""
-        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.ingest.seed)
         return self.asked_ahead(self.timed(blocks))
 
     def asked_ahead(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
@@ -153,14 +154,16 @@ class GuidanceStage(Stage):
         style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
         contents, styles = batch.content.repeat(2, 1, 1, 1), torch.cat([batch.target_style, style])
         row_ids = np.array(block["row_id"])
-        key = _key(self.config.seed, int(block["step"][0]))
+        key = _key(self.ingest.seed, int(block["step"][0]))
         guides: dict[str, StoreGuide | None] = {}
         for name in self.settings.variants:
             if not is_guided(name):
                 guides[name] = None
                 continue
             random = name == "rg-unit-random"
-            own = self.retriever.ask(contents, styles, np.tile(row_ids, 2), key, random=random)
+            # The complements are other keys: a row's two queries draw different random images.
+            draws = np.concatenate([row_ids, ~row_ids])
+            own = self.retriever.ask(contents, styles, np.tile(row_ids, 2), key, random=random, draws=draws)
             guides[name] = StoreGuide(
                 self.retriever, own, row_ids, key, random=random, fuse_cycle=self.settings.fuse_cycle
             )

@@ -26,9 +26,15 @@ class Ingest:
     """Turns blocks into batches; `domains` int8 [N, n] are those of the training rows."""
 
     def __init__(
-        self, config: Config, columns: Sequence[int], domains: npt.NDArray[np.int8], device: Device
+        self,
+        config: Config,
+        columns: Sequence[int],
+        domains: npt.NDArray[np.int8],
+        device: Device,
+        seed: int | None = None,
     ) -> None:
         self.config, self.columns, self.domains, self.device = config, list(columns), domains, device
+        self.seed = config.seed if seed is None else seed
 
     def batch(self, block: Block, loss: LossConfig) -> Batch:
         """Return the step's batch; the target domain is the label vector of a random training image.
@@ -39,7 +45,7 @@ class Ingest:
         own = block["labels"][:, self.columns]
         target = self.domains[self._pick(Draw.TARGET, step, rows, len(self.domains))]
         if loss.own_targets:
-            uniform = keyed_uniform(self.config.seed, Draw.OWN_TARGET, step, rows, 1)
+            uniform = keyed_uniform(self.seed, Draw.OWN_TARGET, step, rows, 1)
             target = np.where(uniform < loss.own_targets, own, target)
         noise = self.normal(Draw.TARGET_STYLE, step, rows)
         posterior = (
@@ -65,13 +71,13 @@ class Ingest:
 
     def normal(self, draw: Draw, step: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Tensor:
         """Return standard normals [B, n * style_dim]."""
-        noise = keyed_normal(self.config.seed, draw, step, rows, self.config.style_size)
+        noise = keyed_normal(self.seed, draw, step, rows, self.config.style_size)
         return torch.from_numpy(noise).to(self.device.torch)
 
     def _pick(
         self, draw: Draw, step: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], below: int
     ) -> npt.NDArray[np.int64]:
-        numbers = keyed_integers(self.config.seed, draw, step, rows, 1)[:, 0]
+        numbers = keyed_integers(self.seed, draw, step, rows, 1)[:, 0]
         return (numbers % np.uint64(below)).astype(np.int64)
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:

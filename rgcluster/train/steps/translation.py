@@ -29,12 +29,12 @@ __all__ = ["SAMPLE_ROWS", "TranslationStage", "make_ingest", "make_perceptual", 
 SAMPLE_ROWS = 6
 
 
-def make_ingest(run: Run, worker: Worker) -> Ingest:
-    """Return the ingest for the run's domain attributes."""
+def make_ingest(run: Run, worker: Worker, seed: int) -> Ingest:
+    """Return the ingest for the run's domain attributes, its noise keyed by `seed`."""
     columns = domain_columns(
         run.source.shards.attributes, run.config.data.attributes, run.source.shards.location
     )
-    return Ingest(run.config, columns, run.source.index.labels[:, columns], worker.device)
+    return Ingest(run.config, columns, run.source.index.labels[:, columns], worker.device, seed)
 
 
 def make_perceptual(run: Run, weight: float, worker: Worker) -> PerceptualDistance | None:
@@ -45,10 +45,10 @@ def make_perceptual(run: Run, weight: float, worker: Worker) -> PerceptualDistan
 
 
 def stream_blocks(
-    run: Run, worker: Worker, start: int, stop: int, batch: int
+    run: Run, worker: Worker, start: int, stop: int, batch: int, seed: int
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield this worker's blocks of images, one a step."""
-    plan = StreamPlan(start, stop, batch, worker.rank, worker.world, run.config.seed)
+    """Yield this worker's blocks of images, one a step, in the order of `seed`."""
+    plan = StreamPlan(start, stop, batch, worker.rank, worker.world, seed)
     for part in plan.segments():
         yield from batches(image_stream(run.source, part), part.rows)
 
@@ -61,7 +61,7 @@ class TranslationStage(Stage):
     def __init__(self, run: Run, worker: Worker) -> None:
         super().__init__(run, worker)
         self.settings = run.config.translation
-        self.ingest = make_ingest(run, worker)
+        self.ingest = make_ingest(run, worker, run.config.seed)
         torch.manual_seed(run.config.seed)
         self.trainer = TranslatorTrainer(
             Translator(run.config),
@@ -74,7 +74,7 @@ class TranslationStage(Stage):
         )
 
     def inputs(self, start: int, stop: int) -> Iterator[list[Piece]]:
-        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size)
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.ingest.seed)
         for block in self.timed(blocks):
             pieces = self.pieces(block)
             yield [
