@@ -73,7 +73,9 @@ class DataConfig(Section):
     image_size: int = Field(128, ge=32, description="side of a training image; a multiple of 32")
     mirror: bool = True
     fraction: float = Field(1.0, gt=0, le=1, description="share of the training rows, by hashed row id")
-    balance: bool = Field(False, description="train on every domain that occurs equally often")
+    balance: bool = Field(
+        False, description="train on, and translate to, every domain that occurs equally often"
+    )
     rows_per_shard: int = Field(2048, ge=1)
     cache_mib: int = Field(
         1024, ge=0, description="decoded images are kept in Ray's object store up to this size"

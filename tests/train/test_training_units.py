@@ -149,6 +149,14 @@ def test_the_cosine_ends_at_a_twentieth() -> None:
     assert rates == pytest.approx([2.0, 1.05, 0.1])
 
 
+def test_balanced_targets_are_every_domain_equally_often() -> None:
+    rare = np.zeros((100, 5), np.int8)
+    rare[0] = 1
+    balanced = ingest("data.balance=true", domains=rare).batch(block(rows=range(0, 200)), LossConfig()).target
+    plain = ingest(domains=rare).batch(block(rows=range(0, 200)), LossConfig()).target
+    assert 0.4 < balanced[:, 0].mean() < 0.6 and plain[:, 0].mean() < 0.1
+
+
 def test_a_share_of_the_targets_is_the_own_domain() -> None:
     data = block(rows=range(0, 200))
     loss = LossConfig(own_targets=0.25)

@@ -35,15 +35,17 @@ class Ingest:
     ) -> None:
         self.config, self.columns, self.domains, self.device = config, list(columns), domains, device
         self.seed = config.seed if seed is None else seed
+        # With `data.balance` every domain that occurs is a target as often as every other.
+        self._targets = np.unique(domains, axis=0) if config.data.balance else domains
 
     def batch(self, block: Block, loss: LossConfig) -> Batch:
-        """Return the step's batch; the target domain is the label vector of a random training image.
+        """Return the step's batch; the target domain is that of a random training image, or, balanced, any that occurs.
 
         A share of `loss.own_targets` keeps its own domain.
         """
         step, rows = block["step"], block["row_id"]
         own = block["labels"][:, self.columns]
-        target = self.domains[self._pick(Draw.TARGET, step, rows, len(self.domains))]
+        target = self._targets[self._pick(Draw.TARGET, step, rows, len(self._targets))]
         if loss.own_targets:
             uniform = keyed_uniform(self.seed, Draw.OWN_TARGET, step, rows, 1)
             target = np.where(uniform < loss.own_targets, own, target)
