@@ -116,6 +116,33 @@ def _root(
 
 
 @app.command()
+def probe(
+    run: Annotated[str, typer.Option("--run", help="a finished run, local or remote")],
+    count: Annotated[int, typer.Option(min=1, help="test images that are translated")] = 128,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="write the numbers here")
+    ] = None,
+) -> None:
+    """Say whether a run uses retrieval: what changes where other neighbours take the place of the nearest."""
+    import json
+
+    from rgcluster.base.storage import Location
+    from rgcluster.cli import commands
+
+    found = commands.probe(run, count)
+    table = Table("test", "case", "value", box=None)
+    for case, value in found["swap"].items():
+        table.add_row("picture changes in the edit region, of 255", f"{case} for nearest", f"{value:.2f}")
+    for case, value in (found["oracle"] or {}).items():
+        table.add_row("edit error, [0, 1]", case.removeprefix("edit").strip("_") or "truth", f"{value:.4f}")
+    for case, value in (found["content"] or {}).items():
+        table.add_row("P@10 of content", case, f"{value:.3f}")
+    out.print(table)
+    if json_:
+        Location(json_).write_text(json.dumps(found, indent=1) + "\n")
+
+
+@app.command()
 def demo(
     run: RunOption = "runs/demo",
     preset: PresetOption = "demo",

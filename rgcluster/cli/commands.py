@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
 from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
+from rgcluster.data.stream import open_source
 from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
+from rgcluster.evaluate.measure.probe import probe as probe_retrieval
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.model.handover import is_guided
@@ -46,6 +49,7 @@ __all__ = [
     "draw_faces",
     "evaluate",
     "fit_to_time",
+    "probe",
     "query",
     "report",
     "resolve",
@@ -144,6 +148,16 @@ def evaluate(run: str) -> Location:
     shards = open_shards(Location((location / "data.json").read_json()["shards"]))
     with ray_session():
         return Pipeline(location, config, shards).report()
+
+
+def probe(run: str, count: int) -> dict[str, Any]:
+    """Return whether a run uses its retrieval (`evaluate.measure.probe`), without Ray."""
+    config, location = open_run(run)
+    shards = open_shards(Location((location / "data.json").read_json()["shards"]))
+    uncached = config.data.model_copy(update={"cache_mib": 0})
+    train, test = (open_source(shards, uncached, split) for split in ("train", "test"))
+    device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
+    return probe_retrieval(config, location, train, test, shards.faces, device, count)
 
 
 def report(run: str) -> Location:

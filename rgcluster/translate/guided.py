@@ -81,6 +81,25 @@ class GuidedTranslator:
         return self.retriever.store.neighbours(vector.float().cpu().numpy(), count, row_ids)
 
     @torch.inference_mode()
+    def guided_by(
+        self, pixels: UInt8Array, target: npt.NDArray[np.int8], neighbours: UInt8Array | None
+    ) -> UInt8Array:
+        """Translate images uint8 [B, h, w, 3] to the mean style of domains [B, n], guided by the given images.
+
+        `neighbours` are uint8 [B, M, h, w, 3], in place of retrieved ones; None leaves f out.
+        """
+        image = to_images(pixels, self.device)
+        domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
+        with self.device.autocast():
+            content = self.translator.content_encoder(image)
+            if neighbours is not None:
+                shown = to_images(neighbours.reshape(-1, *neighbours.shape[2:]), self.device)
+                near = self.translator.content_encoder(shown).unflatten(0, neighbours.shape[:2])
+                content = self.translator.total_content(content, near)
+            made = self.translator.generator(content, prior_mean(domain, self.config.model.style_dim), image)
+        return to_pixels(made.image)
+
+    @torch.inference_mode()
     def with_style(
         self,
         pixels: UInt8Array,

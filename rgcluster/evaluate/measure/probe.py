@@ -1,0 +1,202 @@
+"""Whether a run uses retrieval: what changes where other neighbours take the place of the nearest.
+
+Everything is computed in this process, on a few test images with the mean style of their targets, through the
+one network that the run trained: only the neighbours differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rgcluster.base.attributes import domain_columns
+from rgcluster.base.storage import Location
+from rgcluster.config import Config
+from rgcluster.data.stream import ImageSource
+from rgcluster.errors import ConfigError
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, evaluation_inputs
+from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.faces import FaceSet
+from rgcluster.store.local import LocalStore
+from rgcluster.translate.device import Device
+from rgcluster.translate.finished import snapshot_of
+from rgcluster.translate.guided import GuidedTranslator, load_models
+
+__all__ = ["EDITED", "K", "content_precision", "edit_error", "edit_region", "probe", "swap_change"]
+
+UInt8Array = npt.NDArray[np.uint8]
+Region = npt.NDArray[np.bool_]
+
+EDITED = 10
+"""A pixel belongs to the edit region where it changes by more than this, of 255, averaged over the channels."""
+
+K = 10
+IMAGES_AT_ONCE = 64
+
+
+def edit_region(before: UInt8Array, after: UInt8Array) -> Region:
+    """Return where images [B, h, w, 3] differ by more than `EDITED`, [B, h, w]."""
+    return np.abs(before.astype(np.int16) - after).mean(axis=3) > EDITED
+
+
+def swap_change(nearest: UInt8Array, other: UInt8Array, region: Region) -> float:
+    """Return the mean change of the pictures in the region, of 255; 0 where the region is empty."""
+    return _mean_in(np.abs(nearest.astype(np.int16) - other).mean(axis=3), region)
+
+
+def edit_error(made: UInt8Array, truth: UInt8Array, region: Region) -> float:
+    """Return the mean absolute error in the region on the [0, 1] scale."""
+    return swap_change(made, truth, region) / 255
+
+
+def content_precision(labels: npt.NDArray[np.int8], wanted: npt.NDArray[np.int8]) -> float:
+    """Return the share of the neighbours' labels [k, A] that equal the wanted ones [A]."""
+    return float((labels == wanted).mean())
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Test images and what is asked of them: rows [B], images [B, h, w, 3], targets [B, n]."""
+
+    rows: npt.NDArray[np.int64]
+    images: UInt8Array
+    targets: npt.NDArray[np.int8]
+
+
+def probe(
+    config: Config,
+    run: Location,
+    train: ImageSource,
+    test: ImageSource,
+    faces: FaceSet | None,
+    device: Device,
+    count: int = 128,
+) -> dict[str, Any]:
+    """Return the swap test, the oracle test on drawn faces, and P@10 of content against simple rankings.
+
+    `swap` holds the mean change of the picture in the edit region, of 255, where random images, images of other
+    domains, or no neighbours take the place of the nearest. `oracle` holds the edit error with the true
+    counterfactual as every neighbour, and without neighbours. The edit region is where the truth differs from
+    the input, or, on photographs, where the translation does.
+    """
+    if "rg-unit" not in config.guidance.variants:
+        raise ConfigError(f"{run}: guidance trained no rg-unit, so no retrieval to probe")
+    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
+    store = LocalStore(snapshot_of(run))
+    model = load_models(run, config, store, device, ("rg-unit",))["rg-unit"]
+    queries = _queries(config, train, test, columns, count)
+    generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 3000]))
+    neighbours = config.guidance.retrieval_count
+    near = model.neighbours(queries.images, queries.targets, max(K, neighbours))
+    nearest = _translate(model, queries, near.images[:, :neighbours])
+    truth = None
+    if faces is not None:
+        names = [test.index.file_names[row] for row in queries.rows]
+        truth = np.stack(
+            [
+                draw_counterfactual(faces, name, target, config)
+                for name, target in zip(names, queries.targets, strict=True)
+            ]
+        )
+    region = edit_region(queries.images, nearest if truth is None else truth)
+    domains = train.index.labels[:, columns]
+    anyone = generator.integers(len(train.index), size=(len(queries.rows), neighbours))
+    elsewhere = np.stack(
+        [
+            generator.choice(np.flatnonzero((domains != target).any(axis=1)), neighbours)
+            for target in queries.targets
+        ]
+    )
+    none = _translate(model, queries, None)
+    swap = {
+        "random": swap_change(nearest, _translate(model, queries, _images(train, anyone)), region),
+        "other_domain": swap_change(nearest, _translate(model, queries, _images(train, elsewhere)), region),
+        "none": swap_change(nearest, none, region),
+    }
+    oracle = None
+    if truth is not None:
+        told = _translate(model, queries, np.repeat(truth[:, None], neighbours, axis=1))
+        oracle = {
+            "edit": edit_error(told, truth, region),
+            "edit_nearest": edit_error(nearest, truth, region),
+            "edit_without": edit_error(none, truth, region),
+            "edit_identity": edit_error(queries.images, truth, region),
+        }
+    return {
+        "images": len(queries.rows),
+        "swap": swap,
+        "oracle": oracle,
+        "content": _content(train, test, queries, columns, near.ids[:, :K]),
+    }
+
+
+def _queries(
+    config: Config, train: ImageSource, test: ImageSource, columns: list[int], count: int
+) -> _Queries:
+    """Return test images whose target, the domain of a training image, is not their own."""
+    inputs = evaluation_inputs(config, 0, len(test.index), train.index.labels[:, columns])
+    own = test.index.labels[inputs.rows][:, columns]
+    changed = np.flatnonzero((own != inputs.targets).any(axis=1))[:count]
+    rows = inputs.rows[changed]
+    return _Queries(rows, test.images(rows), inputs.targets[changed])
+
+
+@torch.inference_mode()
+def _translate(model: GuidedTranslator, queries: _Queries, neighbours: UInt8Array | None) -> UInt8Array:
+    """Translate with the mean style, guided by the given images [B, M, h, w, 3], or with f left out."""
+    made = [
+        model.guided_by(
+            queries.images[start : start + IMAGES_AT_ONCE],
+            queries.targets[start : start + IMAGES_AT_ONCE],
+            None if neighbours is None else neighbours[start : start + IMAGES_AT_ONCE],
+        )
+        for start in range(0, len(queries.rows), IMAGES_AT_ONCE)
+    ]
+    return np.concatenate(made)
+
+
+def _images(source: ImageSource, rows: npt.NDArray[np.int64]) -> UInt8Array:
+    """Return the images [B, M, h, w, 3] of rows [B, M]."""
+    return source.images(rows.reshape(-1)).reshape(*rows.shape, source.size, source.size, 3)
+
+
+def _content(
+    train: ImageSource,
+    test: ImageSource,
+    queries: _Queries,
+    columns: list[int],
+    retrieved: npt.NDArray[np.int64],
+) -> dict[str, float] | None:
+    """Return P@10 of the attributes that define no domain, for retrieval and for rankings of the target domain.
+
+    `random_in_domain` takes every training image of the target domain, `pixels` the nearest of them by pixel
+    distance, `labels` those that share most of the other attributes: the ceiling. None where there are none.
+    """
+    other = [column for column in range(train.index.labels.shape[1]) if column not in columns]
+    if not other:
+        return None
+    labels, domains = train.index.labels[:, other], train.index.labels[:, columns]
+    place = {int(row_id): row for row, row_id in enumerate(train.index.row_ids)}
+    shares: dict[str, list[float]] = {"retrieval": [], "random_in_domain": [], "pixels": [], "labels": []}
+    for image, row, target, ids in zip(queries.images, queries.rows, queries.targets, retrieved, strict=True):
+        members = np.flatnonzero((domains == target).all(axis=1))
+        wanted = test.index.labels[row][other]
+        found = [place[int(row_id)] for row_id in ids if int(row_id) in place]
+        if not len(members) or not found:
+            continue
+        k = min(K, len(members))
+        pixels = np.abs(train.images(members).astype(np.int16) - image).mean(axis=(1, 2, 3))
+        agreement = (labels[members] == wanted).mean(axis=1)
+        shares["retrieval"].append(content_precision(labels[found], wanted))
+        shares["random_in_domain"].append(float(agreement.mean()))
+        shares["pixels"].append(content_precision(labels[members[np.argsort(pixels)[:k]]], wanted))
+        shares["labels"].append(float(np.sort(agreement)[::-1][:k].mean()))
+    return {name: float(np.mean(values)) for name, values in shares.items()} if shares["labels"] else None
+
+
+def _mean_in(values: npt.NDArray[np.floating[Any]], region: Region) -> float:
+    return float(values[region].mean()) if region.any() else 0.0
