@@ -49,6 +49,7 @@ def translation_differences(
     ]
     if drawn:
         metrics.insert(3, Metric("counterfactual", True, mean("counterfactual")))
+        metrics.insert(4, Metric("edit", True, mean("edit")))
     return [
         _record(title, metric, contrast(seeds, metric.statistic, num_test))
         for metric in metrics

@@ -29,10 +29,11 @@ _SHOWN = {
     1: (retrieval_table, p10_table), 2: (translation_table, accuracy_table), 3: (fractions_table,),
     4: (counts_table,), 6: (p10_table, retrieval_table), 7: (accuracy_table, translation_table),
 }  # fmt: skip
-_DIGITS = {"kid": 3, "is": 3, "acc": 2, "content_kept": 2, "counterfactual": 5, "diversity": 5}
+_DIGITS = {"kid": 3, "is": 3, "acc": 2, "content_kept": 2, "counterfactual": 5, "edit": 5, "diversity": 5}
 _SCALES = {"acc": 100.0, "content_kept": 100.0}
 _NAMES = {
     "acc": "ACC, %", "content_kept": "content kept, %", "counterfactual": "counterfactual distance",
+    "edit": "edit error",
     "p10_attributes": "P@10 attributes", "p10_content": "P@10 content", "p10_average": "P@10 average",
 }  # fmt: skip
 

@@ -22,8 +22,8 @@ from rgcluster.study.trials import Plan, Trial, concurrency, finished_results, r
 __all__ = ["METRICS", "SweepOptions", "sweep"]
 
 METRICS = {
-    "kid": "min", "fid": "min", "is": "max", "acc": "max", "counterfactual": "min", "content_kept": "max",
-    "diversity": "max",
+    "kid": "min", "fid": "min", "is": "max", "acc": "max", "acc_changed": "max", "counterfactual": "min",
+    "edit": "min", "keep": "min", "content_kept": "max", "diversity": "max",
 }  # fmt: skip
 """What a sweep may be judged by, and its better direction."""
 

@@ -208,3 +208,25 @@ def test_content_kept_counts_agreement_on_its_columns_alone() -> None:
     assert kept is not None
     np.testing.assert_allclose(kept, [2 / 3, 2 / 3])
     assert counterfactual.content_kept(before, after, []) is None
+
+
+def test_edit_and_keep_errors_split_the_error_at_the_region_that_the_truth_changes() -> None:
+    inputs = np.full((2, 1, 4, 3), 100, np.uint8)
+    truth = inputs.copy()
+    truth[0, 0, :2] = 151
+    made = truth.copy()
+    made[0, 0, 0] = 100  # one of two edited pixels was left
+    made[:, 0, 3] = 151  # and a pixel outside was painted
+    edit, keep = counterfactual.edit_and_keep_errors(inputs, made, truth)
+    np.testing.assert_allclose(edit, [0.1, np.nan])
+    np.testing.assert_allclose(keep, [0.1, 0.05])
+
+
+def test_doing_nothing_has_the_whole_edit_error_and_no_keep_error() -> None:
+    generator = np.random.default_rng(0)
+    inputs = generator.integers(0, 256, (3, 8, 8, 3), np.uint8)
+    truth = inputs.copy()
+    truth[:, :4] = 255 - truth[:, :4]
+    edit, keep = counterfactual.edit_and_keep_errors(inputs, inputs, truth)
+    assert (keep < 0.05).all() and (edit > 0.1).all()
+    assert np.array_equal(counterfactual.edit_and_keep_errors(inputs, truth, truth)[0], np.zeros(3))

@@ -11,7 +11,8 @@ from conftest import command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgcluster.evaluate.measure.probe import content_precision, edit_error, edit_region, swap_change
+from rgcluster.evaluate.measure.probe import content_precision, edit_error, swap_change
+from rgcluster.evaluate.metrics.counterfactual import edit_region
 
 
 def flat(*values: int) -> np.ndarray:

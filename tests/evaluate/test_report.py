@@ -113,7 +113,7 @@ def test_page_holds_every_row_beside_the_papers(tmp_path: Path) -> None:
         assert f'<th scope="row">{row}</th>' in text
     assert "KID (efficientnet-lite0) ×1000" in words and "paper 27.61" in words
     assert "10.00" in words and "± 1.00" in words  # KID, times a thousand
-    assert outline.counts["caption"] == 5 and '<html lang="en">' in text
+    assert outline.counts["caption"] == 6 and '<html lang="en">' in text
     assert "stand beside ours and do not compare" in words
 
 

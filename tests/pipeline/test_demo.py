@@ -17,7 +17,7 @@ from rgcluster.config import Config
 from rgcluster.store.disk.snapshot import read_manifest
 from rgcluster.train.records.metrics import read_metrics
 
-MODELS = ["gmm-unit", "gmm-unit-continued", "rg-unit-random", "rg-unit", "real"]
+MODELS = ["identity", "truth", "gmm-unit", "gmm-unit-continued", "rg-unit-random", "rg-unit", "real"]
 
 
 def results(run: Path) -> dict:
@@ -56,11 +56,18 @@ def test_results_have_every_row_with_shares_as_fractions(smoke_run: Path) -> Non
     for row in tables["translation"]:
         assert 0 <= row["acc"] <= 1
         assert len(row["acc_per_attribute"]) == 5
-        if row["model"] != "real":
+        if row["model"] not in ("identity", "truth", "real"):
             assert row["fid"] is None and "48 images" in row["fid_note"]
             assert 0 < row["counterfactual"] < 1
             assert row["diversity"] >= 0
+            assert 0 < row["edit"] < 1 and 0 <= row["keep"] < 1
+            assert 0 <= row["acc_changed"] <= 1 and len(row["acc_changed_per_attribute"]) == 5
     by_model = {row["model"]: row for row in tables["translation"]}
+    assert by_model["truth"]["edit"] == by_model["truth"]["keep"] == by_model["truth"]["counterfactual"] == 0
+    assert (
+        by_model["identity"]["edit"] > by_model["identity"]["keep"]
+    )  # outside the region truth hardly differs
+    assert by_model["identity"]["edit"] * 255 > 10
     assert (
         by_model["gmm-unit-continued"]["steps"]
         == by_model["rg-unit"]["steps"]

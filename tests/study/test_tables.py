@@ -56,22 +56,33 @@ def test_rows_over_training_seeds_are_means_with_a_deviation() -> None:
 
 def test_values_over_evaluation_seeds_have_a_spread_and_none_from_one() -> None:
     values = [
-        {"seed": 0, "acc": 0.8, "fid": None, "acc_per_attribute": {"Male": 0.5}, "untranslated": 0.1},
-        {"seed": 1, "acc": 0.6, "fid": None, "acc_per_attribute": {"Male": 0.9}, "untranslated": 0.1},
+        {"seed": 0, "acc": 0.8, "fid": None, "acc_per_attribute": {"Male": 0.5}},
+        {"seed": 1, "acc": 0.6, "fid": None, "acc_per_attribute": {"Male": 0.9}},
     ]
     row = over_seeds(values)
     assert row["acc"] == pytest.approx(0.7) and row["acc_spread"] == pytest.approx(np.std([0.8, 0.6], ddof=1))
     assert row["acc_per_attribute_spread"]["Male"] == pytest.approx(np.std([0.5, 0.9], ddof=1))
-    assert row["fid"] is None and "seed" not in row and "untranslated" not in row
+    assert row["fid"] is None and "seed" not in row
     assert over_seeds(values[:1])["acc_spread"] is None
+
+
+class _Index(SimpleNamespace):
+    """A row index of labels [N, A]."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        super().__init__(labels=labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def test_acc_is_what_a_hand_count_of_right_answers_gives() -> None:
     config = tiny_config("evaluation.images=6", "evaluation.classifier_steps=1")
     generator = np.random.default_rng(0)
+    own = generator.integers(0, 2, (4, 7), np.int8)
     columns, labels = [1, 2, 3, 4, 5], generator.integers(0, 2, (20, 7), np.int8)
     evaluation: Any = SimpleNamespace(
-        config=config, columns=columns, test=SimpleNamespace(index=range(4)),
+        config=config, columns=columns, test=SimpleNamespace(index=_Index(own)),
         train=SimpleNamespace(index=SimpleNamespace(labels=labels)),
     )  # fmt: skip
     targets = evaluation_inputs(config, 0, 4, labels[:, columns]).targets
@@ -82,8 +93,8 @@ def test_acc_is_what_a_hand_count_of_right_answers_gives() -> None:
     predicted[:, 0] = 1
     features = generator.normal(size=(6, 4)).astype(np.float32)
     made = {
-        "predicted": predicted, "features": features, "logits": features,
-        **{key: np.full(6, np.nan) for key in ("diversity", "counterfactual", "content_kept", "untranslated")},
+        "predicted": predicted, "index": np.arange(6), "features": features, "logits": features,
+        **{key: np.full(6, np.nan) for key in ("diversity", "counterfactual", "edit", "keep", "content_kept")},
     }  # fmt: skip
     reference: Any = SimpleNamespace(features=features + 1)
     values = _values(evaluation, 0, made, reference)
@@ -92,7 +103,15 @@ def test_acc_is_what_a_hand_count_of_right_answers_gives() -> None:
         {"Black_Hair": 5 / 6, "Blond_Hair": 1, "Brown_Hair": 1, "Male": 1, "Young": 3 / 6}
     )
     assert made["acc"] == pytest.approx([3 / 5, 4 / 5, 4 / 5, 1, 1, 1])
-    assert values["counterfactual"] is None
+    assert values["counterfactual"] is None and values["edit"] is None
+    inputs = evaluation_inputs(config, 0, 4, labels[:, columns])
+    changed = own[inputs.rows][:, columns] != targets
+    right = predicted[:, columns] == targets
+    assert values["acc_changed"] == pytest.approx(right[changed].mean())
+    for place, name in enumerate(config.data.attributes):
+        expected = right[:, place][changed[:, place]]
+        found = values["acc_changed_per_attribute"][name]
+        assert found == (pytest.approx(expected.mean()) if len(expected) else None)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 6, 7])
@@ -122,8 +141,8 @@ def test_verdicts_name_what_is_better_and_what_is_undecided() -> None:
 
 
 def test_values_of_different_protocols_are_kept_apart() -> None:
-    same = {"images": 48, "digest": "a", "untranslated_counterfactual": 0.1}
-    require_same({"one": same, "two": same | {"untranslated_counterfactual": 0.2}})
+    same = {"images": 48, "digest": "a", "versions": {"torch": "2.9"}}
+    require_same({"one": same, "two": same | {"versions": {"torch": "2.10"}}})
     with pytest.raises(
         DataError, match="three and one were measured by different protocols .images: 64 and 48"
     ):
@@ -224,7 +243,7 @@ def test_a_plot_has_a_line_for_each_setting_of_the_other_axis(tmp_path: Path) ->
         {
             "name": f"{count}-{share}", "state": "finished",
             "cell": {"guidance.retrieval_count": count, "data.fraction": share},
-            "rows": [made["tables"]["translation"][3] | {"kid": share / count}],
+            "rows": [made["tables"]["translation"][4] | {"kid": share / count}],
         }
         for count in (1, 3, 10) for share in (0.25, 1.0)
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from rgcluster.base.rundir import stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
-from rgcluster.evaluate.measure.inputs import evaluation_inputs
+from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, evaluation_inputs
 from rgcluster.evaluate.measure.measure import Measure, Task
 from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
 from rgcluster.evaluate.measure.reference import CHUNK, Progress, Reference, load_reference
@@ -74,15 +74,14 @@ def evaluate_run(
     if missing:
         with start_store(store_name):
             _measure(evaluation, store_name, missing, places, reference, progress)
-    rows, untouched = [], None
-    for name, place in places.items():
-        values = load_measured(place).values
-        rows.append({**_about(name, evaluation.config), **over_seeds(values)})
-        untouched = values[0].get("untranslated") if untouched is None else untouched
+    rows = [
+        {**_about(name, evaluation.config), **over_seeds(load_measured(place).values)}
+        for name, place in places.items()
+    ]
     rows.append(_real_row(evaluation, reference))
     results = {
         "protocol": {
-            **evaluation.protocol, "untranslated_counterfactual": untouched, "versions": dict(versions),
+            **evaluation.protocol, "versions": dict(versions),
         },
         "training_seed": evaluation.config.seed,
         "tables": {"translation": rows, "retrieval": list(retrieval)},
@@ -96,10 +95,13 @@ def measurements(evaluation: Evaluation) -> dict[str, Location]:
     config, run = evaluation.config, evaluation.run
     base = network_digests(stage_directory(run, "translation") / "model")["translator"]
     guided = network_digests(stage_directory(run, "guidance") / "model")
-    places = {}
+    protocol = {"protocol": evaluation.protocol["digest"]}
+    places = {IDENTITY: measured_place(evaluation.measured, IDENTITY, protocol)}
+    if evaluation.faces is not None and config.evaluation.counterfactuals:
+        places[TRUTH] = measured_place(evaluation.measured, TRUTH, protocol)
     for name in ("gmm-unit", *config.guidance.variants):
         depends: dict[str, Any] = {
-            "protocol": evaluation.protocol["digest"],
+            **protocol,
             "network": base if name == "gmm-unit" else guided[name],
         }
         if is_guided(name):
@@ -150,7 +152,7 @@ def _measure(
         values = []
         for seed, made in zip(settings.seeds, columns, strict=True):
             values.append(_values(evaluation, seed, made, reference))
-        keys = [key for key in columns[0] if key not in ("index", "predicted", "untranslated")]
+        keys = [key for key in columns[0] if key not in ("index", "predicted")]
         save_measured(
             places[model], values, {key: np.concatenate([made[key] for made in columns]) for key in keys}
         )
@@ -168,32 +170,49 @@ def _values(evaluation: Evaluation, seed: int, made: Columns, reference: Referen
     inputs = evaluation_inputs(
         config, seed, len(evaluation.test.index), evaluation.train.index.labels[:, columns]
     )
-    right = made["predicted"][:, columns] == inputs.targets
-    made["row"], made["acc"] = inputs.rows, right.mean(axis=1)
+    rows, targets = inputs.rows[made["index"]], inputs.targets[made["index"]]
+    right = made["predicted"][:, columns] == targets
+    changed = evaluation.test.index.labels[rows][:, columns] != targets
+    made["row"], made["acc"] = rows, right.mean(axis=1)
+    made["acc_changed"] = _share(right, changed, axis=1)
+    few = len(rows) < config.evaluation.images  # the truth is drawn for some inputs only
     fid = fid_or_reason(made["features"], reference.features)
     return {
         "seed": seed,
         "acc": float(right.mean()),
         "acc_per_attribute": dict(zip(config.data.attributes, right.mean(axis=0).tolist(), strict=True)),
-        "fid": fid.value,
-        "fid_note": fid.note,
-        "kid": kernel_distance(made["features"], reference.features, subsets=KID_SUBSETS)[0],
-        "is": inception_score(made["logits"], splits=_splits(len(made["logits"])))[0],
-        **{key: _mean(made[key]) for key in ("diversity", "counterfactual", "content_kept")},
-        "untranslated": _mean(made["untranslated"]),
+        "acc_changed": _mean(_share(right.reshape(1, -1), changed.reshape(1, -1), axis=1)),
+        "acc_changed_per_attribute": {
+            name: None if np.isnan(share) else float(share)
+            for name, share in zip(config.data.attributes, _share(right, changed, axis=0), strict=True)
+        },
+        "fid": None if few else fid.value,
+        "fid_note": None if few else fid.note,
+        "kid": None if few else kernel_distance(made["features"], reference.features, subsets=KID_SUBSETS)[0],
+        "is": None if few else inception_score(made["logits"], splits=_splits(len(made["logits"])))[0],
+        **{key: _mean(made[key]) for key in ("diversity", "counterfactual", "edit", "keep", "content_kept")},
     }
+
+
+def _share(
+    right: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], axis: int
+) -> npt.NDArray[np.float64]:
+    """Return the share of the counted cells that are right, along an axis; NaN where none is counted."""
+    number = counted.sum(axis=axis)
+    return np.where(number > 0, (right & counted).sum(axis=axis) / np.maximum(number, 1), np.nan)
 
 
 def over_seeds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return means over the evaluation seeds, and the standard deviation of each as `*_spread`."""
     row: dict[str, Any] = {}
     for key, first in values[0].items():
-        if key in ("seed", "untranslated"):
+        if key == "seed":
             continue
         column = [value[key] for value in values]
         if isinstance(first, dict):
-            row[key] = {name: float(np.mean([item[name] for item in column])) for name in first}
-            row[f"{key}_spread"] = {name: _spread([item[name] for item in column]) for name in first}
+            by_name = {name: [item[name] for item in column if item[name] is not None] for name in first}
+            row[key] = {name: float(np.mean(known)) if known else None for name, known in by_name.items()}
+            row[f"{key}_spread"] = {name: _spread(known) for name, known in by_name.items()}
         elif first is None or isinstance(first, str):
             row[key] = first
         else:
@@ -208,6 +227,8 @@ def _spread(column: Sequence[float]) -> float | None:
 def _about(name: str, config: Config) -> dict[str, Any]:
     guided = is_guided(name)
     steps = config.translation.steps + (config.guidance.steps if name != "gmm-unit" else 0)
+    if name in (IDENTITY, TRUTH):
+        steps = 0
     return {
         "model": name,
         "steps": steps,
@@ -220,7 +241,10 @@ def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
     """Real images: IS of the training images, the judge's accuracy on the test images."""
     config, columns = evaluation.config, evaluation.columns
     right = reference.on_test[:, columns] == evaluation.test.index.labels[:, columns].astype(bool)
-    empty = ("fid", "kid", "diversity", "counterfactual", "content_kept")
+    empty = (
+        "fid", "kid", "diversity", "counterfactual", "edit", "keep", "content_kept", "acc_changed",
+        "acc_changed_per_attribute",
+    )  # fmt: skip
     return {
         "model": "real",
         "steps": 0,

@@ -16,9 +16,19 @@ from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.images import UInt8Array, prepare_image
 from rgcluster.data.stream import ImageSource
-from rgcluster.evaluate.measure.inputs import MEASURE_SEED, EvaluationInputs, evaluation_inputs
+from rgcluster.evaluate.measure.inputs import (
+    IDENTITY,
+    MEASURE_SEED,
+    TRUTH,
+    EvaluationInputs,
+    evaluation_inputs,
+)
 from rgcluster.evaluate.metrics.classifier import AttributeClassifier
-from rgcluster.evaluate.metrics.counterfactual import content_kept, mean_absolute_difference
+from rgcluster.evaluate.metrics.counterfactual import (
+    content_kept,
+    edit_and_keep_errors,
+    mean_absolute_difference,
+)
 from rgcluster.evaluate.metrics.features import best_extractor, best_perceptual
 from rgcluster.evaluate.metrics.scores import pairwise_diversity
 from rgcluster.faces import FaceSet
@@ -64,7 +74,8 @@ class Measure:
         ]
         device = pick_device(self.config.cluster, gpu=task.gpu)
         store = RayStore.connect(task.store) if any(map(is_guided, task.models)) else None
-        self.models = load_models(Location(task.run), self.config, store, device, task.models)
+        painted = tuple(name for name in task.models if name not in (IDENTITY, TRUTH))
+        self.models = load_models(Location(task.run), self.config, store, device, painted) if painted else {}
         self.classifier = AttributeClassifier.from_bytes(task.classifier).to(device.torch)
         prefer = self.config.evaluation.extractor
         size = self.config.data.image_size
@@ -85,13 +96,22 @@ class Measure:
         images = self.test.images(rows)
         before = self.classifier.predict(images)
         truth = self._counterfactuals(rows, targets, start)
-        untouched = self._distances(images, truth)
+        told = 0 if truth is None else len(truth)
         blocks = []
+        if IDENTITY in self.task.models:
+            block = self._rows(IDENTITY, seed, start, images, before)
+            blocks.append(block | self._errors(images, images[:told], truth))
+        if TRUTH in self.task.models and truth is not None:
+            block = self._rows(TRUTH, seed, start, truth, before[:told])
+            blocks.append(block | self._errors(images[:told], truth, truth))
         for name, model in self.models.items():
-            made = model.translate(images, targets, noise, self.test.index.row_ids[rows], key=seed).image
-            block = self._rows(name, seed, start, made, before, self.classifier.predict(made), truth)
+            ids = self.test.index.row_ids[rows]
+            made = model.translate(images, targets, noise, ids, key=seed).image
+            block = self._rows(name, seed, start, made, before)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
-            block["untranslated"] = untouched
+            if truth is not None:  # with the mean style: less diversity alone shall not lower an error
+                made = model.translate(images[:told], targets[:told], None, ids[:told], key=seed).image
+                block |= self._errors(images, made, truth)
             blocks.append(block)
         return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
 
@@ -108,10 +128,8 @@ class Measure:
         start: int,
         images: UInt8Array,
         before: npt.NDArray[np.bool_],
-        after: npt.NDArray[np.bool_],
-        truth: UInt8Array | None,
     ) -> Block:
-        count = len(images)
+        count, after = len(images), self.classifier.predict(images)
         features, logits = self.extractor.features_and_logits(images)
         kept = content_kept(before, after, self.content)
         return {
@@ -122,17 +140,17 @@ class Measure:
             "logits": logits,
             "predicted": after.astype(np.int8),
             "content_kept": np.full(count, np.nan) if kept is None else kept,
-            "counterfactual": self._distances(images, truth),
-            "untranslated": np.full(count, np.nan),
-            "diversity": np.full(count, np.nan),
+            **{key: np.full(count, np.nan) for key in ("counterfactual", "edit", "keep", "diversity")},
         }
 
-    def _distances(self, images: UInt8Array, truth: UInt8Array | None) -> npt.NDArray[np.float64]:
-        """Return each image's distance to the truth, NaN where none was drawn."""
-        distances = np.full(len(images), np.nan)
-        if truth is not None and len(truth):
-            distances[: len(truth)] = mean_absolute_difference(images[: len(truth)], truth)
-        return distances
+    def _errors(self, inputs: UInt8Array, made: UInt8Array, truth: UInt8Array | None) -> Block:
+        """Return the errors [N] of the first inputs' translations to their truths, NaN where none was drawn."""
+        errors = {key: np.full(len(inputs), np.nan) for key in ("counterfactual", "edit", "keep")}
+        if truth is not None:
+            told = slice(len(truth))
+            errors["counterfactual"][told] = mean_absolute_difference(made, truth)
+            errors["edit"][told], errors["keep"][told] = edit_and_keep_errors(inputs[told], made, truth)
+        return errors
 
     def _counterfactuals(
         self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int8], start: int

@@ -19,7 +19,7 @@ __all__ = ["SINGLE", "Measured", "is_measured", "load_measured", "measured_place
 
 VALUES, IMAGES = "values.json", "images.safetensors"
 
-SINGLE = ("acc", "content_kept", "counterfactual", "diversity")
+SINGLE = ("acc", "acc_changed", "content_kept", "counterfactual", "edit", "keep", "diversity")
 """Values that are means over images; NaN where an image has none."""
 
 Columns = Mapping[str, npt.NDArray[Any]]

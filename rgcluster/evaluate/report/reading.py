@@ -71,6 +71,7 @@ def _measures(results: Results) -> list[Measure]:
         Measure("kid", name, True, scale, 2),
         Measure("acc", "ACC", False, 100, 1, "\N{NO-BREAK SPACE}%"),
         Measure("counterfactual", "counterfactual distance", True, 1, 4),
+        Measure("edit", "edit error", True, 1, 4),
     ]
 
 
