@@ -129,13 +129,15 @@ class Shard:
     def write(self, change: Change) -> int:
         """Make a change durable, then visible; return how many of its ids were here."""
         with self._writing:
-            self._journal.append(change)
+            self._apply_news()
+            while not self._journal.append(change):
+                self._apply_news()
             return self._apply(change)
 
     def catch_up(self) -> int:
-        """Read what others wrote into the journal; return how many ids it changed."""
+        """Apply the changes that other processes wrote to the journal; return how many ids were here."""
         with self._writing:
-            return sum(self._apply(change) for change in self._journal.news())
+            return self._apply_news()
 
     def info(self) -> dict[str, Any]:
         """Return one row for people: images, kind, memory, measured recall, changes since the snapshot."""
@@ -186,6 +188,9 @@ class Shard:
         with self._reading:
             read = self._table.find(np.asarray(ids, np.int64), what)
         return read()
+
+    def _apply_news(self) -> int:
+        return sum(self._apply(change) for change in self._journal.news())
 
     def _apply(self, change: Change) -> int:
         with self._searching, self._reading:
