@@ -26,7 +26,8 @@ from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.disk.writer import as_images, as_tags
 from rgcluster.store.index.exact import NO_ID, as_vectors, barred_ids, too_few
 from rgcluster.store.index.rows import Filter
-from rgcluster.store.view import Asked, Call, View
+from rgcluster.store.shard.requests import HostCall
+from rgcluster.store.view import Query, View
 
 __all__ = ["Found", "Neighbours", "Pending", "Store"]
 
@@ -61,7 +62,7 @@ class Store(ABC):
         self._ids: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
     @abstractmethod
-    def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
+    def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
         """Return the answer to each call of a shard's host; StoreUnavailable once `deadline` is past."""
 
     @abstractmethod
@@ -81,29 +82,29 @@ class Store(ABC):
         exclude [B] or [B, E] are ids that are kept from each row's answer (-1 for none); a filter says which
         images may be in any.
         """
-        asked = self._asked(queries, k, exclude, filter)
-        return self._run(lambda view: view.search(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._run(lambda view: view.search(query))
 
     def search_async(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Pending[Found]:
         """Start `search`."""
-        asked = self._asked(queries, k, exclude, filter)
-        return self._submit(lambda view: view.search(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._submit(lambda view: view.search(query))
 
     def neighbours(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Neighbours:
         """Return the nearest images, with ids and distances."""
-        asked = self._asked(queries, k, exclude, filter)
-        return self._run(lambda view: view.neighbours(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._run(lambda view: view.neighbours(query))
 
     def neighbours_async(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Pending[Neighbours]:
         """Start `search` and, when it is merged, the fetch of the winners' images."""
-        asked = self._asked(queries, k, exclude, filter)
-        return self._submit(lambda view: view.neighbours(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._submit(lambda view: view.neighbours(query))
 
     def random_async(
         self, batch_ids: ArrayLike, k: int, exclude: ArrayLike | None = None, *, seed: int
@@ -181,7 +182,7 @@ class Store(ABC):
     def info(self) -> list[dict[str, Any]]:
         """Return one row per shard: count, bytes, index, queries, pid, node, started, restarts."""
         deadline = time.monotonic() + self.timeout
-        return self._scatter([(number, "info", ()) for number in range(self.num_shards)], deadline)
+        return self._scatter([HostCall(part, "info") for part in range(self.num_shards)], deadline)
 
     def check(self, digests: Mapping[str, str]) -> None:
         """Raise StoreMismatch unless the store was embedded by the networks with these digests, now and later."""
@@ -240,7 +241,7 @@ class Store(ABC):
 
     def _refresh(self, deadline: float) -> Manifest:
         """Learn of the newest generation that a shard serves."""
-        found = self._scatter([(number, "origin", ()) for number in range(self.num_shards)], deadline)
+        found = self._scatter([HostCall(part, "origin") for part in range(self.num_shards)], deadline)
         manifest = max((manifest for manifest, _ in found), key=lambda each: each.generation)
         self._check(manifest, self._expected)
         if manifest.generation > self.manifest.generation:
@@ -261,7 +262,7 @@ class Store(ABC):
         parts = [(owner, change.of(owners == owner)) for owner in np.unique(owners).tolist()]
 
         def work(view: View) -> int:
-            touched = view.scatter([(owner, "write", (part,)) for owner, part in parts])
+            touched = view.scatter([view.call_to(owner, "write", part) for owner, part in parts])
             self._follow([owner for owner, _ in parts], view)
             return int(sum(touched))
 
@@ -280,11 +281,11 @@ class Store(ABC):
             self._ids = key, np.sort(np.concatenate([ids for _, ids in held]))
         return self._ids[1]
 
-    def _asked(self, queries: ArrayLike, k: int, exclude: ArrayLike | None, filter: Filter | None) -> Asked:
+    def _query(self, queries: ArrayLike, k: int, exclude: ArrayLike | None, filter: Filter | None) -> Query:
         # A copy, since the caller may write over its batch while the query is under way.
         rows = as_vectors(np.array(queries, np.float32), self.manifest.dimension)
         _require_positive(k)
-        return Asked(rows, k, barred_ids(exclude, len(rows)), None if filter is None else filter.tags)
+        return Query(rows, k, barred_ids(exclude, len(rows)), None if filter is None else filter.tags)
 
 
 def _draw(

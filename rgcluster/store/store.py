@@ -23,8 +23,9 @@ from rgcluster.store.actors.pool import ActorPool
 from rgcluster.store.actors.telemetry import ClientMeter
 from rgcluster.store.client import Store
 from rgcluster.store.disk.snapshot import Manifest, Place, read_manifest
+from rgcluster.store.shard.requests import HostCall
 from rgcluster.store.shard.shard import IndexSettings
-from rgcluster.store.view import Call, View
+from rgcluster.store.view import View
 
 __all__ = ["NAMESPACE", "RayStore", "list_stores", "stop_store"]
 
@@ -126,7 +127,7 @@ class RayStore(Store):
         replicas = 1 + max(replica for _, replica in found)
         first = ActorPool(name, [[_find(name, 0, replica) for replica in range(replicas)]])
         deadline = time.monotonic() + timeout
-        location, manifest, parts, key = first.call([(0, "whereabouts", ())], deadline)[0]
+        location, manifest, parts, key = first.call([HostCall(0, "whereabouts")], deadline)[0]
         actors = [[_find(name, part, replica) for replica in range(replicas)] for part in range(parts)]
         pool = ActorPool(name, actors, Lines(key))
         return cls(pool, Location(location), manifest, timeout, max_in_flight, owner=False)
@@ -160,10 +161,10 @@ class RayStore(Store):
 
     def ping(self) -> None:
         """Return once a replica of every shard has answered; StoreUnavailable after the time-out."""
-        calls: list[Call] = [(part, "ping", ()) for part in range(len(self._pool.actors))]
+        calls = [HostCall(part, "ping") for part in range(len(self._pool.actors))]
         self._pool.call(calls, time.monotonic() + self.timeout)
 
-    def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
+    def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
         start = time.perf_counter()
         try:
             answers = self._pool.call(calls, deadline)

@@ -26,6 +26,7 @@ from rgcluster.store.actors.lines import Lines
 from rgcluster.store.actors.listener import Listener, address
 from rgcluster.store.actors.message import receive, send
 from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.requests import HostCall, ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
 
 pytestmark = [
@@ -157,7 +158,7 @@ def connected(key: str) -> Lines:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         lines = Lines(key)
-        asked = lines.ask((0, 0), "call", (0, "held_version", ()), soon())
+        asked = lines.ask((0, 0), ShardRequest(0, "held_version"), soon())
         if asked is not None:
             asked.drop()
             return lines
@@ -170,7 +171,7 @@ def soon() -> float:
 
 
 def over(lines: Lines, method: str, *args: Any, generation: int = 0) -> Any:
-    asked = lines.ask((0, 0), "call", (generation, method, args), soon())
+    asked = lines.ask((0, 0), ShardRequest(generation, method, args), soon())
     assert asked is not None
     try:
         return asked.result(soon())
@@ -184,7 +185,7 @@ def test_a_line_brings_what_the_host_says(host: Host) -> None:
     for _ in range(3):
         found = over(lines, "search", vectors[:9], 4, ids[:9, None], (0, 1))
         for ours, own in zip(
-            found, host.call(0, "search", (vectors[:9], 4, ids[:9, None], (0, 1))), strict=True
+            found, host.call(ShardRequest(0, "search", (vectors[:9], 4, ids[:9, None], (0, 1)))), strict=True
         ):
             np.testing.assert_array_equal(ours, own)
         np.testing.assert_array_equal(over(lines, "fetch", ids[:5]), images_of(ids[:5]))
@@ -229,10 +230,10 @@ def test_typed_errors_arrive_and_the_line_serves_on(host: Host) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_any_other_error_ends_the_line_and_is_left_to_ray() -> None:
-    def call(generation: int, method: str, args: tuple[Any, ...]) -> Any:
-        if method == "vectors":
+    def call(request: ShardRequest) -> Any:
+        if request.method == "vectors":
             raise ZeroDivisionError
-        return generation
+        return request.generation
 
     lines = listening(call)
     with pytest.raises(ConnectionError):
@@ -241,16 +242,21 @@ def test_any_other_error_ends_the_line_and_is_left_to_ray() -> None:
     time.sleep(0.2)  # until the thread has told its error
 
 
+class DisguisedWrite(ShardRequest):
+    is_read = True  # type: ignore[assignment]
+
+
 def test_changes_and_what_is_no_read_take_another_way(host: Host) -> None:
     lines = listening(host.call)
-    for method, args in (("call", (0, "write", ())), ("adopt", (1,)), ("call", (0, "catch_up", ()))):
-        assert lines.ask((0, 0), method, args, soon()) is None
-    assert lines.ask((0, 0), "call", (0, "search", (object(), 1)), soon()) is None
-    with pytest.MonkeyPatch.context() as patch:  # nor does a shard take them from a client that sends them
-        patch.setattr("rgcluster.store.actors.lines.READS", {"catch_up"})
-        with pytest.raises(ConnectionError):
-            over(lines, "catch_up")
-    assert lines.ask((7, 0), "call", (0, "held_version", ()), soon()) is None
+    for method in ("write", "catch_up"):
+        assert lines.ask((0, 0), ShardRequest(0, method), soon()) is None
+    assert HostCall(0, "adopt", (1,)).request is None
+    assert lines.ask((0, 0), ShardRequest(0, "search", (object(), 1)), soon()) is None
+    asked = lines.ask((0, 0), DisguisedWrite(0, "catch_up"), soon())  # a shard refuses it all the same
+    assert asked is not None
+    with pytest.raises(ConnectionError):
+        asked.result(soon())
+    assert lines.ask((7, 0), ShardRequest(0, "held_version"), soon()) is None
 
 
 PARENT = """
@@ -261,7 +267,7 @@ child.wait()
 CHILD = """
 import sys, time
 from rgcluster.store.actors.listener import Listener, address
-Listener(address(sys.argv[1], 0, 0), lambda generation, method, args: generation)
+Listener(address(sys.argv[1], 0, 0), lambda request: request.generation)
 print(__import__("os").getpid(), flush=True)
 time.sleep(50)
 """
@@ -310,12 +316,12 @@ def test_a_client_does_not_trust_another_users_socket(monkeypatch: pytest.Monkey
     lines = listening(host.call)
     lines.close()
     monkeypatch.setattr("rgcluster.store.actors.lines.same_user", lambda line: False)
-    assert Lines(lines._key).ask((0, 0), "call", (0, "held_version", ()), soon()) is None
+    assert Lines(lines._key).ask((0, 0), ShardRequest(0, "held_version"), soon()) is None
 
 
 def test_where_nobody_listened_nobody_knocks_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     lines, knocks = Lines("nobody"), list[Any]()
     monkeypatch.setattr("rgcluster.store.actors.lines._connected", knocks.append)
     for _ in range(3):
-        assert lines.ask((0, 0), "call", (0, "held_version", ()), soon()) is None
+        assert lines.ask((0, 0), ShardRequest(0, "held_version"), soon()) is None
     assert len(knocks) == 1

@@ -16,6 +16,7 @@ from rgcluster.store.actors.listener import Listener, address
 from rgcluster.store.actors.telemetry import ShardMeter
 from rgcluster.store.disk.snapshot import Manifest
 from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
 
 __all__ = ["ShardActor"]
@@ -56,12 +57,12 @@ class ShardProcess(Host):
         if self._listener is not None:
             self._listener.close()
 
-    def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
-        if method != "search":
-            return super().call(generation, method, args)
+    def call(self, request: ShardRequest) -> Any:
+        if request.method != "search":
+            return super().call(request)
         start = time.perf_counter()
-        found = super().call(generation, method, args)
-        self._metered().searched(len(args[0]), time.perf_counter() - start)
+        found = super().call(request)
+        self._metered().searched(len(request.args[0]), time.perf_counter() - start)
         return found
 
     def ping(self) -> int:

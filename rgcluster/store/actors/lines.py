@@ -11,7 +11,7 @@ from typing import Any
 from rgcluster import errors
 from rgcluster.store.actors.listener import address, same_user
 from rgcluster.store.actors.message import MOST_ANSWER, receive, send
-from rgcluster.store.shard.host import READS
+from rgcluster.store.shard.requests import ShardRequest
 
 __all__ = ["Asked", "Lines"]
 
@@ -32,16 +32,16 @@ class Lines:
         self._lock = threading.Lock()
         self._closed = False
 
-    def ask(self, shard: Shard, method: str, args: tuple[Any, ...], until: float) -> Asked | None:
+    def ask(self, shard: Shard, request: ShardRequest, until: float) -> Asked | None:
         """Send a call; None where it must go another way."""
-        if method != "call" or args[1] not in READS:
+        if not request.is_read:
             return None
         line = self._take(shard)
         if line is None:
             return None
         try:
             line.settimeout(max(0.001, until - time.monotonic()))
-            send(line, args)
+            send(line, request)
         except (OSError, TypeError):
             line.close()
             self.forget(shard)

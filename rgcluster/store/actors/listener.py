@@ -17,7 +17,7 @@ from typing import Any
 
 from rgcluster.errors import RGClusterError
 from rgcluster.store.actors.message import MOST_REQUEST, receive, send
-from rgcluster.store.shard.host import READS
+from rgcluster.store.shard.requests import ShardRequest
 
 __all__ = ["Listener", "address", "same_user"]
 
@@ -41,13 +41,13 @@ def same_user(line: socket.socket) -> bool:
 
 
 class Listener:
-    """Answers `call(generation, method, args)` for as long as the process lives, each line on a thread.
+    """Answers `call(request)` for as long as the process lives, each line on a thread.
 
     Another user's process is not heard. A process whose raylet has died answers no more: Ray starts the shard
     anew elsewhere, and what is written there would be missing here.
     """
 
-    def __init__(self, where: str, call: Callable[[int, str, tuple[Any, ...]], Any]) -> None:
+    def __init__(self, where: str, call: Callable[[ShardRequest], Any]) -> None:
         self._where, self._call, self._parent = where, call, os.getppid()
         self._room, self._closed = threading.BoundedSemaphore(_MOST_LINES), False
         threading.Thread(target=self._listen, daemon=True, name="store-listener").start()
@@ -96,17 +96,17 @@ class Listener:
                     asked = receive(line, MOST_REQUEST)
                     if self._over():
                         return
-                    send(line, self._answer(*asked))
+                    send(line, self._answer(ShardRequest(*asked)))
         except OSError:
             pass  # the client has gone, or said what is no message
         finally:
             self._room.release()
 
-    def _answer(self, generation: int, method: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _answer(self, request: ShardRequest) -> tuple[Any, ...]:
         """Any other error ends the line; the client asks again through Ray, which tells it with its traceback."""
-        if method not in READS:
+        if not request.is_read:
             raise ConnectionError("lines are for reading")
         try:
-            return "answer", self._call(generation, method, args)
+            return "answer", self._call(request)
         except RGClusterError as error:
             return "error", type(error).__name__, str(error)

@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from rgcluster.errors import RGClusterError, StoreUnavailable
 from rgcluster.store.actors.lines import Asked, Lines
 from rgcluster.store.actors.names import find_actor
-from rgcluster.store.view import Call
+from rgcluster.store.shard.requests import HostCall, ShardRequest
 
 __all__ = ["ActorPool"]
 
@@ -49,7 +49,7 @@ class ActorPool:
     def replicas(self) -> int:
         return len(self.actors[0])
 
-    def call(self, calls: Sequence[Call], deadline: float) -> list[Any]:
+    def call(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
         """Return the answer to every call."""
         turn, allowed = next(self._turn), max(0.0, deadline - time.monotonic())
         until = self._patience(deadline)
@@ -78,7 +78,7 @@ class ActorPool:
 
     def _collect(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[HostCall],
         answers: list[Any],
         refs: dict[int, Any],
         turn: int,
@@ -100,7 +100,7 @@ class ActorPool:
 
     def _persist(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[HostCall],
         answers: list[Any],
         asked: dict[int, Any],
         turn: int,
@@ -123,7 +123,7 @@ class ActorPool:
                 except RayTaskError as error:
                     raise _typed(error) from None
                 except RayActorError:
-                    self._require_named(calls[place][0])
+                    self._require_named(calls[place].part)
                     down.append(place)
                 except RayError:  # the answer was lost on its way
                     down.append(place)
@@ -132,7 +132,7 @@ class ActorPool:
             if time.monotonic() >= deadline:
                 place = (silent or down)[0]
                 what = "did not answer" if silent else "was down"
-                raise self._unavailable(calls[place][0], f"{what} within {allowed:.0f} s")
+                raise self._unavailable(calls[place].part, f"{what} within {allowed:.0f} s")
             turn += 1
             if len(down) == len(asked) and (self.replicas == 1 or turn % self.replicas == 0):
                 time.sleep(_RETRY_SECONDS)
@@ -151,7 +151,7 @@ class ActorPool:
     def follow(self, parts: Sequence[int], generation: int, deadline: float) -> None:
         """Let the replicas of these shards read the journal."""
         for pool in self._columns()[1:]:
-            pool.call([(part, "call", (generation, "catch_up", ())) for part in parts], deadline)
+            pool.call([HostCall.of(part, ShardRequest(generation, "catch_up")) for part in parts], deadline)
 
     def close(self) -> None:
         """Let go of the lines."""
@@ -171,17 +171,15 @@ class ActorPool:
         left = max(0.0, deadline - time.monotonic())
         return deadline if self.replicas == 1 else deadline - left + max(min(_LEAST_PATIENCE, left), left / 4)
 
-    def _on_line(self, call: Call, turn: int, until: float) -> Asked | None:
-        part, method, args = call
-        if self._lines is None:
+    def _on_line(self, call: HostCall, turn: int, until: float) -> Asked | None:
+        if self._lines is None or call.request is None:
             return None
-        return self._lines.ask((part, self._first + turn % self.replicas), method, args, until)
+        return self._lines.ask((call.part, self._first + turn % self.replicas), call.request, until)
 
-    def _ask(self, call: Call, turn: int) -> Any:
-        part, method, args = call
-        replicas = self.actors[part]
-        alone = method == "call" and args[1] == _ON_FIRST_ALONE
-        return getattr(replicas[0 if alone else turn % len(replicas)], method).remote(*args)
+    def _ask(self, call: HostCall, turn: int) -> Any:
+        replicas = self.actors[call.part]
+        first = call.request is not None and call.request.method == _ON_FIRST_ALONE
+        return getattr(replicas[0 if first else turn % len(replicas)], call.method).remote(*call.args)
 
     def _ready(self, refs: Sequence[Any], until: float) -> set[Any]:
         timeout = max(0.0, until - time.monotonic())
@@ -200,8 +198,8 @@ class ActorPool:
         )
 
 
-def _for_all(pool: ActorPool, method: str, args: tuple[Any, ...]) -> list[Call]:
-    return [(part, method, args) for part in range(len(pool.actors))]
+def _for_all(pool: ActorPool, method: str, args: tuple[Any, ...]) -> list[HostCall]:
+    return [HostCall(part, method, args) for part in range(len(pool.actors))]
 
 
 def _typed(error: RayTaskError) -> BaseException:

@@ -14,11 +14,11 @@ from rgcluster.errors import StaleGeneration, StoreUnavailable
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
 from rgcluster.store.shard.coalesce import Coalescer
+from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings, Shard
 
-__all__ = ["READS", "Host"]
+__all__ = ["Host"]
 
-READS = frozenset({"search", "fetch", "vectors", "ids", "held_version"})
 _RETIRE_SECONDS = 30.0
 
 
@@ -53,8 +53,9 @@ class Host:
         """Return the present manifest and the number of shards the store is spread over."""
         return self._load_present().manifest, self._parts
 
-    def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
-        """Call `Shard.method` of a generation."""
+    def call(self, request: ShardRequest) -> Any:
+        """Call a method of `Shard` of the generation that the request names."""
+        generation, method, args = request
         shard, coalescer = self._of(generation)
         with self._counted(generation, method):
             if method == "search":
@@ -68,7 +69,7 @@ class Host:
                 return self._write(generation, shard, *args)
             if method == "catch_up":
                 return shard.catch_up()
-            assert method in READS, method
+            assert request.is_read, method
             return getattr(shard, method)(*args)
 
     def info(self) -> dict[str, Any]:
