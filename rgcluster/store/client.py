@@ -19,13 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
-from rgcluster.store.answers import Found, Neighbours, Pending
 from rgcluster.store.changes.compaction import Compaction
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.disk.writer import as_images, as_tags
 from rgcluster.store.index.exact import NO_ID, as_vectors, barred_ids, too_few
 from rgcluster.store.index.rows import Filter
+from rgcluster.store.results import Found, Neighbours, Pending
 from rgcluster.store.shard.requests import HostCall
 from rgcluster.store.view import Query, View
 

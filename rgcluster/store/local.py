@@ -1,4 +1,4 @@
-"""The store inside this process: for tests, and for sets that one process can hold."""
+"""The store in this process, without Ray: for tests, and for data that one process can hold."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LocalStore(Store):
         return [getattr(host, method)(*args) for host in self._hosts]
 
     def _run(self, work: Callable[[View], T]) -> T:
-        # FAISS sets its number of OpenMP threads for the thread that it runs on: that must not be the caller's.
+        # FAISS sets the number of OpenMP threads of the calling thread, so run it on another thread.
         return self._submit(work).result()
 
     def _follow(self, parts: Sequence[int], view: View) -> None:

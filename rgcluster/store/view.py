@@ -1,4 +1,4 @@
-"""A store as one request sees it: one generation, one deadline."""
+"""A consistent view of a store for one request: one generation, one deadline."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rgcluster.store.answers import Found, Neighbours
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.index.exact import nearest_first, require_neighbours
+from rgcluster.store.results import Found, Neighbours
 from rgcluster.store.shard.requests import HostCall, ShardRequest
 
 __all__ = ["Query", "View"]
@@ -19,7 +19,7 @@ __all__ = ["Query", "View"]
 
 @dataclass(frozen=True)
 class Query:
-    """Queries [B, d], how many neighbours, ids to exclude [B, E], tags that may be in the answer."""
+    """Queries [B, d], number of neighbours, ids to exclude [B, E] and allowed tags."""
 
     queries: NDArray[np.float32]
     k: int
@@ -28,7 +28,7 @@ class Query:
 
 
 class View:
-    """Scatters to the shards of one generation, merges and gathers."""
+    """Scatters requests to the shards of one generation and merges the results."""
 
     def __init__(
         self,
@@ -42,16 +42,16 @@ class View:
         self.generation = manifest.generation
 
     def search(self, query: Query) -> Found:
-        """Return the nearest of all shards' nearest; TooFewNeighbours if there are not enough."""
-        answers = self.everywhere("search", query.queries, query.k, query.exclude, query.tags)
-        squared = np.concatenate([answer[0] for answer in answers], axis=1)
-        ids = np.concatenate([answer[1] for answer in answers], axis=1)
+        """Return the nearest neighbours over all shards; TooFewNeighbours if there are fewer than k."""
+        results = self.everywhere("search", query.queries, query.k, query.exclude, query.tags)
+        squared = np.concatenate([result[0] for result in results], axis=1)
+        ids = np.concatenate([result[1] for result in results], axis=1)
         best, winners = nearest_first(squared, ids, query.k)
         require_neighbours(best, query.k, excluding=query.exclude is not None)
         return np.sqrt(best).astype(np.float32), winners
 
     def neighbours(self, query: Query) -> Neighbours:
-        """Return the nearest with their images."""
+        """Return the nearest neighbours with their images."""
         distances, ids = self.search(query)
         return Neighbours(ids, distances, self.fetch(ids))
 
@@ -64,7 +64,7 @@ class View:
         return self._gather("vectors", ids, (self._manifest.dimension,), np.float32)
 
     def everywhere(self, method: str, *args: Any) -> list[Any]:
-        """Return every shard's answer."""
+        """Return the result of every shard."""
         return self.scatter([self.call_to(part, method, *args) for part in range(self._num_shards)])
 
     def call_to(self, part: int, method: str, *args: Any) -> HostCall:
@@ -72,7 +72,7 @@ class View:
         return HostCall.of(part, ShardRequest(self.generation, method, args))
 
     def scatter(self, calls: Sequence[HostCall]) -> list[Any]:
-        """Return the answer to each call."""
+        """Return the result of each call."""
         return self._scatter(calls, self.deadline)
 
     def _gather(
@@ -82,10 +82,10 @@ class View:
         flat = ids.reshape(-1)
         owners = shard_of(flat, self._num_shards)
         holders = np.unique(owners).tolist()
-        answers = self.scatter([self.call_to(holder, method, flat[owners == holder]) for holder in holders])
+        results = self.scatter([self.call_to(holder, method, flat[owners == holder]) for holder in holders])
         if len(holders) == 1:
-            return answers[0].reshape(*ids.shape, *shape)
+            return results[0].reshape(*ids.shape, *shape)
         out: NDArray[Any] = np.empty((len(flat), *shape), kind)
-        for holder, answer in zip(holders, answers, strict=True):
-            out[owners == holder] = answer
+        for holder, result in zip(holders, results, strict=True):
+            out[owners == holder] = result
         return out.reshape(*ids.shape, *shape)

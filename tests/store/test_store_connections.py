@@ -1,4 +1,4 @@
-"""Lines between a client and the shards on its machine: what is said, who is heard, and what ends them."""
+"""Socket connections between a client and the shards on its machine: frames, access, and how they end."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from stores import images_of, sample, write
 
 from rgcluster.errors import DataError
-from rgcluster.store.actors.lines import Lines
-from rgcluster.store.actors.listener import Listener, address
-from rgcluster.store.actors.message import receive, send
+from rgcluster.store.actors.connections import ShardConnections
+from rgcluster.store.actors.frames import receive, send
+from rgcluster.store.actors.socket_server import SocketServer, address
 from rgcluster.store.shard.host import Host
 from rgcluster.store.shard.requests import HostCall, ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="lines are Linux's"),
+    pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets exist on Linux only"),
     pytest.mark.timeout(60),
 ]
 
@@ -89,49 +89,49 @@ def test_large_arrays_and_views_arrive(pair: tuple[socket.socket, socket.socket]
 
 
 @pytest.mark.parametrize("value", [1.5, {"a": 1}, b"x", np.array(["x"]), np.zeros(2, bool), object()])
-def test_nothing_else_is_sent(pair: tuple[socket.socket, socket.socket], value: Any) -> None:
+def test_other_types_are_not_sent(pair: tuple[socket.socket, socket.socket], value: Any) -> None:
     with pytest.raises(TypeError):
         send(pair[0], (1, value))
 
 
-def spoken(text: str, mark: bytes = b"RGS1") -> bytes:
-    return struct.pack("<4sI", mark, len(text)) + text.encode()
+def frame(text: str, magic: bytes = b"RGS1") -> bytes:
+    return struct.pack("<4sI", magic, len(text)) + text.encode()
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [
         b"GET / HTTP/1.1\r\n\r\n",
-        spoken("[1]", mark=b"RGS2"),
-        spoken("[1"),
-        spoken('{"type": "<f4", "shape": [1048577]}'),
-        spoken('{"type": "<f4", "shape": [-1, -4]}'),
-        spoken('{"type": "<f4", "shape": [1.5]}'),
-        spoken('{"type": "<f4", "shape": "ab"}'),
-        spoken('{"type": "|O8", "shape": [1]}'),
-        spoken('{"shape": [1]}'),
-        spoken("[" * 100_000),
+        frame("[1]", magic=b"RGS2"),
+        frame("[1"),
+        frame('{"type": "<f4", "shape": [1048577]}'),
+        frame('{"type": "<f4", "shape": [-1, -4]}'),
+        frame('{"type": "<f4", "shape": [1.5]}'),
+        frame('{"type": "<f4", "shape": "ab"}'),
+        frame('{"type": "|O8", "shape": [1]}'),
+        frame('{"shape": [1]}'),
+        frame("[" * 100_000),
         struct.pack("<4sI", b"RGS1", 1 << 31),
-        spoken('{"type": "<f4", "shape": [2]}') + b"1234",
+        frame('{"type": "<f4", "shape": [2]}') + b"1234",
         b"RG",
     ],
 )
-def test_what_is_no_message_is_refused(pair: tuple[socket.socket, socket.socket], said: bytes) -> None:
-    pair[0].sendall(said)
+def test_invalid_frames_are_rejected(pair: tuple[socket.socket, socket.socket], data: bytes) -> None:
+    pair[0].sendall(data)
     pair[0].close()
     with pytest.raises(ConnectionError):
         receive(pair[1], MOST)
 
 
-def test_silence_ends_at_its_time(pair: tuple[socket.socket, socket.socket]) -> None:
-    pair[0].sendall(spoken('{"type": "<f4", "shape": [2]}'))
+def test_a_missing_response_times_out(pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].sendall(frame('{"type": "<f4", "shape": [2]}'))
     start = time.monotonic()
     with pytest.raises(TimeoutError):
         receive(pair[1], MOST, start + 0.2)
     assert 0.2 <= time.monotonic() - start < 5
 
 
-def test_what_came_in_time_is_read_later(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_data_that_arrived_in_time_is_read_later(pair: tuple[socket.socket, socket.socket]) -> None:
     send(pair[0], np.arange(5))
     np.testing.assert_array_equal(receive(pair[1], MOST, time.monotonic() - 9), np.arange(5))
     with pytest.raises(TimeoutError):
@@ -144,73 +144,73 @@ def host(tmp_path: Path) -> Host:
     return Host(str(write(tmp_path / "s", ids, vectors, 1)), 0, 1, IndexSettings())
 
 
-def listening(call: Any) -> Lines:
-    """Lines to one shard, its listener up."""
+def serving(call: Any) -> ShardConnections:
+    """Start a server and connect to it."""
     key = secrets.token_hex(8)
-    where = address(key, 0, 0)
-    assert where is not None
-    Listener(where, call)
+    path = address(key, 0, 0)
+    assert path is not None
+    SocketServer(path, call)
     return connected(key)
 
 
-def connected(key: str) -> Lines:
-    """Lines to one shard, once it listens."""
+def connected(key: str) -> ShardConnections:
+    """Connections to one shard, once its server is up."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        lines = Lines(key)
-        asked = lines.ask((0, 0), ShardRequest(0, "held_version"), soon())
-        if asked is not None:
-            asked.drop()
-            return lines
+        connections = ShardConnections(key)
+        response = connections.request((0, 0), ShardRequest(0, "held_version"), soon())
+        if response is not None:
+            response.cancel()
+            return connections
         time.sleep(0.01)
-    raise AssertionError("nobody listens")
+    raise AssertionError("no server")
 
 
 def soon() -> float:
     return time.monotonic() + 20
 
 
-def over(lines: Lines, method: str, *args: Any, generation: int = 0) -> Any:
-    asked = lines.ask((0, 0), ShardRequest(generation, method, args), soon())
-    assert asked is not None
+def call_over(connections: ShardConnections, method: str, *args: Any, generation: int = 0) -> Any:
+    response = connections.request((0, 0), ShardRequest(generation, method, args), soon())
+    assert response is not None
     try:
-        return asked.result(soon())
+        return response.result(soon())
     finally:
-        asked.drop()
+        response.cancel()
 
 
-def test_a_line_brings_what_the_host_says(host: Host) -> None:
-    lines = listening(host.call)
+def test_a_connection_returns_the_results_of_the_host(host: Host) -> None:
+    connections = serving(host.call)
     ids, vectors = sample(300)
     for _ in range(3):
-        found = over(lines, "search", vectors[:9], 4, ids[:9, None], (0, 1))
+        found = call_over(connections, "search", vectors[:9], 4, ids[:9, None], (0, 1))
         for ours, own in zip(
             found, host.call(ShardRequest(0, "search", (vectors[:9], 4, ids[:9, None], (0, 1)))), strict=True
         ):
             np.testing.assert_array_equal(ours, own)
-        np.testing.assert_array_equal(over(lines, "fetch", ids[:5]), images_of(ids[:5]))
-        np.testing.assert_array_equal(over(lines, "ids")[1], np.sort(ids))
-    lines.close()
+        np.testing.assert_array_equal(call_over(connections, "fetch", ids[:5]), images_of(ids[:5]))
+        np.testing.assert_array_equal(call_over(connections, "ids")[1], np.sort(ids))
+    connections.close()
 
 
-def test_one_that_leaves_answers_no_more(host: Host) -> None:
+def test_a_closed_server_does_not_respond(host: Host) -> None:
     key = secrets.token_hex(8)
-    listener = Listener(address(key, 0, 0) or "", host.call)
-    lines = connected(key)
-    assert over(lines, "held_version") == 0
-    listener.close()
+    server = SocketServer(address(key, 0, 0) or "", host.call)
+    connections = connected(key)
+    assert call_over(connections, "held_version") == 0
+    server.close()
     with pytest.raises(ConnectionError):
-        over(lines, "held_version")
+        call_over(connections, "held_version")
 
 
-def test_many_threads_ask_at_once(host: Host) -> None:
-    lines, (ids, vectors) = listening(host.call), sample(300)
+def test_many_threads_send_at_once(host: Host) -> None:
+    connections, (ids, vectors) = serving(host.call), sample(300)
     wrong: list[int] = []
 
     def ask(row: int) -> None:
         for turn in range(40):
             at = (row * 40 + turn) % 300
-            if over(lines, "search", vectors[at : at + 1], 1, None, None)[1][0, 0] != ids[at]:
+            if call_over(connections, "search", vectors[at : at + 1], 1, None, None)[1][0, 0] != ids[at]:
                 wrong.append(at)
 
     threads = [threading.Thread(target=ask, args=(row,)) for row in range(8)]
@@ -221,42 +221,44 @@ def test_many_threads_ask_at_once(host: Host) -> None:
     assert not wrong and not any(thread.is_alive() for thread in threads)
 
 
-def test_typed_errors_arrive_and_the_line_serves_on(host: Host) -> None:
-    lines = listening(host.call)
+def test_typed_errors_arrive_and_the_connection_stays_usable(host: Host) -> None:
+    connections = serving(host.call)
     with pytest.raises(DataError, match="the image 1 is not in the store"):
-        over(lines, "fetch", np.array([1]))
-    assert over(lines, "held_version") == 0
+        call_over(connections, "fetch", np.array([1]))
+    assert call_over(connections, "held_version") == 0
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_any_other_error_ends_the_line_and_is_left_to_ray() -> None:
+def test_any_other_error_closes_the_connection() -> None:
     def call(request: ShardRequest) -> Any:
         if request.method == "vectors":
             raise ZeroDivisionError
         return request.generation
 
-    lines = listening(call)
+    connections = serving(call)
     with pytest.raises(ConnectionError):
-        over(lines, "vectors")
-    assert over(lines, "held_version") == 0
-    time.sleep(0.2)  # until the thread has told its error
+        call_over(connections, "vectors")
+    assert call_over(connections, "held_version") == 0
+    time.sleep(0.2)  # until the thread has reported its error
 
 
 class DisguisedWrite(ShardRequest):
     is_read = True  # type: ignore[assignment]
 
 
-def test_changes_and_what_is_no_read_take_another_way(host: Host) -> None:
-    lines = listening(host.call)
+def test_only_reads_use_a_connection(host: Host) -> None:
+    connections = serving(host.call)
     for method in ("write", "catch_up"):
-        assert lines.ask((0, 0), ShardRequest(0, method), soon()) is None
+        assert connections.request((0, 0), ShardRequest(0, method), soon()) is None
     assert HostCall(0, "adopt", (1,)).request is None
-    assert lines.ask((0, 0), ShardRequest(0, "search", (object(), 1)), soon()) is None
-    asked = lines.ask((0, 0), DisguisedWrite(0, "catch_up"), soon())  # a shard refuses it all the same
-    assert asked is not None
+    assert connections.request((0, 0), ShardRequest(0, "search", (object(), 1)), soon()) is None
+    response = connections.request(
+        (0, 0), DisguisedWrite(0, "catch_up"), soon()
+    )  # a shard refuses it all the same
+    assert response is not None
     with pytest.raises(ConnectionError):
-        asked.result(soon())
-    assert lines.ask((7, 0), ShardRequest(0, "held_version"), soon()) is None
+        response.result(soon())
+    assert connections.request((7, 0), ShardRequest(0, "held_version"), soon()) is None
 
 
 PARENT = """
@@ -266,45 +268,45 @@ child.wait()
 """
 CHILD = """
 import sys, time
-from rgcluster.store.actors.listener import Listener, address
-Listener(address(sys.argv[1], 0, 0), lambda request: request.generation)
+from rgcluster.store.actors.socket_server import SocketServer, address
+SocketServer(address(sys.argv[1], 0, 0), lambda request: request.generation)
 print(__import__("os").getpid(), flush=True)
 time.sleep(50)
 """
 
 
-def test_a_process_whose_raylet_died_answers_no_more() -> None:
+def test_a_process_whose_raylet_died_does_not_respond() -> None:
     key = secrets.token_hex(8)
     line = [sys.executable, "-c", PARENT, CHILD, key]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         try:
-            lines = connected(key)
-            assert over(lines, "held_version", generation=4) == 4
+            connections = connected(key)
+            assert call_over(connections, "held_version", generation=4) == 4
             parent.kill()
             parent.wait()
             with pytest.raises(ConnectionError):
-                over(lines, "held_version", generation=4)
+                call_over(connections, "held_version", generation=4)
         finally:
             os.kill(child, 9)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_user_is_not_heard(host: Host) -> None:
-    lines = listening(host.call)
-    assert over(lines, "held_version") == 0
-    where = address(lines._key, 0, 0)
-    assert where is not None
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
+def test_another_user_is_rejected(host: Host) -> None:
+    connections = serving(host.call)
+    assert call_over(connections, "held_version") == 0
+    path = address(connections._key, 0, 0)
+    assert path is not None
     script = (
         "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
         "s.connect(sys.argv[1].replace('@', chr(0))); s.settimeout(10);"
         "text = b'[0, \"held_version\", []]'; s.sendall(b'RGS1' + len(text).to_bytes(4, 'little') + text);"
         "print(len(s.recv(100)))"
     )
-    line = [sys.executable, "-c", script, where.replace("\0", "@")]
+    line = [sys.executable, "-c", script, path.replace("\0", "@")]
     result = subprocess.run(line, capture_output=True, text=True, timeout=30)
-    # Nothing came: the line was closed, before or after the question.
+    # No response: the connection was closed before or after the request.
     assert (
         result.stdout.strip() == "0"
         or "ConnectionResetError" in result.stderr
@@ -313,15 +315,15 @@ def test_another_user_is_not_heard(host: Host) -> None:
 
 
 def test_a_client_does_not_trust_another_users_socket(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
-    lines = listening(host.call)
-    lines.close()
-    monkeypatch.setattr("rgcluster.store.actors.lines.same_user", lambda line: False)
-    assert Lines(lines._key).ask((0, 0), ShardRequest(0, "held_version"), soon()) is None
+    connections = serving(host.call)
+    connections.close()
+    monkeypatch.setattr("rgcluster.store.actors.connections.same_user", lambda connection: False)
+    assert ShardConnections(connections._key).request((0, 0), ShardRequest(0, "held_version"), soon()) is None
 
 
-def test_where_nobody_listened_nobody_knocks_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines, knocks = Lines("nobody"), list[Any]()
-    monkeypatch.setattr("rgcluster.store.actors.lines._connected", knocks.append)
+def test_refused_connections_are_not_retried_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections, attempts = ShardConnections("no-server"), list[Any]()
+    monkeypatch.setattr("rgcluster.store.actors.connections._connect", attempts.append)
     for _ in range(3):
-        assert lines.ask((0, 0), ShardRequest(0, "held_version"), soon()) is None
-    assert len(knocks) == 1
+        assert connections.request((0, 0), ShardRequest(0, "held_version"), soon()) is None
+    assert len(attempts) == 1
