@@ -70,7 +70,7 @@ class ShardProcess(Host):
 
     def ping(self) -> int:
         """Return the shard's number once it has loaded."""
-        self._load_present()
+        self._load_current()
         self._metered()
         return self._part
 

@@ -33,7 +33,7 @@ _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @dataclass(frozen=True)
 class Change:
-    """Rows that come (replacing those of the same id), or ids that go (without vectors)."""
+    """Rows to add, replacing those of the same id; or, without vectors, ids to remove."""
 
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32] | None = None
@@ -44,7 +44,7 @@ class Change:
     def adds(self) -> bool:
         return self.vectors is not None
 
-    def of(self, mine: NDArray[np.bool_]) -> Change:
+    def select(self, mine: NDArray[np.bool_]) -> Change:
         """Return the part of the change that concerns the rows `mine` [n]."""
         if self.vectors is None or self.images is None or self.tags is None:
             return Change(self.ids[mine])
@@ -58,14 +58,14 @@ class Change:
 
     @classmethod
     def from_bytes(cls, content: bytes, source: str) -> Change:
-        """Read a change; CheckpointError names the file where it is damaged (a zip's own checksums)."""
+        """Parse a change; CheckpointError names a damaged file, which the zip checksums reveal."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return cls(**{key: arrays[key] for key in arrays.files})
         except (zipfile.BadZipFile, ValueError, TypeError, EOFError, OSError) as error:
             raise CheckpointError(
                 f"{source}: damaged ({error}); restore the store from another snapshot, "
-                "or remove this file to lose this change alone"
+                "or remove this file to lose only this change"
             ) from None
 
 
@@ -90,7 +90,7 @@ class Journal:
         return True
 
     def news(self) -> Iterator[Change]:
-        """Yield the changes to this shard that were neither read nor written here before, in order."""
+        """Yield the changes to this shard that this object has neither read nor written, in order."""
         for name in change_names(self._directory):
             if name in self._seen:
                 continue
@@ -98,7 +98,7 @@ class Journal:
             # With the same number of shards, a change concerns one shard; with another, it may concern any.
             if parts != self._parts:
                 change = read_change(self._directory, name)
-                yield change.of(shard_of(change.ids, self._parts) == self._part)
+                yield change.select(shard_of(change.ids, self._parts) == self._part)
             elif part == self._part:
                 yield read_change(self._directory, name)
             self._next = max(self._next, number + 1)
@@ -111,7 +111,7 @@ def change_names(directory: Location) -> list[str]:
 
 
 def read_change(directory: Location, name: str) -> Change:
-    """Return one change of a journal; CheckpointError where the file is damaged."""
+    """Return one change of a journal; CheckpointError if the file is damaged."""
     return Change.from_bytes((directory / name).read_bytes(), str(directory / name))
 
 
