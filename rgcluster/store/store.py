@@ -167,12 +167,12 @@ class RayStore(Store):
     def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
         start = time.perf_counter()
         try:
-            answers = self._pool.call(calls, deadline)
+            results = self._pool.call(calls, deadline)
         except RGClusterError:
             self._meter.failed()
             raise
-        self._meter.answered(time.perf_counter() - start)
-        return answers
+        self._meter.succeeded(time.perf_counter() - start)
+        return results
 
     def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         return self._pool.everyone(method, args, deadline)

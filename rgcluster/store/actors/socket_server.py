@@ -71,9 +71,7 @@ class SocketServer:
                     connection, _ = server.accept()
                 except TimeoutError:
                     continue
-                except (
-                    OSError
-                ):  # too many open files, possibly for a short time; calls go through Ray meanwhile
+                except OSError:  # too many open files; Ray carries the calls until this passes
                     time.sleep(_POLL_SECONDS)
                     continue
                 if not same_user(connection) or not self._free.acquire(blocking=False):

@@ -67,7 +67,7 @@ class ClientMeter:
         for metric in (self._latency, self._failed):
             metric.set_default_tags({"store": store})
 
-    def answered(self, seconds: float) -> None:
+    def succeeded(self, seconds: float) -> None:
         self._latency.observe(seconds)
 
     def failed(self) -> None:
