@@ -1,4 +1,4 @@
-"""`rgcluster bench store`: the store's actors, against FAISS in this process on the same vectors in one run."""
+"""`rgcluster bench store`: the store's actors compared with FAISS in this process on the same vectors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def bench_store(folder: Path, count: int, many: int, progress: Progress) -> list
 
 
 def clustered(count: int, seed: int) -> tuple[Floats, Floats]:
-    """Return vectors [count, 100] and queries [512, 100] around the same centres, as embeddings lie."""
+    """Return vectors [count, 100] and queries [512, 100] around the same centres, similar to embeddings."""
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(max(16, count // 200), DIMENSION)).astype(np.float32)
 
@@ -86,7 +86,7 @@ def write(place: Path, vectors: Floats, shards: int, shape: tuple[int, int, int]
 
 
 class _Flat:
-    """FAISS in this process, with the threads and the BLAS threshold that serve each batch best."""
+    """FAISS in this process, with the fastest number of threads and BLAS threshold for each batch size."""
 
     def __init__(self, vectors: Floats) -> None:
         self.index = faiss.IndexFlatL2(DIMENSION)
@@ -99,7 +99,7 @@ class _Flat:
         return self.index.search(queries, K)
 
     def nearest(self, queries: Floats) -> NDArray:
-        """Return the ids alone, of so many queries that finding the best settings would take minutes."""
+        """Return only the ids, without tuning, which would take minutes for many queries."""
         self.configure(len(os.sched_getaffinity(0)), 1)
         return self.index.search(queries, K)[1]
 
@@ -126,7 +126,7 @@ class _Flat:
 @contextmanager
 def _served(place: Path, name: str, shards: int, index: IndexSettings | None = None) -> Iterator[RayStore]:
     with RayStore.start(place, name, num_actors=shards, index=index, verify=False) as store:
-        # A shard's threads allocate on their first call each, as FAISS in this process did while it was tuned.
+        # Warm up: each thread of a shard allocates memory on its first call.
         for batch in BATCHES:
             for _ in range(CALLS):
                 store.search(np.zeros((batch, DIMENSION), np.float32), K)
@@ -134,7 +134,7 @@ def _served(place: Path, name: str, shards: int, index: IndexSettings | None = N
 
 
 def _latency(store: RayStore, flat: _Flat, queries: Floats, shards: int) -> list[Row]:
-    # What Ray takes for as many calls that do nothing.
+    # Time of as many empty Ray calls.
     idle = _median_ms([_timed(store.ping) for _ in range(CALLS)])
     rows = [Row(f"{shards} shards", "empty calls, median", idle, "ms")]
     for batch in BATCHES:
@@ -156,7 +156,7 @@ def _latency(store: RayStore, flat: _Flat, queries: Floats, shards: int) -> list
 
 
 def _searched(store: RayStore) -> NDArray[np.float64]:
-    """Return the seconds that each shard has spent in searches."""
+    """Return the total search seconds of each shard."""
     return np.array([row["search_seconds"] for row in store.info()])
 
 
@@ -169,7 +169,7 @@ def _throughput(store: RayStore, flat: _Flat, queries: Floats) -> list[Row]:
     connected = [RayStore.connect(store.name) for _ in range(CLIENTS)]
     best = 0.0
     for threshold in (1, 100_000):
-        # Each thread has its own setting in OpenMP; eight of them fill the cores with one each.
+        # OpenMP settings are thread-local; eight clients with one thread each fill the cores.
         def alone(threshold: int = threshold) -> None:
             flat.configure(1, threshold)
             flat.index.search(batch, K)
@@ -183,7 +183,7 @@ def _throughput(store: RayStore, flat: _Flat, queries: Floats) -> list[Row]:
 
 
 def _changes(store: RayStore, queries: Floats) -> list[Row]:
-    """Add, in batches of 64, while another client searches."""
+    """Add batches of 64 rows while another client searches."""
     generator = np.random.default_rng(2)
     added, latencies = 0, []
     done = threading.Event()
@@ -269,7 +269,7 @@ def _approximate(place: Path, count: int, progress: Progress) -> list[Row]:
 
 
 def _together(clients: list[Callable[[], Any]], seconds: float) -> float:
-    """Return how many calls a second all clients make at once."""
+    """Return the calls per second of all clients together."""
     counts, stop = [0] * len(clients), threading.Event()
 
     def work(number: int) -> None:
@@ -289,7 +289,7 @@ def _together(clients: list[Callable[[], Any]], seconds: float) -> float:
 
 
 def _from_rest(work: Callable[..., Any], *args: Any) -> float:
-    # OpenMP's threads spin on after their work, at the expense of whoever is measured next.
+    # OpenMP's threads keep spinning after their work, which would slow down the next measurement.
     time.sleep(REST)
     return _timed(work, *args)
 

@@ -1,4 +1,4 @@
-"""`rgcluster store`: start, look at, change and copy retrieval stores."""
+"""`rgcluster store`: start, inspect, change and copy retrieval stores."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ def start(
     name: Annotated[
         str | None, typer.Option(help="name to serve it under; the run's own if not given")
     ] = None,
-    shards: Annotated[int | None, typer.Option(help="as many as on disk if not given", min=1)] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="number of shards; as on disk if not given", min=1)
+    ] = None,
     replicas: Annotated[int, typer.Option(help="processes for each shard", min=1)] = 1,
     index: Annotated[str, typer.Option(help="auto, exact, ivf, hnsw or ivfpq")] = "auto",
-    recall: Annotated[float, typer.Option(help="what an approximate index is tuned to reach")] = 0.95,
-    memory_mib: Annotated[int | None, typer.Option(help="what a shard's index may take", min=1)] = None,
+    recall: Annotated[float, typer.Option(help="recall that an approximate index is tuned to")] = 0.95,
+    memory_mib: Annotated[int | None, typer.Option(help="memory limit of a shard's index", min=1)] = None,
 ) -> None:
     """Serve a snapshot on the running Ray cluster until `rgcluster store stop`."""
     from rgcluster.base.session import cluster_session
@@ -83,7 +85,7 @@ def info(
     run: RunOption = None,
     at: AtOption = None,
 ) -> None:
-    """Show a running store, every process of it, or a snapshot on disk."""
+    """Show all processes of a running store, or a snapshot on disk."""
     if name is None:
         from rgcluster.store import read_manifest
 
@@ -114,7 +116,7 @@ def query(
 
 @store_app.command("compact")
 def compact(name: NameArgument) -> None:
-    """Write a running store anew without what was removed; it goes on answering."""
+    """Rewrite a running store without removed rows, while it serves queries."""
     with _running(name) as store:
         manifest = store.compact()
         out.print(f"{name}: generation {manifest.generation}, {manifest.count:,} images")
@@ -123,10 +125,10 @@ def compact(name: NameArgument) -> None:
 @store_app.command("copy")
 def copy(
     source: Annotated[str, typer.Argument(help="snapshot, local or remote")],
-    target: Annotated[str, typer.Argument(help="empty place, local or remote")],
-    shards: Annotated[int | None, typer.Option(help="onto so many shards", min=1)] = None,
+    target: Annotated[str, typer.Argument(help="empty location, local or remote")],
+    shards: Annotated[int | None, typer.Option(help="number of shards of the copy", min=1)] = None,
 ) -> None:
-    """Copy a store with all changes made to it: a snapshot to keep, or one to restore."""
+    """Copy a store with all its changes, as a backup or to restore one."""
     from rgcluster.store import copy_snapshot
 
     manifest = copy_snapshot(source, target, shards)
@@ -159,7 +161,7 @@ def _running(name: str) -> Iterator[RayStore]:
 
 
 def _place(run: str | None, at: str | None) -> tuple[str, str | None]:
-    """Return where the snapshot lies, and the name that a run serves it under."""
+    """Return the location of the snapshot, and the store name of the run."""
     if (run is None) == (at is None):
         raise ConfigError("say which store: --run DIR, or --at PLACE")
     if at is not None:

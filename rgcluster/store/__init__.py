@@ -1,6 +1,5 @@
 """The sharded store of real images: on disk, in this process, or as Ray actors."""
 
-from rgcluster.store.answers import Found, Neighbours, Pending
 from rgcluster.store.changes.transfer import copy_snapshot
 from rgcluster.store.client import Store
 from rgcluster.store.disk.snapshot import Manifest, read_manifest, verify
@@ -8,6 +7,7 @@ from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.store.index.exact import ExactIndex
 from rgcluster.store.index.rows import Filter, tag_of
 from rgcluster.store.local import LocalStore
+from rgcluster.store.results import Found, Neighbours, Pending
 from rgcluster.store.shard.shard import IndexSettings
 from rgcluster.store.store import NAMESPACE, RayStore, list_stores, stop_store
 

@@ -1,7 +1,6 @@
-"""What every store offers: scatter a query, merge by distance, fetch the winners; add, remove, compact.
+"""Interface of every store: search, fetch, add, remove and compact.
 
-Requests run on threads beside the caller's, so `..._async` returns at once
-and `result()` waits only for what is not there yet.
+Asynchronous requests run on other threads than the caller's: `..._async` returns at once, and `result()` waits.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
-from rgcluster.store.answers import Found, Neighbours, Pending
 from rgcluster.store.changes.compaction import Compaction
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.disk.writer import as_images, as_tags
-from rgcluster.store.index.exact import NO_ID, as_vectors, barred_ids, too_few
+from rgcluster.store.index.exact import NO_ID, as_vectors, excluded_ids, too_few
 from rgcluster.store.index.rows import Filter
-from rgcluster.store.view import Asked, Call, View
+from rgcluster.store.results import Found, Neighbours, Pending
+from rgcluster.store.shard.requests import HostCall
+from rgcluster.store.view import Query, View
 
 __all__ = ["Found", "Neighbours", "Pending", "Store"]
 
@@ -36,10 +36,10 @@ _THREADS = 8
 
 
 class Store(ABC):
-    """Nearest and random real images out of a sharded snapshot, and changes to it.
+    """Nearest and random real images of a sharded snapshot, and changes to it.
 
-    A query is answered in full and by one generation of the store, or fails with a typed error: DataError for
-    its shape or NaN, TooFewNeighbours, StoreUnavailable after `timeout` seconds.
+    A query reads one generation of the store. It succeeds in full or raises a typed error: DataError for a wrong
+    shape or NaN, TooFewNeighbours, or StoreUnavailable after `timeout` seconds.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Store(ABC):
         self._ids: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
     @abstractmethod
-    def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
-        """Return the answer to each call of a shard's host; StoreUnavailable once `deadline` is past."""
+    def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
+        """Return the result of each call of a host; StoreUnavailable after `deadline`."""
 
     @abstractmethod
     def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
-        """Call every host, replicas too."""
+        """Call every host, including replicas."""
 
     @property
     def count(self) -> int:
@@ -78,47 +78,47 @@ class Store(ABC):
     ) -> Found:
         """Return distances [B, k] and ids [B, k] nearest to queries [B, d].
 
-        exclude [B] or [B, E] are ids that are kept from each row's answer (-1 for none); a filter says which
-        images may be in any.
+        exclude [B] or [B, E] are ids that each row's result omits (-1 for none). A filter restricts the result to
+        some images.
         """
-        asked = self._asked(queries, k, exclude, filter)
-        return self._run(lambda view: view.search(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._run(lambda view: view.search(query))
 
     def search_async(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Pending[Found]:
         """Start `search`."""
-        asked = self._asked(queries, k, exclude, filter)
-        return self._submit(lambda view: view.search(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._submit(lambda view: view.search(query))
 
     def neighbours(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Neighbours:
         """Return the nearest images, with ids and distances."""
-        asked = self._asked(queries, k, exclude, filter)
-        return self._run(lambda view: view.neighbours(asked))
+        query = self._query(queries, k, exclude, filter)
+        return self._run(lambda view: view.neighbours(query))
 
     def neighbours_async(
         self, queries: ArrayLike, k: int, exclude: ArrayLike | None = None, filter: Filter | None = None
     ) -> Pending[Neighbours]:
-        """Start `search` and, when it is merged, the fetch of the winners' images."""
-        asked = self._asked(queries, k, exclude, filter)
-        return self._submit(lambda view: view.neighbours(asked))
+        """Start `neighbours`: a search, then the fetch of the images."""
+        query = self._query(queries, k, exclude, filter)
+        return self._submit(lambda view: view.neighbours(query))
 
     def random_async(
         self, batch_ids: ArrayLike, k: int, exclude: ArrayLike | None = None, *, seed: int
     ) -> Pending[Neighbours]:
         """Start drawing k distinct images for each of batch_ids [B], never exclude[i].
 
-        A row's draw is keyed by (seed, batch id): neither the order of the
-        batch nor the number of shards matters. Distances are NaN.
+        The pair (seed, batch id) determines a row's draw, independent of the batch order and the number of
+        shards. Distances are NaN.
         """
         keys = np.array(batch_ids, np.int64)
-        barred = barred_ids(exclude, len(keys))
+        excluded = excluded_ids(exclude, len(keys))
         _require_positive(k)
 
         def work(view: View) -> Neighbours:
-            ids = _draw(self._all_ids(view), keys, k, barred, seed)
+            ids = _draw(self._all_ids(view), keys, k, excluded, seed)
             return Neighbours(ids, np.full(ids.shape, np.nan, np.float32), view.fetch(ids))
 
         return self._submit(work)
@@ -142,8 +142,8 @@ class Store(ABC):
     ) -> int:
         """Add rows [N], [N, d], uint8 [N, H, W, C], tags [N]; return how many replaced one of the same id.
 
-        When this returns, they survive the end of every process, and every query that begins finds them. If
-        it fails, some may have come; the same call again is harmless.
+        After it returns, the rows survive a crash of every process, and new queries find them. If it fails, some
+        rows may have been added; repeating the call is safe.
         """
         numbers, rows = np.array(ids, np.int64), as_vectors(np.array(vectors), self.manifest.dimension)
         if (
@@ -158,21 +158,20 @@ class Store(ABC):
         return self._write(Change(numbers, rows, pictures, as_tags(tags, len(rows))))
 
     def remove(self, ids: ArrayLike) -> int:
-        """Remove what is here of ids [N], durably; return how many were."""
+        """Remove ids [N] durably, ignoring unknown ones; return how many were in the store."""
         return self._write(Change(np.unique(np.array(ids, np.int64))))
 
     def compact(self) -> Manifest:
-        """Write the store anew without what was removed, while it goes on answering; return the new manifest.
+        """Rewrite the store without removed rows and return the new manifest.
 
-        Queries are answered throughout, each by the old generation or by the new; changes wait for the
-        moment of the exchange.
+        Queries continue meanwhile, each on the old or on the new generation. Changes wait during the exchange.
         """
         with Compaction(self.location, self._everyone, self.timeout) as compaction:
             compaction.run()
         return self._refresh(time.monotonic() + self.timeout)
 
     def reload(self) -> Manifest:
-        """Take up the snapshot that another process has put in this one's place; return its manifest."""
+        """Load the snapshot that another process put in place of this one; return its manifest."""
         deadline = time.monotonic() + self.timeout
         manifest = self._refresh(deadline)
         self._everyone("adopt", (manifest.generation,), deadline)
@@ -181,15 +180,15 @@ class Store(ABC):
     def info(self) -> list[dict[str, Any]]:
         """Return one row per shard: count, bytes, index, queries, pid, node, started, restarts."""
         deadline = time.monotonic() + self.timeout
-        return self._scatter([(number, "info", ()) for number in range(self.num_shards)], deadline)
+        return self._scatter([HostCall(part, "info") for part in range(self.num_shards)], deadline)
 
     def check(self, digests: Mapping[str, str]) -> None:
-        """Raise StoreMismatch unless the store was embedded by the networks with these digests, now and later."""
+        """Raise StoreMismatch, now and in later generations, unless networks with these digests embedded the store."""
         self._check(self.manifest, digests)
         self._expected |= digests
 
     def close(self) -> None:
-        """Wait for what is in flight and let go; no call may follow."""
+        """Wait for running requests and release resources. No call may follow."""
         self._threads.shutdown()
 
     def __enter__(self) -> Self:
@@ -201,7 +200,7 @@ class Store(ABC):
         self.close()
 
     def _submit(self, work: Callable[[View], T]) -> Pending[T]:
-        """Do it on a thread beside the caller's."""
+        """Run a request on another thread."""
         deadline = self._enter()
         try:
             future = self._threads.submit(self._in_one_generation, work, deadline)
@@ -212,7 +211,7 @@ class Store(ABC):
         return Pending(future)
 
     def _run(self, work: Callable[[View], T]) -> T:
-        """Do it here: a caller that waits needs no other thread to be woken."""
+        """Run a request on this thread, which saves waking another one."""
         deadline = self._enter()
         try:
             return self._in_one_generation(work, deadline)
@@ -220,7 +219,7 @@ class Store(ABC):
             self._slots.release()
 
     def _enter(self) -> float:
-        """Take one of the slots, when there is one; return the deadline of the request."""
+        """Wait for a free slot; return the deadline of the request."""
         deadline = time.monotonic() + self.timeout
         if not self._slots.acquire(timeout=self.timeout):
             raise StoreUnavailable(
@@ -239,8 +238,8 @@ class Store(ABC):
                 self._refresh(deadline)
 
     def _refresh(self, deadline: float) -> Manifest:
-        """Learn of the newest generation that a shard serves."""
-        found = self._scatter([(number, "origin", ()) for number in range(self.num_shards)], deadline)
+        """Switch to the newest generation that a shard serves."""
+        found = self._scatter([HostCall(part, "origin") for part in range(self.num_shards)], deadline)
         manifest = max((manifest for manifest, _ in found), key=lambda each: each.generation)
         self._check(manifest, self._expected)
         if manifest.generation > self.manifest.generation:
@@ -258,10 +257,10 @@ class Store(ABC):
 
     def _write(self, change: Change) -> int:
         owners = shard_of(change.ids, self.num_shards)
-        parts = [(owner, change.of(owners == owner)) for owner in np.unique(owners).tolist()]
+        parts = [(owner, change.select(owners == owner)) for owner in np.unique(owners).tolist()]
 
         def work(view: View) -> int:
-            touched = view.scatter([(owner, "write", (part,)) for owner, part in parts])
+            touched = view.scatter([view.call_to(owner, "write", part) for owner, part in parts])
             self._follow([owner for owner, _ in parts], view)
             return int(sum(touched))
 
@@ -269,7 +268,7 @@ class Store(ABC):
 
     @abstractmethod
     def _follow(self, parts: Sequence[int], view: View) -> None:
-        """Let the replicas of these shards catch up with what their first has written."""
+        """Make the replicas of these shards apply what the first replica wrote."""
 
     def _all_ids(self, view: View) -> NDArray[np.int64]:
         versions = view.everywhere("held_version")
@@ -280,32 +279,32 @@ class Store(ABC):
             self._ids = key, np.sort(np.concatenate([ids for _, ids in held]))
         return self._ids[1]
 
-    def _asked(self, queries: ArrayLike, k: int, exclude: ArrayLike | None, filter: Filter | None) -> Asked:
-        # A copy, since the caller may write over its batch while the query is under way.
+    def _query(self, queries: ArrayLike, k: int, exclude: ArrayLike | None, filter: Filter | None) -> Query:
+        # Copy, since the caller may overwrite its batch during the query.
         rows = as_vectors(np.array(queries, np.float32), self.manifest.dimension)
         _require_positive(k)
-        return Asked(rows, k, barred_ids(exclude, len(rows)), None if filter is None else filter.tags)
+        return Query(rows, k, excluded_ids(exclude, len(rows)), None if filter is None else filter.tags)
 
 
 def _draw(
     everything: NDArray[np.int64],
     keys: NDArray[np.int64],
     k: int,
-    barred: NDArray[np.int64] | None,
+    excluded: NDArray[np.int64] | None,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Return k distinct ids for each key [B, k], never barred[i]."""
-    spare = 0 if barred is None else barred.shape[1]
+    """Return k distinct ids for each key [B, k], never excluded[i]."""
+    spare = 0 if excluded is None else excluded.shape[1]
     drawn = np.empty((len(keys), k), np.int64)
     for row, key in enumerate(keys):
         generator = np.random.default_rng([seed % 2**64, int(key) % 2**64])
-        # Some to spare, in case the excluded images are among them; without any, one, as it always was.
+        # Draw more than k, since excluded images may be among them.
         count = min(k + max(1, spare), len(everything))
         chosen = everything[generator.choice(len(everything), count, replace=False)]
-        if barred is not None:
-            chosen = chosen[~np.isin(chosen, barred[row])]
+        if excluded is not None:
+            chosen = chosen[~np.isin(chosen, excluded[row])]
         if len(chosen) < k:
-            raise too_few(k, len(chosen), barred is not None)
+            raise too_few(k, len(chosen), excluded is not None)
         drawn[row] = chosen[:k]
     return drawn
 

@@ -1,4 +1,4 @@
-"""The store inside this process: for tests, and for sets that one process can hold."""
+"""The store in this process, without Ray: for tests, and for data that one process can hold."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from rgcluster.base.storage import Location
 from rgcluster.store.client import Store
 from rgcluster.store.disk.snapshot import Place, read_manifest
 from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.requests import HostCall
 from rgcluster.store.shard.shard import IndexSettings
-from rgcluster.store.view import Call, View
+from rgcluster.store.view import View
 
 __all__ = ["LocalStore"]
 
@@ -39,14 +40,14 @@ class LocalStore(Store):
         ]
         self._everyone("origin", (), 0.0)
 
-    def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
-        return [getattr(self._hosts[number], method)(*args) for number, method, args in calls]
+    def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
+        return [getattr(self._hosts[call.part], call.method)(*call.args) for call in calls]
 
     def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         return [getattr(host, method)(*args) for host in self._hosts]
 
     def _run(self, work: Callable[[View], T]) -> T:
-        # FAISS sets its number of OpenMP threads for the thread that it runs on: that must not be the caller's.
+        # FAISS sets the number of OpenMP threads of the calling thread, so run it on another thread.
         return self._submit(work).result()
 
     def _follow(self, parts: Sequence[int], view: View) -> None:

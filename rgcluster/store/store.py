@@ -1,4 +1,4 @@
-"""The store as a pool of Ray actors, one a shard and replica, found by name."""
+"""The store as named Ray actors, one per shard and replica."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from rgcluster.base.placement import CPUS_PER_SHARD, GPUS_PER_SHARD
 from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError, RGClusterError, StoreUnavailable
 from rgcluster.store.actors.actor import ShardActor
-from rgcluster.store.actors.lines import Lines
+from rgcluster.store.actors.connections import ShardConnections
 from rgcluster.store.actors.names import NAMESPACE, actor_name, find_actor, require_name, running_actors
 from rgcluster.store.actors.pool import ActorPool
 from rgcluster.store.actors.telemetry import ClientMeter
 from rgcluster.store.client import Store
 from rgcluster.store.disk.snapshot import Manifest, Place, read_manifest
+from rgcluster.store.shard.requests import HostCall
 from rgcluster.store.shard.shard import IndexSettings
-from rgcluster.store.view import Call, View
+from rgcluster.store.view import View
 
 __all__ = ["NAMESPACE", "RayStore", "list_stores", "stop_store"]
 
 _START_SECONDS = 3600.0
-"""An approximate index of many millions takes its time, once."""
+"""Building an approximate index of many millions of vectors takes long."""
 _PLACE_SECONDS = 60.0
-_LEAVE_SECONDS = 1.0
+_STOP_SERVING_SECONDS = 1.0
 _STOP_SECONDS = 30.0
 
 
 class RayStore(Store):
     """A snapshot served by Ray actors; make one with `start`, `connect` or `share`.
 
-    A copy sent to another process connects by name. Whoever started the store
-    stops it by `close`, unless it is detached.
+    Unpickling in another process connects by name. `close` stops the store if this object started it, unless
+    it is detached.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class RayStore(Store):
     ) -> RayStore:
         """Start an actor for each shard (by default as many as on disk) and replica; wait until all have loaded.
 
-        They are spread over the nodes, on each of which the location must be readable. They end with this
-        driver unless `detached`. ConfigError if the name is taken or wrong, CheckpointError if there is no
-        snapshot or a checksum differs, StoreUnavailable if the cluster has no room.
+        The actors are spread over the nodes; each node must be able to read the location. They end with this
+        driver unless `detached`. ConfigError if the name is taken or invalid, CheckpointError if there is no
+        snapshot or a checksum differs, StoreUnavailable if the cluster lacks resources.
         """
         require_name(name)
         for count, what in ((num_actors, "actors"), (replicas, "replicas")):
@@ -109,7 +110,7 @@ class RayStore(Store):
                             name, str(place), part, parts, replica, settings, verify, key
                         )
                     )
-            pool = ActorPool(name, actors, Lines(key))
+            pool = ActorPool(name, actors, ShardConnections(key))
             pool.everyone("ping", (), time.monotonic() + _START_SECONDS)
         except BaseException:
             _kill([actor for replicas_ in actors for actor in replicas_])
@@ -119,25 +120,25 @@ class RayStore(Store):
 
     @classmethod
     def connect(cls, name: str, *, timeout: float = 60.0, max_in_flight: int = 16) -> RayStore:
-        """Find a running store by its name; StoreUnavailable if there is none or it does not answer."""
+        """Connect to a running store; StoreUnavailable if there is none or it does not respond."""
         found = [(part, replica) for running, part, replica in running_actors() if running == name]
         if not found:
             raise _not_running(name, 0)
         replicas = 1 + max(replica for _, replica in found)
         first = ActorPool(name, [[_find(name, 0, replica) for replica in range(replicas)]])
         deadline = time.monotonic() + timeout
-        location, manifest, parts, key = first.call([(0, "whereabouts", ())], deadline)[0]
+        location, manifest, parts, key = first.call([HostCall(0, "describe_store")], deadline)[0]
         actors = [[_find(name, part, replica) for replica in range(replicas)] for part in range(parts)]
-        pool = ActorPool(name, actors, Lines(key))
+        pool = ActorPool(name, actors, ShardConnections(key))
         return cls(pool, Location(location), manifest, timeout, max_in_flight, owner=False)
 
     @classmethod
     def share(cls, location: Place, name: str, **options: Any) -> RayStore:
-        """Connect to the store of that name, or start it: training, evaluation and serving may share one."""
+        """Connect to the store of that name, or start it. Training, evaluation and serving can share one store."""
         if name in list_stores():
             shared = {key: options[key] for key in ("timeout", "max_in_flight") if key in options}
             store = cls.connect(name, **shared)
-            store.reload()  # the snapshot may have been built again since it was started
+            store.reload()  # the snapshot may have been rebuilt since the store started
             return store
         return cls.start(location, name, **options)
 
@@ -146,7 +147,7 @@ class RayStore(Store):
         return self._pool.replicas
 
     def close(self) -> None:
-        """Let go, and stop the actors if this object started them and they are not detached."""
+        """Disconnect; stop the actors if this object started them and they are not detached."""
         super().close()
         self._pool.close()
         if self._owner:
@@ -155,23 +156,23 @@ class RayStore(Store):
             _await_freed(self.name)
 
     def everyone(self) -> list[dict[str, Any]]:
-        """Return `info` of every actor, replicas too."""
+        """Return `info` of every actor, including replicas."""
         return self._everyone("info", (), time.monotonic() + self.timeout)
 
     def ping(self) -> None:
-        """Return once a replica of every shard has answered; StoreUnavailable after the time-out."""
-        calls: list[Call] = [(part, "ping", ()) for part in range(len(self._pool.actors))]
+        """Wait until one replica of every shard responds; StoreUnavailable after the time-out."""
+        calls = [HostCall(part, "ping") for part in range(len(self._pool.actors))]
         self._pool.call(calls, time.monotonic() + self.timeout)
 
-    def _scatter(self, calls: Sequence[Call], deadline: float) -> list[Any]:
+    def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
         start = time.perf_counter()
         try:
-            answers = self._pool.call(calls, deadline)
+            results = self._pool.call(calls, deadline)
         except RGClusterError:
             self._meter.failed()
             raise
-        self._meter.answered(time.perf_counter() - start)
-        return answers
+        self._meter.succeeded(time.perf_counter() - start)
+        return results
 
     def _everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         return self._pool.everyone(method, args, deadline)
@@ -195,7 +196,7 @@ def list_stores() -> dict[str, int]:
 
 
 def stop_store(name: str) -> int:
-    """Stop a store, detached or not, free its names and return how many shards it had."""
+    """Stop a store, detached or not, and return its number of shards."""
     held = [(part, replica) for running, part, replica in running_actors() if running == name]
     _kill([actor for part, replica in held if (actor := find_actor(name, part, replica)) is not None])
     _release(name)
@@ -208,7 +209,7 @@ def _reconnect(name: str, timeout: float, max_in_flight: int) -> RayStore:
 
 
 def _reserve(name: str, count: int, gpu: bool, detached: bool) -> PlacementGroup:
-    """Reserve room for so many actors, spread over the nodes; StoreUnavailable where there is none."""
+    """Reserve resources for `count` actors, spread over the nodes; StoreUnavailable if there are not enough."""
     bundle = {"CPU": CPUS_PER_SHARD} | ({"GPU": GPUS_PER_SHARD} if gpu else {})
     group = placement_group(
         [bundle] * count, strategy="SPREAD", name=_group(name), lifetime="detached" if detached else None
@@ -247,10 +248,10 @@ def _not_running(name: str, part: int) -> StoreUnavailable:
 
 
 def _kill(actors: Sequence[ActorHandle]) -> None:
-    # A process that is killed takes a moment to end, and would go on answering over its lines.
-    leaving: list[Any] = [actor.leave.remote() for actor in actors]
-    if leaving:
-        ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE_SECONDS)
+    # A killed process takes a moment to end, and would serve its socket until then.
+    stopping: list[Any] = [actor.stop_serving.remote() for actor in actors]
+    if stopping:
+        ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SERVING_SECONDS)
     for actor in actors:
         ray.kill(actor)
 

@@ -1,4 +1,4 @@
-"""A store as one request sees it: one generation, one deadline."""
+"""A consistent view of a store for one request: one generation, one deadline."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rgcluster.store.answers import Found, Neighbours
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.index.exact import nearest_first, require_neighbours
+from rgcluster.store.results import Found, Neighbours
+from rgcluster.store.shard.requests import HostCall, ShardRequest
 
-__all__ = ["Asked", "Call", "View"]
-
-Call = tuple[int, str, tuple[Any, ...]]
-"""A shard's number, a method, its arguments."""
+__all__ = ["Query", "View"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Queries [B, d], how many neighbours, ids to exclude [B, E], tags that may be in the answer."""
+class Query:
+    """Queries [B, d], number of neighbours, ids to exclude [B, E] and allowed tags."""
 
     queries: NDArray[np.float32]
     k: int
@@ -30,31 +28,31 @@ class Asked:
 
 
 class View:
-    """Scatters to the shards of one generation, merges and gathers."""
+    """Scatters requests to the shards of one generation and merges the results."""
 
     def __init__(
         self,
         manifest: Manifest,
         num_shards: int,
-        scatter: Callable[[Sequence[Call], float], list[Any]],
+        scatter: Callable[[Sequence[HostCall], float], list[Any]],
         deadline: float,
     ) -> None:
         self._manifest, self._num_shards = manifest, num_shards
         self._scatter, self.deadline = scatter, deadline
         self.generation = manifest.generation
 
-    def search(self, asked: Asked) -> Found:
-        """Return the nearest of all shards' nearest; TooFewNeighbours if there are not enough."""
-        answers = self.everywhere("search", asked.queries, asked.k, asked.exclude, asked.tags)
-        squared = np.concatenate([answer[0] for answer in answers], axis=1)
-        ids = np.concatenate([answer[1] for answer in answers], axis=1)
-        best, winners = nearest_first(squared, ids, asked.k)
-        require_neighbours(best, asked.k, excluding=asked.exclude is not None)
+    def search(self, query: Query) -> Found:
+        """Return the nearest neighbours over all shards; TooFewNeighbours if there are fewer than k."""
+        results = self.everywhere("search", query.queries, query.k, query.exclude, query.tags)
+        squared = np.concatenate([result[0] for result in results], axis=1)
+        ids = np.concatenate([result[1] for result in results], axis=1)
+        best, winners = nearest_first(squared, ids, query.k)
+        require_neighbours(best, query.k, excluding=query.exclude is not None)
         return np.sqrt(best).astype(np.float32), winners
 
-    def neighbours(self, asked: Asked) -> Neighbours:
-        """Return the nearest with their images."""
-        distances, ids = self.search(asked)
+    def neighbours(self, query: Query) -> Neighbours:
+        """Return the nearest neighbours with their images."""
+        distances, ids = self.search(query)
         return Neighbours(ids, distances, self.fetch(ids))
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -66,13 +64,16 @@ class View:
         return self._gather("vectors", ids, (self._manifest.dimension,), np.float32)
 
     def everywhere(self, method: str, *args: Any) -> list[Any]:
-        """Return every shard's answer."""
-        return self.scatter([(number, method, args) for number in range(self._num_shards)])
+        """Return the result of every shard."""
+        return self.scatter([self.call_to(part, method, *args) for part in range(self._num_shards)])
 
-    def scatter(self, calls: Sequence[Call]) -> list[Any]:
-        """Return the answer to each call of a shard."""
-        named = [(number, "call", (self.generation, method, args)) for number, method, args in calls]
-        return self._scatter(named, self.deadline)
+    def call_to(self, part: int, method: str, *args: Any) -> HostCall:
+        """Return a call of `Shard.method` of this view's generation."""
+        return HostCall.of(part, ShardRequest(self.generation, method, args))
+
+    def scatter(self, calls: Sequence[HostCall]) -> list[Any]:
+        """Return the result of each call."""
+        return self._scatter(calls, self.deadline)
 
     def _gather(
         self, method: str, ids: NDArray[np.int64], shape: tuple[int, ...], kind: type
@@ -81,10 +82,10 @@ class View:
         flat = ids.reshape(-1)
         owners = shard_of(flat, self._num_shards)
         holders = np.unique(owners).tolist()
-        answers = self.scatter([(holder, method, (flat[owners == holder],)) for holder in holders])
+        results = self.scatter([self.call_to(holder, method, flat[owners == holder]) for holder in holders])
         if len(holders) == 1:
-            return answers[0].reshape(*ids.shape, *shape)
+            return results[0].reshape(*ids.shape, *shape)
         out: NDArray[Any] = np.empty((len(flat), *shape), kind)
-        for holder, answer in zip(holders, answers, strict=True):
-            out[owners == holder] = answer
+        for holder, result in zip(holders, results, strict=True):
+            out[owners == holder] = result
         return out.reshape(*ids.shape, *shape)

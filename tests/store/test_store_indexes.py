@@ -77,7 +77,7 @@ def test_an_index_is_kept_and_a_damaged_one_is_made_again(
     said: list[str] = []
     made = make_index(
         first.plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT]), file,
-        say=said.append,
+        log=said.append,
     )  # fmt: skip
     assert "differs from its checksum" in said[0]
     np.testing.assert_array_equal(made.nearest(queries, 3)[1], expected[1])

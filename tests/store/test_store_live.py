@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from stores import DIGESTS, IMAGE, brute_force, images_of, sample, write
 
+from rgcluster.base.storage import Location
 from rgcluster.errors import CheckpointError, DataError, StoreMismatch
 from rgcluster.store import Filter, LocalStore, SnapshotWriter, copy_snapshot, read_manifest, tag_of
 from rgcluster.store import client as client_module
+from rgcluster.store.changes.journal import Change, Journal
 
 TRAIN, UNLABELLED = tag_of("train"), tag_of("unlabelled")
 
@@ -330,3 +333,81 @@ def test_searches_that_meet_are_answered_as_if_alone(place: Path) -> None:
                 np.testing.assert_array_equal(pending.result()[1], expected[1])
                 np.testing.assert_array_equal(pending.result()[0], expected[0])
     assert client_module._THREADS > 1
+
+
+def test_two_stores_write_to_one_journal(place: Path) -> None:
+    threads, adds = 4, 40
+    ids, vectors = sample(2 * threads * adds, seed=9)
+    ids = ids + 1_000_000
+    shares = np.split(np.arange(len(ids)), 2 * threads)
+    errors: list[BaseException] = []
+
+    def write_share(store: LocalStore, share: np.ndarray) -> None:
+        try:
+            for row in share:
+                one = slice(row, row + 1)
+                assert store.add(ids[one], vectors[one], images_of(ids[one])) == 0
+        except BaseException as error:
+            errors.append(error)
+
+    with LocalStore(place) as first, LocalStore(place) as second:
+        writers = [
+            threading.Thread(target=write_share, args=((first, second)[number % 2], share))
+            for number, share in enumerate(shares)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+    assert not errors
+    with LocalStore(place) as third:
+        held = third.ids()
+        assert np.isin(ids, held).all() and len(held) == len(np.unique(held)) == 60 + len(ids)
+        assert third.count == 60 + len(ids)
+        np.testing.assert_array_equal(third.fetch(ids), images_of(ids))
+
+
+def test_a_write_follows_what_another_store_wrote_before(place: Path) -> None:
+    ids, vectors = sample(60)
+    one, images = ids[:1], images_of(ids[:1], version=3)
+    with LocalStore(place) as first, LocalStore(place) as second:
+        for store in (first, second, first, second):
+            store.remove(ids[5:6])
+            assert store.remove(one) == 1
+            assert (second if store is first else first).add(one, vectors[:1], images) == 0
+    with LocalStore(place) as third:
+        assert third.count == 59
+        np.testing.assert_array_equal(third.fetch(one), images)
+
+
+def test_stores_of_different_numbers_of_shards_write_to_one_journal(place: Path) -> None:
+    ids, vectors = sample(60)
+    with LocalStore(place) as first, LocalStore(place, num_shards=2) as second:
+        for start in range(0, 40, 10):
+            rows = slice(start, start + 10)
+            assert first.remove(ids[rows]) == 10
+            assert second.add(ids[rows], vectors[rows], images_of(ids[rows], version=start)) == 0
+    with LocalStore(place) as third:
+        assert third.count == 60
+        np.testing.assert_array_equal(third.fetch(ids[:10]), images_of(ids[:10]))
+        np.testing.assert_array_equal(third.fetch(ids[30:40]), images_of(ids[30:40], version=30))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_change_file_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def link(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "no hard links")
+
+    if not links:
+        monkeypatch.setattr("rgcluster.store.changes.journal.os.link", link)
+    first, second = (Journal(Location(tmp_path), 0, 1) for _ in range(2))
+    assert first.append(Change(np.array([1])))
+    assert not second.append(Change(np.array([2])))
+    assert [change.ids.tolist() for change in second.news()] == [[1]]
+    assert second.append(Change(np.array([2])))
+    assert [change.ids.tolist() for change in first.news()] == [[2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "000000000000-0000-0001.npz", "000000000001-0000-0001.npz"
+    ]  # fmt: skip

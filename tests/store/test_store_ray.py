@@ -27,7 +27,7 @@ from rgcluster.store import (
     read_manifest,
     stop_store,
 )
-from rgcluster.store.actors.lines import Lines
+from rgcluster.store.actors.connections import ShardConnections
 from rgcluster.store.actors.pool import ActorPool
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
@@ -91,18 +91,18 @@ def test_equals_the_local_store(store: RayStore, local: LocalStore, queries: NDA
 def test_on_one_machine_reads_go_without_ray(
     store: RayStore, local: LocalStore, queries: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, ask = list[Any](), ActorPool._ask
-    monkeypatch.setattr(ActorPool, "_ask", lambda *given: asked.append(given) or ask(*given))
+    through_ray, submit = list[Any](), ActorPool._submit
+    monkeypatch.setattr(ActorPool, "_submit", lambda *given: through_ray.append(given) or submit(*given))
     expected = local.neighbours(queries, 3)
     with RayStore.connect("faces") as other:
         for connected in (store, other):
             connected.ping()  # all have loaded, so all listen
-            asked.clear()
+            through_ray.clear()
             assert_equal(connected.neighbours(queries, 3), expected)
-            assert (asked == []) == (sys.platform == "linux")
-    monkeypatch.setattr(Lines, "_take", lambda self, shard: None)
+            assert (through_ray == []) == (sys.platform == "linux")
+    monkeypatch.setattr(ShardConnections, "_take", lambda self, shard: None)
     assert_equal(store.neighbours(queries, 3), expected)
-    assert asked
+    assert through_ray
 
 
 def test_typed_errors_cross_the_process(store: RayStore, queries: NDArray[np.float32]) -> None:
@@ -164,10 +164,10 @@ def test_killed_shards_lose_no_query(
     after = {row["shard"]: row for row in store.info()}
     assert [after[shard]["restarts"] - before[shard]["restarts"] for shard in range(3)] == [0, 1, 1]
     assert after[1]["pid"] != before[1]["pid"] and after[1]["started"] > before[1]["started"]
-    # Lines to the new processes, once nobody waits any more before knocking again.
+    # Connections to the new processes, after the back-off.
     shards = {(1, 0), (2, 0)}
     deadline = time.monotonic() + 20
-    while sys.platform == "linux" and not all(store._pool._lines._idle.get(shard) for shard in shards):
+    while sys.platform == "linux" and not all(store._pool._connections._idle.get(shard) for shard in shards):
         assert time.monotonic() < deadline
         store.search(queries, 1)
         time.sleep(0.1)

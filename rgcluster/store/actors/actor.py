@@ -1,4 +1,4 @@
-"""A shard's host in a process of its own; Ray restarts it, and it loads from disk again."""
+"""Ray actor that serves one shard. After a restart it loads the shard from disk again."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import ray
 from ray._private.state import actors as actor_table
 
 from rgcluster.base.placement import CPUS_PER_SHARD
-from rgcluster.store.actors.listener import Listener, address
+from rgcluster.store.actors.socket_server import SocketServer, address
 from rgcluster.store.actors.telemetry import ShardMeter
 from rgcluster.store.disk.snapshot import Manifest
 from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
 
 __all__ = ["ShardActor"]
 
 
 class ShardProcess(Host):
-    """It loads on its first call, not in its constructor: an error there would end the actor for good and
-    lose its type on the way."""
+    """Process of one shard's replica.
+
+    It loads the shard on the first call. An error in the constructor would end the actor permanently and lose
+    its type.
+    """
 
     def __init__(
         self,
@@ -37,36 +41,36 @@ class ShardProcess(Host):
         key: str,
     ) -> None:
         self._restarts = _restarts()
-        # Shard files never change, so a restart need not read every image again.
+        # Shard files never change, so a restart does not verify them again.
         super().__init__(location, part, parts, settings, verify=verify and not self._restarts)
         self._replica = replica
         self._meter: ShardMeter | None = None
         self._metering = threading.Lock()
         self._names = (name, part, replica)
         self._key = key
-        where = address(key, part, replica)
-        self._listener = None if where is None else Listener(where, self.call)
+        path = address(key, part, replica)
+        self._server = None if path is None else SocketServer(path, self.call)
 
-    def whereabouts(self) -> tuple[str, Manifest, int, str]:
-        """Return where the snapshot lies, its manifest, the number of shards, and the key to their sockets."""
+    def describe_store(self) -> tuple[str, Manifest, int, str]:
+        """Return the location of the snapshot, its manifest, the number of shards and the key of their sockets."""
         return str(self._location), *self.origin(), self._key
 
-    def leave(self) -> None:
-        """Answer no more over lines: this process is about to be ended."""
-        if self._listener is not None:
-            self._listener.close()
+    def stop_serving(self) -> None:
+        """Stop the socket server before the process is killed."""
+        if self._server is not None:
+            self._server.close()
 
-    def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
-        if method != "search":
-            return super().call(generation, method, args)
+    def call(self, request: ShardRequest) -> Any:
+        if request.method != "search":
+            return super().call(request)
         start = time.perf_counter()
-        found = super().call(generation, method, args)
-        self._metered().searched(len(args[0]), time.perf_counter() - start)
+        found = super().call(request)
+        self._metered().searched(len(request.args[0]), time.perf_counter() - start)
         return found
 
     def ping(self) -> int:
         """Return the shard's number once it has loaded."""
-        self._load_present()
+        self._load_current()
         self._metered()
         return self._part
 
@@ -78,7 +82,7 @@ class ShardProcess(Host):
             return self._meter
 
     def info(self) -> dict[str, Any]:
-        """Return the shard's row with its process, node and the number of times that Ray restarted it."""
+        """Return the shard's row, with its process, node and number of restarts."""
         self.ping()
         return super().info() | {
             "replica": self._replica,
@@ -90,11 +94,11 @@ class ShardProcess(Host):
 
 
 def _restarts() -> int:
-    # Ray's public API says only whether, not how often.
+    # Ray's public API tells whether the actor was restarted, not how often.
     return int(actor_table(ray.get_runtime_context().get_actor_id())["NumRestarts"])
 
 
-# FAISS and file reads let go of the interpreter, and searches that meet become one: many calls may wait here.
+# FAISS and file reads release the GIL, and concurrent searches are batched, so many calls may run at once.
 _ACTOR: dict[str, Any] = {
     "num_cpus": CPUS_PER_SHARD,
     "max_restarts": -1,

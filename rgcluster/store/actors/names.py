@@ -1,4 +1,4 @@
-"""The names under which a store's actors are found."""
+"""Names of a store's actors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NAMESPACE = "rgcluster"
 
 
 def require_name(name: str) -> None:
-    """Raise ConfigError for a name that actors cannot bear."""
+    """Raise ConfigError if actors cannot have this name."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"{name!r} cannot name a store: use letters, digits, '.', '_' and '-'")
 
 
 def actor_name(name: str, part: int, replica: int) -> str:
-    """Return the name under which Ray knows a shard's replica."""
+    """Return the Ray actor name of a shard's replica."""
     return f"store-{name}-{part}" + (f"r{replica}" if replica else "")
 
 
@@ -35,7 +35,7 @@ def find_actor(name: str, part: int, replica: int) -> ActorHandle | None:
 
 
 def running_actors() -> list[tuple[str, int, int]]:
-    """Return store, shard and replica of every store actor in the cluster."""
+    """Return the store, shard and replica of every store actor in the cluster."""
     found = []
     for actor in list_named_actors(all_namespaces=True):
         match = re.fullmatch(r"store-(.+)-(\d+)(?:r(\d+))?", actor["name"])

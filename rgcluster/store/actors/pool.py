@@ -1,4 +1,4 @@
-"""Calls to shard actors and their replicas: who is asked, for how long, and who is asked next."""
+"""Calls to shard actors and their replicas, with time-outs, failover and retries."""
 
 from __future__ import annotations
 
@@ -12,154 +12,157 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from rgcluster.errors import RGClusterError, StoreUnavailable
-from rgcluster.store.actors.lines import Asked, Lines
+from rgcluster.store.actors.connections import PendingResponse, ShardConnections
 from rgcluster.store.actors.names import find_actor
-from rgcluster.store.view import Call
+from rgcluster.store.shard.requests import HostCall, ShardRequest
 
 __all__ = ["ActorPool"]
 
 _RETRY_SECONDS = 0.1
-_LEAST_PATIENCE = 1.0
-_ON_FIRST_ALONE = "write"
+_MIN_PATIENCE_SECONDS = 1.0
+_PRIMARY_METHOD = "write"
+"""The method that only the first replica serves."""
 
 
 class ActorPool:
     """The actors of a store, `actors[shard][replica]`.
 
-    Reads go to the replicas in turn, and to the next one at once if one is down, or if it is silent for a
-    quarter of the time that is left. Writes go to the first alone: it keeps the journal. A shard without
-    replicas is asked again when Ray has restarted it. All within the deadline.
+    Reads go to the replicas in turn. The pool tries the next replica immediately if one is down, and after a
+    quarter of the remaining time if one does not respond. Writes go to the first replica, which owns the
+    journal. A shard without replicas is retried after Ray has restarted it. The deadline covers all attempts.
 
-    With `lines`, reads take a line to the shard's process where it is on this machine; what does not come over
-    a line comes over Ray.
+    With `connections`, reads use a socket to shards on this machine. Ray carries all other calls, and repeats
+    reads whose connection fails.
     """
 
     def __init__(
         self,
         name: str,
         actors: Sequence[Sequence[ActorHandle]],
-        lines: Lines | None = None,
+        connections: ShardConnections | None = None,
         first: int = 0,
     ) -> None:
-        """`first`: which replica of its shard the first of each row is."""
+        """`first` is the replica number of the first actor in each row."""
         self.name, self.actors, self._first = name, [list(replicas) for replicas in actors], first
-        self._lines, self._turn = lines, itertools.count()
+        self._connections, self._turn = connections, itertools.count()
 
     @property
     def replicas(self) -> int:
         return len(self.actors[0])
 
-    def call(self, calls: Sequence[Call], deadline: float) -> list[Any]:
-        """Return the answer to every call."""
+    def call(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
+        """Return the result of every call."""
         turn, allowed = next(self._turn), max(0.0, deadline - time.monotonic())
         until = self._patience(deadline)
-        lines: dict[int, Asked] = {}
+        pending: dict[int, PendingResponse] = {}
         refs: dict[int, Any] = {}
         for place, call in enumerate(calls):
-            line = self._on_line(call, turn, until)
-            if line is None:
-                refs[place] = self._ask(call, turn)
+            response = self._send(call, turn, until)
+            if response is None:
+                refs[place] = self._submit(call, turn)
             else:
-                lines[place] = line
-        answers: list[Any] = [None] * len(calls)
+                pending[place] = response
+        results: list[Any] = [None] * len(calls)
         try:
-            for place, line in lines.items():
+            for place, response in pending.items():
                 try:
-                    answers[place] = line.result(until)
+                    results[place] = response.result(until)
                 except OSError as error:
-                    silent = isinstance(error, TimeoutError)
-                    refs[place] = self._ask(calls[place], turn + silent)
+                    timed_out = isinstance(error, TimeoutError)
+                    refs[place] = self._submit(calls[place], turn + timed_out)
         finally:
-            for line in lines.values():
-                line.drop()
+            for response in pending.values():
+                response.cancel()
         if refs:
-            self._collect(calls, answers, refs, turn, deadline, allowed)
-        return answers
+            self._collect(calls, results, refs, turn, deadline, allowed)
+        return results
 
     def _collect(
         self,
-        calls: Sequence[Call],
-        answers: list[Any],
+        calls: Sequence[HostCall],
+        results: list[Any],
         refs: dict[int, Any],
         turn: int,
         deadline: float,
         allowed: float,
     ) -> None:
-        """Put the answers that Ray brings in their places."""
+        """Fill in the results of the calls that went through Ray."""
         patience = self._patience(deadline) - time.monotonic()
         try:
-            # The common case: every shard answers.
-            brought = ray.get(list(refs.values()), timeout=max(0.0, patience))
+            # The common case: every shard responds.
+            received = ray.get(list(refs.values()), timeout=max(0.0, patience))
         except RayTaskError as error:
             raise _typed(error) from None
         except (GetTimeoutError, RayError):
-            self._persist(calls, answers, refs, turn, deadline, allowed)
+            self._retry(calls, results, refs, turn, deadline, allowed)
             return
-        for place, answer in zip(refs, brought, strict=True):
-            answers[place] = answer
+        for place, result in zip(refs, received, strict=True):
+            results[place] = result
 
-    def _persist(
+    def _retry(
         self,
-        calls: Sequence[Call],
-        answers: list[Any],
-        asked: dict[int, Any],
+        calls: Sequence[HostCall],
+        results: list[Any],
+        refs: dict[int, Any],
         turn: int,
         deadline: float,
         allowed: float,
     ) -> None:
-        """Collect what there is and ask for the rest again, elsewhere if there is an elsewhere."""
+        """Collect the available results and repeat the other calls, on another replica if there is one."""
         until = 0.0
         while True:
-            silent: list[int] = []
+            slow: list[int] = []
             down: list[int] = []
-            ready = self._ready(list(asked.values()), until)
-            for place, ref in list(asked.items()):
+            ready = self._ready(list(refs.values()), until)
+            for place, ref in list(refs.items()):
                 if ref not in ready:
-                    silent.append(place)
+                    slow.append(place)
                     continue
                 try:
-                    answers[place] = ray.get(ref)
-                    del asked[place]
+                    results[place] = ray.get(ref)
+                    del refs[place]
                 except RayTaskError as error:
                     raise _typed(error) from None
                 except RayActorError:
-                    self._require_named(calls[place][0])
+                    self._require_named(calls[place].part)
                     down.append(place)
-                except RayError:  # the answer was lost on its way
+                except RayError:  # the result was lost in transit
                     down.append(place)
-            if not asked:
+            if not refs:
                 return
             if time.monotonic() >= deadline:
-                place = (silent or down)[0]
-                what = "did not answer" if silent else "was down"
-                raise self._unavailable(calls[place][0], f"{what} within {allowed:.0f} s")
+                place = (slow or down)[0]
+                what = "did not answer" if slow else "was down"
+                raise self._unavailable(calls[place].part, f"{what} within {allowed:.0f} s")
             turn += 1
-            if len(down) == len(asked) and (self.replicas == 1 or turn % self.replicas == 0):
+            if len(down) == len(refs) and (self.replicas == 1 or turn % self.replicas == 0):
                 time.sleep(_RETRY_SECONDS)
-            # One that is merely silent is asked elsewhere; with nowhere to go, it is waited for.
-            again = down if self.replicas == 1 else down + silent
+            # Repeat a call to a slow actor on another replica; without replicas, keep waiting.
+            again = down if self.replicas == 1 else down + slow
             for place in again:
-                asked[place] = self._ask(calls[place], turn)
+                refs[place] = self._submit(calls[place], turn)
             until = self._patience(deadline)
 
     def everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
-        """Call every actor; one that is down is waited for."""
+        """Call every actor; wait for the restart of one that is down."""
         return [
-            answer for pool in self._columns() for answer in pool.call(_for_all(pool, method, args), deadline)
+            result
+            for pool in self._columns()
+            for result in pool.call(_calls_to_all(pool, method, args), deadline)
         ]
 
     def follow(self, parts: Sequence[int], generation: int, deadline: float) -> None:
-        """Let the replicas of these shards read the journal."""
+        """Make the replicas of these shards read the journal."""
         for pool in self._columns()[1:]:
-            pool.call([(part, "call", (generation, "catch_up", ())) for part in parts], deadline)
+            pool.call([HostCall.of(part, ShardRequest(generation, "catch_up")) for part in parts], deadline)
 
     def close(self) -> None:
-        """Let go of the lines."""
-        if self._lines is not None:
-            self._lines.close()
+        """Close the socket connections."""
+        if self._connections is not None:
+            self._connections.close()
 
     def _columns(self) -> list[ActorPool]:
-        """Return for each replica a pool of that one of every shard."""
+        """Return one pool per replica number, with one actor per shard."""
         columns = zip(*self.actors, strict=True)
         return [
             ActorPool(self.name, [[actor] for actor in column], first=self._first + replica)
@@ -167,28 +170,30 @@ class ActorPool:
         ]
 
     def _patience(self, deadline: float) -> float:
-        """Return until when an answer is waited for before another replica is asked."""
+        """Return the time at which to try another replica."""
         left = max(0.0, deadline - time.monotonic())
-        return deadline if self.replicas == 1 else deadline - left + max(min(_LEAST_PATIENCE, left), left / 4)
+        return (
+            deadline
+            if self.replicas == 1
+            else deadline - left + max(min(_MIN_PATIENCE_SECONDS, left), left / 4)
+        )
 
-    def _on_line(self, call: Call, turn: int, until: float) -> Asked | None:
-        part, method, args = call
-        if self._lines is None:
+    def _send(self, call: HostCall, turn: int, until: float) -> PendingResponse | None:
+        if self._connections is None or call.request is None:
             return None
-        return self._lines.ask((part, self._first + turn % self.replicas), method, args, until)
+        return self._connections.request((call.part, self._first + turn % self.replicas), call.request, until)
 
-    def _ask(self, call: Call, turn: int) -> Any:
-        part, method, args = call
-        replicas = self.actors[part]
-        alone = method == "call" and args[1] == _ON_FIRST_ALONE
-        return getattr(replicas[0 if alone else turn % len(replicas)], method).remote(*args)
+    def _submit(self, call: HostCall, turn: int) -> Any:
+        replicas = self.actors[call.part]
+        first = call.request is not None and call.request.method == _PRIMARY_METHOD
+        return getattr(replicas[0 if first else turn % len(replicas)], call.method).remote(*call.args)
 
     def _ready(self, refs: Sequence[Any], until: float) -> set[Any]:
         timeout = max(0.0, until - time.monotonic())
         return set(ray.wait(list(refs), num_returns=len(refs), timeout=timeout)[0])
 
     def _require_named(self, part: int) -> None:
-        """Raise if the shard was stopped, rather than killed: Ray calls both dead."""
+        """Raise if the shard was stopped rather than killed; Ray reports both as dead."""
         for replica, actor in enumerate(self.actors[part], self._first):
             if find_actor(self.name, part, replica) == actor:
                 return
@@ -200,10 +205,10 @@ class ActorPool:
         )
 
 
-def _for_all(pool: ActorPool, method: str, args: tuple[Any, ...]) -> list[Call]:
-    return [(part, method, args) for part in range(len(pool.actors))]
+def _calls_to_all(pool: ActorPool, method: str, args: tuple[Any, ...]) -> list[HostCall]:
+    return [HostCall(part, method, args) for part in range(len(pool.actors))]
 
 
 def _typed(error: RayTaskError) -> BaseException:
-    """Return the deliberate error that a shard raised, or what Ray made of another."""
+    """Return the typed error that a shard raised, or Ray's error for any other exception."""
     return error.cause if isinstance(error.cause, RGClusterError) else error

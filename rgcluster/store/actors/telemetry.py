@@ -1,4 +1,4 @@
-"""What a store tells Prometheus, through Ray's own exporter (names begin with `ray_rgcluster_store_`)."""
+"""Prometheus metrics of a store, through Ray's exporter (names begin with `ray_rgcluster_store_`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVERY = 5.0
 
 
 class ShardMeter:
-    """Queries and their latency as one shard sees them, and what it holds."""
+    """Metrics of one shard: queries, search latency, size and restarts."""
 
     def __init__(self, store: str, part: int, replica: int, restarts: int) -> None:
         tags = {"store": store, "shard": str(part), "replica": str(replica)}
@@ -37,14 +37,14 @@ class ShardMeter:
         self._latency.observe(seconds)
 
     def watch(self, info: Callable[[], dict[str, Any]]) -> None:
-        """Report what the shard holds every few seconds for as long as the process lives."""
+        """Report the shard's size every few seconds until the process ends."""
 
         def report() -> None:
             while True:
                 row = info()
                 self._vectors.set(row["count"])
                 self._memory.set(row["memory"])
-                # Once would not do: Ray forgets a gauge that is silent.
+                # Repeated, because Ray drops a gauge that is not updated.
                 self._restarts.set(self._times_restarted)
                 time.sleep(_EVERY)
 
@@ -52,7 +52,7 @@ class ShardMeter:
 
 
 class ClientMeter:
-    """Whole requests as one client sees them, scatter to merge."""
+    """Metrics of one client: whole requests, from scatter to merge."""
 
     def __init__(self, store: str) -> None:
         self._latency = Histogram(
@@ -67,7 +67,7 @@ class ClientMeter:
         for metric in (self._latency, self._failed):
             metric.set_default_tags({"store": store})
 
-    def answered(self, seconds: float) -> None:
+    def succeeded(self, seconds: float) -> None:
         self._latency.observe(seconds)
 
     def failed(self) -> None:

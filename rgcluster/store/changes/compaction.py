@@ -1,9 +1,11 @@
-"""Exchanging a store's generation while it answers.
+"""Exchange of a store's generation without interrupting queries.
 
-The new generation is written beside the old one and loaded by every shard while the old one answers. Then, for
-a moment, no change may begin: what came meanwhile is carried into the new journal, the manifest is replaced in
-one move, the shards adopt the new generation, and the old one goes when its last call is answered. Wherever
-this ends early, the manifest names one whole generation, and the shards serve that.
+1. Write the new generation beside the old one, and load it in every shard.
+2. Block changes, and copy those made meanwhile into the new journal.
+3. Replace the manifest by one rename. The shards adopt the new generation and drop the old one after its last
+   call.
+
+After a failure at any point, the manifest names one complete generation, which the shards serve.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Everyone = Callable[[str, tuple[Any, ...], float], list[Any]]
 
 
 class Compaction:
-    """One exchange; leaving it before the end leaves the old generation."""
+    """One exchange. Exiting the context early keeps the old generation."""
 
     def __init__(self, location: Location, everyone: Everyone, timeout: float) -> None:
         self._location, self._everyone, self._timeout = location, everyone, timeout
@@ -37,7 +39,7 @@ class Compaction:
         self._holding = False
 
     def run(self) -> None:
-        """Write, load and adopt the new generation; nothing happens where nothing changed."""
+        """Write, load and adopt the new generation; do nothing if there are no changes."""
         written = compacted_beside(self._location)
         if written is None:
             return
@@ -50,7 +52,9 @@ class Compaction:
             if name not in included:
                 content = (self._location / old.journal / name).read_bytes()
                 (self._location / new.journal / name).write_bytes(content, durable=True)
-        if time.monotonic() > begun + _HOLD_SECONDS / 2:  # a change that begins now would be lost
+        if (
+            time.monotonic() > begun + _HOLD_SECONDS / 2
+        ):  # changes are about to be allowed again and would be lost
             raise StorageError(
                 f"{self._location}: too slow to exchange generations; run the same command again"
             )

@@ -1,4 +1,4 @@
-"""Snapshots between places: a local copy of a remote one, and copies onto any number of shards."""
+"""Copies of snapshots: local caches of remote ones, and copies with another number of shards."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _COPY_ROWS = 256
 
 
 def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEntry]) -> Path:
-    """Return a directory of this machine with the files of these shards: the snapshot itself if it is local.
+    """Return a local directory with the files of these shards: the snapshot itself if it is local.
 
-    A remote one is copied once a machine and snapshot; a copy that is there already is used if its checksums
-    are right, so an interrupted download is harmless.
+    A remote snapshot is downloaded once per machine. An existing copy is reused if its checksums match, so an
+    interrupted download is harmless.
     """
     if location.is_local:
         return location.local()
@@ -50,7 +50,7 @@ def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEn
 
 
 def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -> Manifest:
-    """Copy a store with all its changes, onto another number of shards if given.
+    """Copy a store with all its changes, to another number of shards if given.
 
     Either place may be remote. Every checksum of the source is verified. Memory holds a few hundred images
     and, at most, the ids of the changes.
@@ -62,10 +62,10 @@ def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -
 
 
 def compacted_beside(location: Place, num_shards: int | None = None) -> tuple[str, set[str]] | None:
-    """Write the present state of a store beside it, without changes left over.
+    """Write the current state of a store, including its changes, as a new snapshot beside it.
 
-    Returns the name of the new manifest, for `publish`, and the names of the changes that are in it; None if
-    there were no changes.
+    Returns the name of the new manifest, for `publish`, and the names of the included changes; None if there
+    are no changes.
     """
     manifest = read_manifest(location)
     if not change_names(Location(location) / manifest.journal):
@@ -83,7 +83,7 @@ def _writer_like(manifest: Manifest, target: Place, num_shards: int | None, repl
 
 
 def _fill(writer: SnapshotWriter, source: Location, manifest: Manifest) -> set[str]:
-    """Append what the store holds now; return the names of the changes that it took in."""
+    """Append the current rows of the store; return the names of the included changes."""
     journal = source / manifest.journal
     names = change_names(journal)
     last: dict[int, str] = {}
@@ -92,12 +92,13 @@ def _fill(writer: SnapshotWriter, source: Location, manifest: Manifest) -> set[s
     changed = np.array(sorted(last), np.int64)
     for rows in _pieces(source, manifest):
         keep = ~np.isin(rows.ids, changed)
-        _append(writer, rows.of(keep))
+        _append(writer, rows.select(keep))
     for name in names:
         change = read_change(journal, name)
         if change.adds:
             _append(
-                writer, change.of(np.array([last[number] == name for number in change.ids.tolist()], bool))
+                writer,
+                change.select(np.array([last[number] == name for number in change.ids.tolist()], bool)),
             )
     return set(names)
 

@@ -1,4 +1,4 @@
-"""A .npy file that grows by rows, and goes on growing after an interruption."""
+"""A .npy file that grows by rows and can be continued after an interruption."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["GrowingArray"]
 
 
 class GrowingArray:
-    """Rows of one shape and type; `count` rows of a file that is there are kept, what follows them is cut off."""
+    """Rows of one shape and type. Keeps the first `count` rows of an existing file and truncates the rest."""
 
     def __init__(self, path: Path, dtype: DTypeLike, row_shape: tuple[int, ...], count: int = 0) -> None:
         self.path, self._dtype, self._row_shape, self.count = path, np.dtype(dtype), row_shape, count
         self._stream: IO[bytes] = path.open("r+b" if count else "w+b")
-        # numpy pads its header for the rows to come, so that it can be written again in place.
+        # numpy pads the header, so that it can be rewritten in place with another number of rows.
         self._header = self._write_header()
         if count:
             self._stream.truncate(self._header + count * self._row_bytes)
@@ -35,12 +35,12 @@ class GrowingArray:
         self.count += len(rows)
 
     def sync(self) -> None:
-        """Put what was appended on the disk."""
+        """Sync the appended rows to disk."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
     def read(self) -> NDArray[Any]:
-        """Return every row so far."""
+        """Return all rows so far."""
         self._stream.flush()
         with self.path.open("rb") as stream:
             stream.seek(self._header)
@@ -48,7 +48,7 @@ class GrowingArray:
         return flat.reshape(self.count, *self._row_shape)
 
     def finish(self) -> None:
-        """Write the header of a .npy file with the rows there are, and close."""
+        """Write the header with the final number of rows, and close the file."""
         self._stream.seek(0)
         if self._write_header() != self._header:
             raise DataError(f"{self.path}: {self.count} rows do not fit the header")

@@ -1,15 +1,15 @@
-"""The store on disk, which is the truth that shards load from.
+"""Format of the store on disk.
 
-    manifest.json                    written last, and replaced in one move: it names everything else
+    manifest.json                    names everything else; written last, replaced by one rename
     shard-00000-<token>/ids.npy      int64 [n]
     shard-00000-<token>/vectors.npy  float32 [n, d]
     shard-00000-<token>/images.npy   uint8 [n, H, W, C]
     shard-00000-<token>/tags.npy     uint8 [n], the split
-    journal-<token>/                 what changed since (`journal.py`)
-    indexes/                         approximate indexes made from it (`built.py`); may be removed
+    journal-<token>/                 changes since (`journal.py`)
+    indexes/                         approximate indexes of the vectors (`built.py`); may be removed
 
-Shard files are never changed once they are in place. A new generation lies beside the old one under another
-token until the manifest is replaced.
+Shard files never change. A new generation lies beside the old one under another token until the manifest is
+replaced.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a snapshot holds, and the digests of the networks that embedded it."""
+    """Contents of a snapshot, and the digests of the networks that embedded it."""
 
     name: str
     dimension: int
@@ -75,11 +75,11 @@ class Manifest:
     digests: dict[str, str]
     shards: tuple[ShardEntry, ...]
     journal: str
-    """The directory of the changes that came after."""
+    """Directory of the changes since."""
     generation: int = 0
-    """Grows by one each time that the snapshot at a place is replaced."""
+    """Grows by one whenever the snapshot at a location is replaced."""
     origin: str = ""
-    """The digest of the snapshot that this one's live changes began with; empty if there were none."""
+    """Digest of the built snapshot to which changes were applied; empty if there were none."""
     schema: int = SCHEMA
 
     @property
@@ -88,7 +88,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the content; names and generation do not enter."""
+        """Digest of the content, independent of names and generation."""
         files = [
             [entry.count, {name: asdict(file) for name, file in entry.files.items()}] for entry in self.shards
         ]
@@ -96,13 +96,13 @@ class Manifest:
 
     @property
     def built_digest(self) -> str:
-        """Digest of what was built, whatever was added and compacted since: what a training run depends on."""
+        """Digest of the snapshot as built, before any changes. Training runs depend on it."""
         return self.origin or self.digest
 
 
 def shard_of(ids: ArrayLike, num_shards: int) -> NDArray[np.int64]:
     """Return the shard [...] of each id [...]: splitmix64 of the id, modulo the number of shards."""
-    # 0-d arrays would warn of the overflow that is meant here.
+    # The overflow is intended; 0-d arrays would warn about it.
     flat = np.asarray(ids, np.int64)
     mixed = flat.reshape(-1).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -112,7 +112,7 @@ def shard_of(ids: ArrayLike, num_shards: int) -> NDArray[np.int64]:
 
 
 def read_manifest(location: Place, file: str = MANIFEST) -> Manifest:
-    """Return the manifest of the snapshot at a location; CheckpointError where there is none."""
+    """Return the manifest of the snapshot at a location; CheckpointError if there is none."""
     place = Location(location)
     if not (place / file).exists():
         raise CheckpointError(f"{place}: no store here; build one with `rgcluster store build`")
@@ -146,7 +146,7 @@ def read_manifest(location: Place, file: str = MANIFEST) -> Manifest:
 
 
 def verify(location: Place) -> Manifest:
-    """Return the manifest if every local file has its size and SHA-256; CheckpointError names the first without."""
+    """Return the manifest if all local files match it; CheckpointError names the first file that differs."""
     manifest = read_manifest(location)
     for entry in manifest.shards:
         verify_shard(Location(location).local(), entry)

@@ -1,7 +1,7 @@
-"""Writing a snapshot: streamed, in bounded memory, and there in full or not at all.
+"""Streaming, atomic writer of snapshots, with bounded memory.
 
-A writer fills `partial-...` directories and names them in a new manifest at the end. What an interrupted
-writer leaves is never called a store; the next one goes on with it where it was told how, or removes it.
+A writer fills a `partial-...` directory; its last step is a manifest that names the finished files. Readers ignore
+what an interrupted writer leaves. The next writer continues it if both have the same `resume` key, or removes it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _PARTIAL, _CANDIDATE, _LOCK, _PROGRESS = "partial-", "next-", "lock", "progress.
 
 
 class SnapshotWriter:
-    """Streams rows into a new snapshot; leaving it without `commit` leaves nothing.
+    """Streams rows into a new snapshot. Exiting the context without `commit` removes them.
 
-    With a `resume` key (the digest of all that the rows depend on) what was written until the last `save`
-    stays instead, and the next writer with that key begins with it. DataError if the location holds a
-    snapshot already, unless `replace` is set; then the old one is exchanged for the new by `commit`.
+    With a `resume` key, the digest of everything the rows depend on, rows up to the last `save` remain instead,
+    and the next writer with that key continues from them. DataError if the location already holds a snapshot,
+    unless `replace` is set; then `commit` replaces it.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class SnapshotWriter:
 
     @property
     def held(self) -> NDArray[np.int64]:
-        """The ids [N] that an interrupted writer with the same key had saved, ascending."""
+        """Ids [N] that an interrupted writer with the same key had saved, ascending."""
         return self._ids
 
     def append(
         self, ids: ArrayLike, vectors: ArrayLike, images: ArrayLike, tags: ArrayLike | None = None
     ) -> None:
         """Append ids [N], vectors float32 [N, d], images uint8 [N, H, W, C], tags [N] (`rows.SPLITS`; train
-        if not given); DataError where they misfit."""
+        if not given); DataError if the shapes or types do not match."""
         self._require_open()
         numbers, rows = np.asarray(ids, np.int64), as_vectors(vectors, self._dimension)
         pictures = as_images(images, len(rows), self._image_shape)
@@ -111,7 +111,7 @@ class SnapshotWriter:
                 self._files[owner][file].append(values[mine])
 
     def save(self) -> None:
-        """Make what was appended outlive this process; with a `resume` key alone."""
+        """Make the appended rows durable, for writers with a `resume` key."""
         self._require_open()
         for files in self._files:
             for file in files.values():
@@ -119,12 +119,12 @@ class SnapshotWriter:
         Location(self._partial / _PROGRESS).write_json([files["ids.npy"].count for files in self._files])
 
     def commit(self, *, origin: str = "") -> Manifest:
-        """Put the snapshot in its place; DataError for no rows or an id twice."""
+        """Publish the snapshot; DataError for no rows or a duplicate id."""
         self._require_open()
         try:
             manifest = self._finish(origin)
             self._move_shards(manifest)
-            old = self._present()
+            old = self._current()
             (self._target / MANIFEST).write_bytes(_json(manifest), durable=True)
         except BaseException:
             self.abort()
@@ -135,7 +135,7 @@ class SnapshotWriter:
         return manifest
 
     def commit_beside(self, *, origin: str) -> str:
-        """Put the snapshot beside the present one; return the name of its manifest, for `publish`."""
+        """Write the snapshot beside the current one; return the name of its manifest, for `publish`."""
         self._require_open()
         try:
             manifest = self._finish(origin)
@@ -149,7 +149,7 @@ class SnapshotWriter:
         return name
 
     def abort(self) -> None:
-        """Remove everything written, or all since the last `save`; harmless after `commit`."""
+        """Remove all rows written, or those since the last `save`. Does nothing after `commit`."""
         if self._open:
             for files in getattr(self, "_files", []):
                 for file in files.values():
@@ -206,7 +206,7 @@ class SnapshotWriter:
         count = sum(entry.count for entry in entries)
         if not count:
             raise DataError(f"{self._target}: nothing was appended; a store needs 1 image or more")
-        old = self._present()
+        old = self._current()
         return Manifest(
             self._name, self._dimension, self._image_shape, count, self._digests, tuple(entries),
             f"journal-{self._token}", old.generation + 1 if old else 0, origin,
@@ -222,7 +222,7 @@ class SnapshotWriter:
                 for name in FILES:
                     (place / name).upload(source / name)
 
-    def _present(self) -> Manifest | None:
+    def _current(self) -> Manifest | None:
         return read_manifest(self._target) if (self._target / MANIFEST).exists() else None
 
     def _refuse_to_overwrite(self) -> None:
@@ -235,7 +235,7 @@ class SnapshotWriter:
             raise DataError(f"{self._target}: holds files already; remove it, or choose another place")
 
     def _remove_stale(self) -> None:
-        """Remove what interrupted writers left; the lock of a living one cannot be taken."""
+        """Remove what interrupted writers left. A running writer holds its lock."""
         alone = True
         for directory in self._home.glob(f"{_PARTIAL}*"):
             if directory == self._partial:
@@ -251,7 +251,7 @@ class SnapshotWriter:
             self._remove_unnamed()
 
     def _remove_unnamed(self) -> None:
-        """Remove shards that no manifest names: a writer died between moving them and naming them."""
+        """Remove shards that no manifest names, left by a writer that ended before it wrote its manifest."""
         names = self._target.names()
         manifests = [name for name in names if name == MANIFEST or name.startswith(_CANDIDATE)]
         named: set[str] = set()
@@ -274,7 +274,7 @@ class SnapshotWriter:
 
 
 def publish(location: Place, candidate: str) -> Manifest:
-    """Make the snapshot beside the present one the present one, and remove the old; return its manifest."""
+    """Make the snapshot of the manifest `candidate` the current one, and remove the old one; return its manifest."""
     place = Location(location)
     manifest, old = read_manifest(place, candidate), read_manifest(place)
     if manifest.generation != old.generation + 1:
@@ -285,7 +285,7 @@ def publish(location: Place, candidate: str) -> Manifest:
 
 
 def discard(location: Place, candidate: str) -> None:
-    """Remove the snapshot that lies beside the present one."""
+    """Remove the snapshot of the manifest `candidate`."""
     place = Location(location)
     _discard(place, read_manifest(place, candidate))
     (place / candidate).remove()
@@ -302,7 +302,7 @@ def as_images(images: ArrayLike, count: int, shape: tuple[int, int, int]) -> NDA
 
 
 def as_tags(tags: ArrayLike | None, count: int) -> NDArray[np.uint8]:
-    """Return tags as uint8 [count], zeros if not given; DataError for one that names no split."""
+    """Return tags as uint8 [count], zeros if not given; DataError for an invalid tag."""
     if tags is None:
         return np.zeros(count, np.uint8)
     codes = np.asarray(tags)
@@ -323,7 +323,7 @@ def _discard(place: Location, manifest: Manifest) -> None:
 
 
 def _home(target: Location) -> Path:
-    """Where the partial lies: in the target, or on this machine if the target is remote."""
+    """Return the parent of partial directories: the target, or a local directory if the target is remote."""
     if target.is_local:
         return target.local()
     return Path(tempfile.gettempdir()) / f"rgcluster-store-{digest_bytes(str(target).encode())}"

@@ -1,8 +1,8 @@
 """Approximate indexes over the rows of a snapshot: IVF-Flat, HNSW, IVF-PQ.
 
-They propose, and float64 decides, as everywhere in the store: candidates are measured again against the
-vectors on disk. What was removed since the index was made is masked until the next compaction. A row that
-gets fewer than k that way is answered by reading everything, so an answer is never short.
+The index finds candidates, whose distances are computed again in float64 from the vectors on disk. Rows removed
+after the build are masked until the next compaction. A query with fewer than k results reads all vectors
+instead, so a result is never short.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["ApproximateIndex"]
 _TRAIN_PER_LIST = 40
 _PIECE = 65_536
 _PROBES = 256
-"""Queries to tune with, and as many others to measure the recall with."""
+"""Number of queries for tuning, and of other queries for measuring the recall."""
 _RECALL_AT = 3
 _MARGIN = 0.01
 _SEED = 7
 
 
 class ApproximateIndex:
-    """A FAISS index over vectors that stay where they are, row i of `vectors` under ids[i]."""
+    """A FAISS index over `vectors`, which stay on disk; row i has the id ids[i]."""
 
     def __init__(
         self,
@@ -70,16 +70,16 @@ class ApproximateIndex:
         *,
         threads: int = 1,
         gpu: bool = False,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> ApproximateIndex:
-        """Train and fill an index, then raise its effort (cells or nodes visited) until it has the wanted recall.
+        """Train and fill an index, then raise its effort (cells or nodes visited) until it reaches the planned recall.
 
-        `measured_recall` is that of other queries than the tuning's: stored vectors that look for themselves
-        excluded.
+        `measured_recall` comes from other queries than the tuning. All queries are stored vectors, excluded from
+        their own results.
         """
         count = len(ids)
         plan = replace(plan, vectors=count)
-        say(plan.describe())
+        log(plan.describe())
         configure_faiss(count, threads)
         generator = np.random.default_rng(_SEED)
         inner = _empty(plan)
@@ -89,7 +89,7 @@ class ApproximateIndex:
         for start in range(0, count, _PIECE):
             inner.add(vectors.read(np.arange(start, min(count, start + _PIECE))))
         built = cls(plan, inner, ids, tags, vectors, 1, 0.0, gpu=gpu)
-        built._tune(generator, say)
+        built._tune(generator, log)
         return built
 
     @classmethod
@@ -105,7 +105,7 @@ class ApproximateIndex:
         *,
         gpu: bool = False,
     ) -> ApproximateIndex:
-        """Read what `write` wrote."""
+        """Read an index that `write` wrote."""
         return cls(plan, faiss.read_index(str(file)), ids, tags, vectors, effort, measured, gpu=gpu)
 
     def write(self, file: Path) -> None:
@@ -136,14 +136,14 @@ class ApproximateIndex:
             return out
         configure_faiss(len(rows))
         spare = 0 if exclude is None else exclude.shape[1]
-        # Codes are coarse: their candidates are more, since the measuring sorts them out.
+        # PQ codes are coarse, so take more candidates; their exact distances rank them.
         width = min(len(self._ids), (10 * k + 30 if self.kind == "ivfpq" else k + 4) + spare)
         positions = self._propose(rows, width, None if size == len(self._ids) else allowed)
         best, ids = self._measured(rows, positions, k, exclude)
         wanted = min(k, size - spare)
         for row in np.flatnonzero(np.isfinite(best).sum(axis=1) < wanted):
-            barred = None if exclude is None else exclude[row : row + 1]
-            found = self._exhaustive(rows[row : row + 1], k, barred, allowed)
+            excluded = None if exclude is None else exclude[row : row + 1]
+            found = self._exhaustive(rows[row : row + 1], k, excluded, allowed)
             best[row], ids[row] = found[0][0], found[1][0]
         out[0][:, : best.shape[1]], out[1][:, : best.shape[1]] = best, ids
         return out
@@ -187,7 +187,7 @@ class ApproximateIndex:
         exclude: NDArray[np.int64] | None,
         allowed: NDArray[np.bool_],
     ) -> Found64:
-        """Search one query [1, d] through everything, a piece at a time."""
+        """Search all vectors for one query [1, d], a piece at a time."""
         best, ids = np.full((1, 0), np.inf), np.full((1, 0), NO_ID, np.int64)
         positions = np.flatnonzero(allowed)
         for start in range(0, len(positions), _PIECE):
@@ -198,7 +198,7 @@ class ApproximateIndex:
         pad = ((0, 0), (0, k - best.shape[1]))
         return np.pad(best, pad, constant_values=np.inf), np.pad(ids, pad, constant_values=NO_ID)
 
-    def _tune(self, generator: np.random.Generator, say: Callable[[str], None]) -> None:
+    def _tune(self, generator: np.random.Generator, log: Callable[[str], None]) -> None:
         probes = np.sort(generator.choice(len(self._ids), min(len(self._ids), 2 * _PROBES), replace=False))
         generator.shuffle(probes)
         truth = self._truth(probes)
@@ -210,7 +210,7 @@ class ApproximateIndex:
         ):
             self.effort = min(ceiling, -(-self.effort * 3 // 2))
         self.measured_recall = self._recall(probes[half:], truth[half:])
-        say(
+        log(
             f"{self.kind}: recall@{_RECALL_AT} {self.measured_recall:.4f} measured, effort {self.effort} of {ceiling}"
         )
 
@@ -221,7 +221,7 @@ class ApproximateIndex:
         return float(np.mean([np.isin(row, one).mean() for row, one in zip(truth, found, strict=True)]))
 
     def _truth(self, probes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids of each probe's true neighbours [n, 3], in one pass over the vectors."""
+        """Return the ids of each probe's true neighbours [n, 3] in one pass over the vectors."""
         k = min(_RECALL_AT, len(self._ids) - 1)
         queries, own = self._vectors.read(probes), self._ids[probes][:, None]
         best, ids = np.full((len(probes), 0), np.inf), np.empty((len(probes), 0), np.int64)
@@ -246,8 +246,8 @@ def _empty(plan: Plan) -> Any:
         index = faiss.IndexIVFPQ(coarse, plan.dimension, plan.lists, plan.code_bytes, 8)
         index.pq.cp.min_points_per_centroid = 1
     index.cp.niter, index.cp.max_points_per_centroid, index.cp.seed = 10, _TRAIN_PER_LIST, _SEED
-    index.cp.min_points_per_centroid = 1  # it would warn of small stores, which are fine
-    # The coarse index belongs to the other from here on, not to this name.
+    index.cp.min_points_per_centroid = 1  # no warning for small stores
+    # `index` owns the coarse index from here on.
     coarse.this.disown()
     index.own_fields = True
     return index

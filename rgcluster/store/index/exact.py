@@ -1,10 +1,11 @@
-"""Exact nearest neighbours: FAISS proposes, float64 decides.
+"""Exact nearest neighbours: FAISS finds candidates, and float64 distances rank them.
 
 Nearest to q is x with the largest q.x - |x|^2 / 2, which is the inner product of (q, 1) and (x, -|x|^2 / 2).
-FAISS searches for that faster, by 10 to 20 %, than for distances, whose search measures all norms anew each time.
-In float32 it rounds as coarsely: the order of near neighbours would depend on the batch and on the other rows
-of the shard. Every candidate is therefore measured again as |q - x| in float64, and a row whose candidates
-might miss a neighbour searches again within a radius that cannot.
+FAISS searches for it 10 to 20 % faster than for distances, since a distance search computes all norms each time.
+
+Float32 rounding would make the order of near neighbours depend on the batch and on the other rows of the shard.
+The distance |q - x| of every candidate is therefore computed again in float64. If the candidates of a row might
+miss a neighbour, a range search with a safe radius follows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = [
     "Found64",
     "Index",
     "as_vectors",
-    "barred_ids",
+    "excluded_ids",
     "configure_faiss",
     "measure",
     "nearest_first",
@@ -45,7 +46,7 @@ Found64 = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 class Index(Protocol):
-    """What a shard asks of vectors under int64 ids."""
+    """Interface of an index of vectors under int64 ids."""
 
     kind: str
 
@@ -63,11 +64,11 @@ class Index(Protocol):
         exclude: NDArray[np.int64] | None = None,
         tags: Sequence[int] | None = None,
     ) -> Found64:
-        """Search for queries [B, d]; exclude [B, E] keeps ids from each row's answer, tags lets these alone pass."""
+        """Search for queries [B, d], omitting exclude [B, E] from each row and all tags but `tags`."""
         ...
 
     def remove(self, ids: NDArray[np.int64]) -> None:
-        """Remove what is here of ids."""
+        """Remove ids, ignoring unknown ones."""
         ...
 
 
@@ -81,8 +82,8 @@ class ExactIndex:
         self._flat = faiss.IndexFlatIP(dimension + 1)
         self._ids, self._tags = np.empty(0, np.int64), np.empty(0, np.uint8)
         self._largest_norm = 0.0
-        # A mirror: the index on the CPU stays the truth, and answers what a GPU cannot.
-        self._gpu, self._mirror = gpu, None
+        # A copy on the GPU. The index on the CPU is authoritative, and serves searches that a GPU cannot.
+        self._gpu, self._gpu_copy = gpu, None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -92,7 +93,7 @@ class ExactIndex:
         return len(self) * (4 * self.dimension + 13)
 
     def add(self, ids: ArrayLike, vectors: ArrayLike, tags: ArrayLike | None = None) -> None:
-        """Add rows [N], [N, d]; DataError for ids twice, the id -1, NaN, infinity or another dimension."""
+        """Add rows [N], [N, d]; DataError for duplicate ids, the id -1, NaN, infinity or another dimension."""
         new = np.asarray(ids, np.int64)
         rows = as_vectors(vectors, self.dimension)
         if new.shape != (len(rows),):
@@ -109,14 +110,14 @@ class ExactIndex:
             self._largest_norm = max(self._largest_norm, float(norms.max()))
         self._ids = together
         self._tags = np.concatenate([self._tags, np.zeros(len(new), np.uint8) if tags is None else tags])
-        self._mirror = None
+        self._gpu_copy = None
 
     def remove(self, ids: NDArray[np.int64]) -> None:
         gone = np.isin(self._ids, ids)
         if gone.any():
             self._flat.remove_ids(np.flatnonzero(gone))
             self._ids, self._tags = self._ids[~gone], self._tags[~gone]
-            self._mirror = None
+            self._gpu_copy = None
 
     def search(
         self,
@@ -125,11 +126,11 @@ class ExactIndex:
         exclude: ArrayLike | None = None,
         tags: Sequence[int] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return distances [B, k] and ids [B, k], by distance, then id; TooFewNeighbours if k is too many."""
+        """Return distances [B, k] and ids [B, k], by distance, then id; TooFewNeighbours if k is too large."""
         rows = as_vectors(queries, self.dimension)
-        barred = barred_ids(exclude, len(rows))
-        squared, found = self.nearest(rows, k, barred, tags)
-        require_neighbours(squared, k, excluding=barred is not None)
+        excluded = excluded_ids(exclude, len(rows))
+        squared, found = self.nearest(rows, k, excluded, tags)
+        require_neighbours(squared, k, excluding=excluded is not None)
         return np.sqrt(squared).astype(np.float32), found
 
     def nearest(
@@ -155,46 +156,46 @@ class ExactIndex:
         squared = self._measure(rows, positions, exclude)
         out[0][:, :width], out[1][:, :width] = nearest_first(squared, self._ids[positions], k)
         if width < size:
-            # The score below which nothing can be among the k nearest.
+            # A row with a lower score cannot be among the k nearest.
             least = (np.square(_norms(rows)) - out[0][:, -1] - self._rounding(rows)) / 2
             for row in np.flatnonzero(scores[:, -1] >= least):
-                barred = None if exclude is None else exclude[row : row + 1]
-                found = self._above(rows[row : row + 1], least[row], k, barred, selected)
+                excluded = None if exclude is None else exclude[row : row + 1]
+                found = self._above(rows[row : row + 1], least[row], k, excluded, selected)
                 out[0][row], out[1][row] = found
         return out
 
     def _searcher(self, selected: dict[str, Any]) -> Any:
         if not self._gpu or selected:
             return self._flat
-        if self._mirror is None:
-            self._mirror = on_gpu(self._flat)
-        return self._mirror
+        if self._gpu_copy is None:
+            self._gpu_copy = on_gpu(self._flat)
+        return self._gpu_copy
 
     def _above(
         self,
         query: NDArray[np.float32],
         least: float,
         k: int,
-        barred: NDArray[np.int64] | None,
+        excluded: NDArray[np.int64] | None,
         selected: dict[str, Any],
     ) -> tuple[NDArray, NDArray]:
         score = np.nextafter(np.float32(least), np.float32(-np.inf))
         _, _, positions = self._flat.range_search(_extended(query, 1), score, **selected)
-        squared = self._measure(query, positions[None], barred)
+        squared = self._measure(query, positions[None], excluded)
         best, ids = nearest_first(squared, self._ids[positions][None], k)
         return best[0], ids[0]
 
     def _measure(
-        self, queries: NDArray[np.float32], positions: NDArray[np.int64], barred: NDArray[np.int64] | None
+        self, queries: NDArray[np.float32], positions: NDArray[np.int64], excluded: NDArray[np.int64] | None
     ) -> NDArray[np.float64]:
         flat = np.ascontiguousarray(positions.ravel(), np.int64)
         candidates = (
             self._flat.reconstruct_batch(flat) if len(flat) else np.empty((0, self.dimension + 1), np.float32)
         )
-        return measure(queries, candidates[:, :-1], self._ids[positions], barred)
+        return measure(queries, candidates[:, :-1], self._ids[positions], excluded)
 
     def _rounding(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return by how much [B] |q|^2 minus twice a float32 score may err (twice the bound for a dot product)."""
+        """Return the error bound [B] of |q|^2 minus twice a float32 score (twice the bound of a dot product)."""
         relative = 2 * (self.dimension + 4) * _FLOAT32_ROUNDING
         return relative * np.square(_norms(queries) + self._largest_norm) + self.dimension * 1e-37
 
@@ -203,16 +204,16 @@ def measure(
     queries: NDArray[np.float32],
     candidates: NDArray[np.float32],
     ids: NDArray[np.int64],
-    barred: NDArray[np.int64] | None,
+    excluded: NDArray[np.int64] | None,
 ) -> NDArray[np.float64]:
-    """Return |q - x|^2 [B, n] in float64 for candidates [B * n, d] with ids [B, n], infinity for barred ids."""
+    """Return |q - x|^2 [B, n] in float64 for candidates [B * n, d] with ids [B, n], infinity for excluded ids."""
     batch, number = ids.shape
     difference = (
         candidates.reshape(batch, number, -1).astype(np.float64) - queries.astype(np.float64)[:, None]
     )
     squared = np.einsum("bnd,bnd->bn", difference, difference)
-    if barred is not None:
-        squared[(ids[:, :, None] == barred[:, None, :]).any(axis=2)] = np.inf
+    if excluded is not None:
+        squared[(ids[:, :, None] == excluded[:, None, :]).any(axis=2)] = np.inf
     return squared
 
 
@@ -229,16 +230,16 @@ def as_vectors(values: ArrayLike, dimension: int) -> NDArray[np.float32]:
     return rows
 
 
-def barred_ids(exclude: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
+def excluded_ids(exclude: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
     """Return ids to exclude as [B, E] from [B] or [B, E]; DataError for another number of rows."""
     if exclude is None:
         return None
-    barred = np.array(exclude, np.int64)
-    if barred.ndim == 1:
-        barred = barred[:, None]
-    if barred.ndim != 2 or len(barred) != rows:
-        raise DataError(f"{barred.size} ids to exclude for {rows} rows: give one a row, {NO_ID} for none")
-    return barred
+    excluded = np.array(exclude, np.int64)
+    if excluded.ndim == 1:
+        excluded = excluded[:, None]
+    if excluded.ndim != 2 or len(excluded) != rows:
+        raise DataError(f"{excluded.size} ids to exclude for {rows} rows: give one a row, {NO_ID} for none")
+    return excluded
 
 
 def nearest_first(squared: NDArray[np.float64], ids: NDArray[np.int64], k: int) -> Found64:
@@ -249,7 +250,7 @@ def nearest_first(squared: NDArray[np.float64], ids: NDArray[np.int64], k: int) 
 
 
 def require_neighbours(squared: NDArray[np.float64], k: int, excluding: bool) -> None:
-    """Raise TooFewNeighbours where a row of squared distances [B, k] is padded."""
+    """Raise TooFewNeighbours if a row of squared distances [B, k] is padded."""
     found = np.isfinite(squared).sum(axis=1)
     if len(found) and found.min() < k:
         raise too_few(k, int(found.min()), excluding)
@@ -264,16 +265,15 @@ def too_few(k: int, held: int, excluding: bool) -> TooFewNeighbours:
 
 
 def configure_faiss(rows: int, threads: int = 1) -> None:
-    """Set what FAISS keeps in globals; before every search of so many rows, since OpenMP keeps its threads per
-    thread."""
+    """Set FAISS's global options. Call it before every search, since OpenMP's number of threads is thread-local."""
     faiss.omp_set_num_threads(threads)
-    # The default, 128,000, leaves BLAS unused on batches of a training step; for a row or two it costs four
-    # times as much as it saves.
+    # The default of 128,000 disables BLAS for the batches of a training step. For one or two rows BLAS is
+    # several times slower.
     faiss.cvar.distance_compute_blas_threshold = 1 if rows >= _BLAS_FROM else 1 << 30
 
 
 def on_gpu(index: Any) -> Any:
-    """Return a copy of a FAISS index on this process's GPU; DataError where FAISS has none."""
+    """Return a copy of a FAISS index on this process's GPU; DataError if FAISS has none."""
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         raise DataError(
             "the store was asked to search on a GPU, but FAISS sees none: install the extra `gpu`"
@@ -282,7 +282,7 @@ def on_gpu(index: Any) -> Any:
 
 
 def _extended(rows: NDArray[np.float32], last: Any) -> NDArray[np.float32]:
-    """Return rows [N, d + 1] with one number more each."""
+    """Return rows [N, d + 1] with `last` as an additional column."""
     out = np.empty((len(rows), rows.shape[1] + 1), np.float32)
     out[:, :-1], out[:, -1] = rows, last
     return out

@@ -1,4 +1,4 @@
-"""Which index for how many vectors: from a memory budget and a recall target, reckoned before any work."""
+"""Choice of an index for a number of vectors, a memory budget and a recall target."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["IndexKind", "Plan", "choose", "plan_of"]
 IndexKind = Literal["exact", "ivf", "hnsw", "ivfpq"]
 
 EXACT_LIMIT = 250_000
-"""Up to this many vectors a shard, an exact search takes some milliseconds: nothing to gain."""
+"""Up to this many vectors per shard an exact search takes only some milliseconds."""
 HNSW_LINKS = 32
 ROW_BYTES = 9
-"""Every row's id and tag."""
+"""Size of a row's id and tag."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An index to be, with what it will cost."""
+    """A planned index and its expected cost."""
 
     kind: IndexKind
     vectors: int
     dimension: int
     lists: int = 0
-    """IVF's cells."""
+    """Number of IVF cells."""
     code_bytes: int = 0
-    """PQ's bytes a vector."""
+    """Bytes of a PQ code."""
     recall: float = 1.0
-    """What its search is tuned to reach."""
+    """Recall that tuning aims at."""
 
     @property
     def bytes_per_vector(self) -> float:
@@ -40,7 +40,7 @@ class Plan:
         own = {
             "exact": raw + 4,
             "ivf": raw + 8 + raw * self.lists / max(1, self.vectors),
-            # 2 M links on the ground floor, and a little above it.
+            # 2 M links on the lowest level, and a few on the levels above.
             "hnsw": raw + 4 * (2 * HNSW_LINKS + 2) + 16,
             "ivfpq": self.code_bytes + 8 + raw * self.lists / max(1, self.vectors),
         }[self.kind]
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def distances_per_query(self) -> float:
-        """Vectors that a query is compared with, about: what its time is made of."""
+        """Approximate number of comparisons per query, which determines its time."""
         if self.kind == "exact":
             return float(self.vectors)
         if self.kind == "hnsw":
@@ -62,7 +62,7 @@ class Plan:
         return self.lists + visited * (0.25 if self.kind == "ivfpq" else 1.0)
 
     def describe(self) -> str:
-        """One line for people, before the work."""
+        """Return a one-line description of the plan and its cost."""
         gain = self.vectors / max(1.0, self.distances_per_query)
         cells = f", {self.lists} cells" if self.lists else ""
         codes = f", {self.code_bytes} bytes a code" if self.code_bytes else ""
@@ -85,11 +85,10 @@ def plan_of(kind: IndexKind, vectors: int, dimension: int, recall: float) -> Pla
 def choose(
     kind: IndexKind | Literal["auto"], vectors: int, dimension: int, memory: int | None, recall: float
 ) -> Plan:
-    """Return the plan for one shard of so many vectors.
+    """Return the plan for one shard.
 
-    `auto` takes the first that fits into `memory` bytes of: exact where it is fast enough or recall 1 is
-    wanted, IVF-Flat, IVF-PQ (whose candidates are measured again against the vectors on disk). DataError
-    with the sum where nothing fits.
+    `auto` takes the first index that fits into `memory` bytes: exact if it is fast enough or `recall` is 1, then
+    IVF-Flat, then IVF-PQ, whose candidates are ranked by the vectors on disk. DataError if none fits.
     """
     if kind != "auto":
         plan = plan_of(kind, vectors, dimension, recall)
@@ -108,7 +107,7 @@ def choose(
 
 
 def _code_bytes(dimension: int) -> int:
-    """The largest divisor of the dimension up to a quarter of it: a code byte for four numbers or more."""
+    """Return the largest divisor of the dimension up to a quarter of it: one code byte per four or more numbers."""
     return max(part for part in range(1, max(1, dimension // 4) + 1) if dimension % part == 0)
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of a shard are: image and vector by id, out of files or out of memory."""
+"""Rows of a shard: images and vectors by id, in files or in memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rgcluster.errors import DataError
 __all__ = ["SPLITS", "ArrayRows", "FileRows", "Filter", "PickedRows", "RowTable", "Rows", "Source", "tag_of"]
 
 SPLITS = ("train", "val", "test", "unlabelled")
-"""A row's tag is its split's place here."""
+"""A row's tag is the position of its split."""
 
 
 def tag_of(split: str) -> int:
-    """Return the tag of a split; DataError for one that the store does not know."""
+    """Return the tag of a split; DataError for an unknown one."""
     if split not in SPLITS:
         raise DataError(f"split {split!r}: the store knows {', '.join(SPLITS)}")
     return SPLITS.index(split)
@@ -28,14 +28,14 @@ def tag_of(split: str) -> int:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows a search may return: those of some splits, those with labels (or without)."""
+    """Restricts a search to some splits, and to rows with or without labels."""
 
     splits: tuple[str, ...] = SPLITS
     labelled: bool | None = None
 
     @property
     def tags(self) -> tuple[int, ...]:
-        """The tags that pass, ascending."""
+        """The allowed tags, ascending."""
         return tuple(
             sorted(
                 {
@@ -48,7 +48,7 @@ class Filter:
 
 
 class Rows(Protocol):
-    """Rows of one kind that are read by their number."""
+    """Rows that are read by their number."""
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the rows [n, ...]."""
@@ -57,8 +57,8 @@ class Rows(Protocol):
 class FileRows:
     """The rows of a .npy file, read with `pread`.
 
-    No map: a map of 10 GB faults page by page, 12 pages an image, and one read is one copy. The file stays
-    open, so it can be read to the end after its directory was replaced.
+    A memory map would cause 12 page faults per image; one read copies it at once. The file stays open, so it can
+    be read after its directory is removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class FileRows:
         if not len(rows):
             return out
         flat = out.reshape(-1).data.cast("B")
-        # Rows that follow each other are one read.
+        # Read consecutive rows at once.
         begins = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
         for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(rows)], strict=True):
             self._fill(flat[begin * self._bytes : end * self._bytes], int(rows[begin]))
@@ -97,7 +97,7 @@ class FileRows:
 
 
 class ArrayRows:
-    """Rows in memory: those added since the snapshot was written."""
+    """Rows in memory, which were added after the snapshot."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
@@ -134,7 +134,7 @@ class Source:
 
 
 class RowTable:
-    """Row numbers by id. Not safe for threads; the shard locks."""
+    """Row numbers by id. Not thread-safe; the shard holds a lock."""
 
     def __init__(self) -> None:
         self.ids = np.empty(0, np.int64)
@@ -146,7 +146,7 @@ class RowTable:
         return len(self.ids)
 
     def add(self, ids: NDArray[np.int64], source: Source, rows: NDArray[np.int64]) -> None:
-        """Add rows of a source under ids that are not there yet."""
+        """Add rows of a source under new ids."""
         self._sources.append(source)
         together = np.concatenate([self.ids, ids])
         order = np.argsort(together, kind="stable")
@@ -155,7 +155,7 @@ class RowTable:
         self._row = np.concatenate([self._row, rows])[order]
 
     def remove(self, ids: NDArray[np.int64]) -> int:
-        """Remove what is here of ids; return how many were."""
+        """Remove ids, ignoring unknown ones; return how many were removed."""
         keep = ~np.isin(self.ids, ids)
         removed = len(keep) - int(keep.sum())
         if removed:
@@ -163,7 +163,7 @@ class RowTable:
         return removed
 
     def find(self, ids: NDArray[np.int64], what: Callable[[Source], Rows]) -> Callable[[], NDArray[Any]]:
-        """Find the rows of ids [n] now; read them when called, which needs no lock. DataError for an unknown id."""
+        """Look up ids [n] and return a function that reads their rows without a lock. DataError for an unknown id."""
         at = np.searchsorted(self.ids, ids)
         known = at < len(self.ids)
         known[known] = self.ids[at[known]] == ids[known]

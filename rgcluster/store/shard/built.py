@@ -1,7 +1,7 @@
-"""Approximate indexes kept beside the snapshot they were made from, so that a restarted shard need not wait.
+"""Approximate indexes stored beside their snapshot, so that a restarted shard does not rebuild them.
 
-An index is derived: a missing or damaged one is made again. Each is two files, the index and a note of what
-it is with its checksum; the note is written last.
+A missing or damaged index is rebuilt. Each one has two files: the index, and a JSON file with its plan and
+checksum, which is written last.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def make_index(
     *,
     gpu: bool = False,
     threads: int = 1,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Index:
-    """Return the planned index of `vectors` [N, d]: from `file` if it fits, else made, and kept there."""
+    """Return the planned index of `vectors` [N, d]: load it from `file` if it matches, or build and save it."""
     if plan.kind == "exact":
         exact = ExactIndex(plan.dimension, gpu=gpu)
         exact.add(ids, vectors.read(np.arange(len(ids))), tags)
@@ -46,15 +46,15 @@ def make_index(
         try:
             return load_index(file, plan, ids, tags, vectors, gpu=gpu)
         except CheckpointError as error:
-            say(f"{error}; made again")
-    index = ApproximateIndex.build(plan, ids, tags, vectors, threads=threads, gpu=gpu, say=say)
+            log(f"{error}; rebuilding the index")
+    index = ApproximateIndex.build(plan, ids, tags, vectors, threads=threads, gpu=gpu, log=log)
     if file is not None:
         save_index(index, file)
     return index
 
 
 def save_index(index: ApproximateIndex, file: Path) -> None:
-    """Write an index and its note; both appear whole or not at all."""
+    """Write an index and its JSON file, each atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -81,7 +81,7 @@ def load_index(
     *,
     gpu: bool = False,
 ) -> ApproximateIndex:
-    """Return the index in `file`; CheckpointError if it is damaged, or another than planned."""
+    """Return the index in `file`; CheckpointError if it is damaged or does not match the plan."""
     try:
         note = json.loads(_note(file).read_text())
         fits = note["plan"] == json.loads(json.dumps(asdict(plan)))

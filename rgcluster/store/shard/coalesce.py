@@ -1,4 +1,4 @@
-"""Searches that wait for the same shard become one: whoever gets the turn answers for all who wait."""
+"""Batching of concurrent searches: the thread that gets the lock runs all waiting searches in one call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rgcluster.store.shard.shard import Shard
 
 __all__ = ["Coalescer"]
 
-_MOST_ROWS = 1024
+_MAX_ROWS = 1024
 
 
 @dataclass(eq=False)
@@ -23,17 +23,17 @@ class _Search:
     k: int
     exclude: NDArray[np.int64] | None
     tags: tuple[int, ...] | None
-    answer: Found64 | None = None
+    result: Found64 | None = None
     error: BaseException | None = None
 
 
 class Coalescer:
-    """Runs one FAISS call at a time for a shard; larger batches cost less a row."""
+    """Runs one FAISS call at a time for a shard. Larger batches cost less per row."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         self._waiting: list[_Search] = []
-        self._list, self._turn = threading.Lock(), threading.Lock()
+        self._list_lock, self._run_lock = threading.Lock(), threading.Lock()
 
     def search(
         self,
@@ -42,31 +42,31 @@ class Coalescer:
         exclude: NDArray[np.int64] | None = None,
         tags: tuple[int, ...] | None = None,
     ) -> Found64:
-        """Return what `Shard.search` returns."""
+        """Return the result of `Shard.search`."""
         mine = _Search(queries, k, exclude, tags)
-        with self._list:
+        with self._list_lock:
             self._waiting.append(mine)
-        with self._turn:
-            if mine.answer is None and mine.error is None:
-                self._answer(self._take(mine))
+        with self._run_lock:
+            if mine.result is None and mine.error is None:
+                self._run(self._take(mine))
         if mine.error is not None:
             raise mine.error
-        assert mine.answer is not None
-        return mine.answer
+        assert mine.result is not None
+        return mine.result
 
     def _take(self, mine: _Search) -> list[_Search]:
-        """Return `mine` and what can go with it."""
+        """Return `mine` and the waiting searches that can share its call."""
         taken, rows = [mine], len(mine.queries)
-        with self._list:
+        with self._list_lock:
             self._waiting.remove(mine)
             for other in list(self._waiting):
-                if other.tags == mine.tags and rows + len(other.queries) <= _MOST_ROWS:
+                if other.tags == mine.tags and rows + len(other.queries) <= _MAX_ROWS:
                     self._waiting.remove(other)
                     taken.append(other)
                     rows += len(other.queries)
         return taken
 
-    def _answer(self, taken: Sequence[_Search]) -> None:
+    def _run(self, taken: Sequence[_Search]) -> None:
         try:
             squared, ids = self._shard.search(
                 np.concatenate([each.queries for each in taken]),
@@ -81,11 +81,11 @@ class Coalescer:
         start = 0
         for each in taken:
             rows = slice(start, start + len(each.queries))
-            each.answer, start = (squared[rows, : each.k], ids[rows, : each.k]), rows.stop
+            each.result, start = (squared[rows, : each.k], ids[rows, : each.k]), rows.stop
 
 
 def _together(taken: Sequence[_Search]) -> NDArray[np.int64] | None:
-    """Return the ids to exclude [B, E] of all, padded with -1, which is no id."""
+    """Return the ids to exclude [B, E] of all searches, padded with -1, which is not an id."""
     width = max(0 if each.exclude is None else each.exclude.shape[1] for each in taken)
     if not width:
         return None

@@ -1,4 +1,4 @@
-"""A shard at work: which generation answers, who may write, what was done so far."""
+"""Host of a shard: its generations, its writes and its counters."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rgcluster.errors import StaleGeneration, StoreUnavailable
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
 from rgcluster.store.shard.coalesce import Coalescer
+from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings, Shard
 
-__all__ = ["READS", "Host"]
+__all__ = ["Host"]
 
-READS = frozenset({"search", "fetch", "vectors", "ids", "held_version"})
 _RETIRE_SECONDS = 30.0
 
 
 class Host:
-    """One shard and its successor. Every call names the generation that it means, and is answered by no other.
+    """Serves one shard in its current generation and, during an exchange, in the next.
 
-    A call for a generation that is not here raises StaleGeneration: the caller learns of the present one and
-    asks again, from the beginning. A generation goes when its last call is answered.
+    Every request names its generation. StaleGeneration tells the caller to repeat the whole request on the
+    current one. An old generation is released after its last call.
     """
 
     def __init__(
@@ -37,63 +37,64 @@ class Host:
         settings: IndexSettings,
         *,
         verify: bool = False,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._location, self._part, self._parts = Location(location), part, parts
-        self._settings, self._verify, self._say = settings, verify, say
+        self._settings, self._verify, self._log = settings, verify, log
         self._shards: dict[int, tuple[Shard, Coalescer]] = {}
-        self._present = -1
+        self._current = -1
         self._loading, self._state = threading.Lock(), threading.Condition()
         self._busy: Counter[int] = Counter()
-        self._writers, self._held_until = 0, 0.0
-        self._started, self._done = time.time(), Counter[str]()
+        self._running_writes, self._held_until = 0, 0.0
+        self._started, self._counts = time.time(), Counter[str]()
         self._search_seconds = 0.0
 
     def origin(self) -> tuple[Manifest, int]:
-        """Return the present manifest and the number of shards the store is spread over."""
-        return self._load_present().manifest, self._parts
+        """Return the current manifest and the number of shards."""
+        return self._load_current().manifest, self._parts
 
-    def call(self, generation: int, method: str, args: tuple[Any, ...]) -> Any:
-        """Call `Shard.method` of a generation."""
+    def call(self, request: ShardRequest) -> Any:
+        """Call a method of `Shard` of the generation that the request names."""
+        generation, method, args = request
         shard, coalescer = self._of(generation)
         with self._counted(generation, method):
             if method == "search":
                 start = time.perf_counter()
-                found = coalescer.search(*args)
+                result = coalescer.search(*args)
                 with self._state:
                     self._search_seconds += time.perf_counter() - start
-                    self._done["queries"] += len(args[0])
-                return found
+                    self._counts["queries"] += len(args[0])
+                return result
             if method == "write":
                 return self._write(generation, shard, *args)
             if method == "catch_up":
                 return shard.catch_up()
-            assert method in READS, method
+            assert request.is_read, method
             return getattr(shard, method)(*args)
 
     def info(self) -> dict[str, Any]:
-        """Return the shard's row with what this process did."""
-        row = self._load_present().info()
+        """Return the shard's row with the counters of this process."""
+        row = self._load_current().info()
         with self._state:
             return row | {
-                "queries": self._done["queries"],
-                "calls": self._done["calls"],
+                "queries": self._counts["queries"],
+                "calls": self._counts["calls"],
                 "search_seconds": self._search_seconds,
                 "started": self._started,
             }
 
     def prepare(self, manifest_file: str) -> int:
-        """Load the snapshot that a manifest beside the present one names; return its generation."""
+        """Load the snapshot of another manifest file; return its generation."""
         manifest = read_manifest(self._location, manifest_file)
         with self._loading:
             self._enter(manifest)
         return manifest.generation
 
     def hold_writes(self, seconds: float) -> None:
-        """Let no write begin for so long, unless released before; return when none is under way."""
+        """Block new writes for `seconds` or until release; return when no write is running."""
         with self._state:
             self._held_until = time.monotonic() + seconds
-            if not self._state.wait_for(lambda: not self._writers, timeout=seconds):
+            if not self._state.wait_for(lambda: not self._running_writes, timeout=seconds):
                 raise StoreUnavailable(f"{self._location}: a write takes longer than {seconds:g} s")
 
     def release_writes(self) -> None:
@@ -102,10 +103,10 @@ class Host:
             self._state.notify_all()
 
     def adopt(self, generation: int) -> None:
-        """Make a generation the present one and drop those before it when their calls are answered."""
+        """Make a generation the current one; wait for the calls of older ones and drop them."""
         self._of(generation)[0].catch_up()
         with self._state:
-            self._present = generation
+            self._current = generation
             old = [number for number in self._shards if number < generation]
             for number in old:
                 del self._shards[number]
@@ -117,37 +118,37 @@ class Host:
         with self._state:
             while (left := self._held_until - time.monotonic()) > 0:
                 self._state.wait(left)
-            self._writers += 1
+            self._running_writes += 1
         try:
-            # Another process may have replaced the snapshot: its journal would never be read again.
-            present = read_manifest(self._location).generation
-            if present != generation:
-                raise self._stale(generation, present)
+            # If another process replaced the snapshot, nobody reads this journal any more.
+            current = read_manifest(self._location).generation
+            if current != generation:
+                raise self._stale(generation, current)
             return shard.write(change)
         finally:
             with self._state:
-                self._writers -= 1
+                self._running_writes -= 1
                 self._state.notify_all()
 
     def _of(self, generation: int) -> tuple[Shard, Coalescer]:
         found = self._shards.get(generation)
-        if found is None and self._load_present().manifest.generation == generation:
+        if found is None and self._load_current().manifest.generation == generation:
             found = self._shards.get(generation)
         if found is None:
-            raise self._stale(generation, self._present)
+            raise self._stale(generation, self._current)
         return found
 
-    def _load_present(self) -> Shard:
-        """Return the shard of the present generation, loading it from disk where it is newer there."""
-        present = self._shards.get(self._present)
-        if present is not None and read_manifest(self._location).generation == self._present:
-            return present[0]
+    def _load_current(self) -> Shard:
+        """Return the shard of the current generation; load it first if the one on disk is newer."""
+        current = self._shards.get(self._current)
+        if current is not None and read_manifest(self._location).generation == self._current:
+            return current[0]
         with self._loading:
             manifest = read_manifest(self._location)
             shard = self._enter(manifest)
-            for number in [number for number in self._shards if number < self._present]:
+            for number in [number for number in self._shards if number < self._current]:
                 del self._shards[number]
-            self._present = manifest.generation
+            self._current = manifest.generation
             return shard
 
     def _enter(self, manifest: Manifest) -> Shard:
@@ -155,21 +156,21 @@ class Host:
         if found is None:
             shard = Shard(
                 self._location, manifest, self._part, self._parts, self._settings,
-                verify=self._verify, say=self._say,
+                verify=self._verify, log=self._log,
             )  # fmt: skip
             found = self._shards[manifest.generation] = shard, Coalescer(shard)
         return found[0]
 
-    def _stale(self, asked: int, present: int) -> StaleGeneration:
+    def _stale(self, requested: int, current: int) -> StaleGeneration:
         return StaleGeneration(
-            f"{self._location}: generation {asked} is no longer served, {present} is; connect again"
+            f"{self._location}: generation {requested} is no longer served, {current} is; connect again"
         )
 
     @contextmanager
     def _counted(self, generation: int, method: str) -> Iterator[None]:
         with self._state:
             self._busy[generation] += 1
-            self._done["calls"] += 1
+            self._counts["calls"] += 1
         try:
             yield
         finally:

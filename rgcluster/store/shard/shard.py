@@ -1,4 +1,4 @@
-"""One shard of the store, without Ray: an index over the snapshot's rows, and what changed since."""
+"""One shard of the store, without Ray: an index over the snapshot's rows, and the changes since."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = ["IndexSettings", "Shard"]
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How a shard searches."""
+    """Settings of a shard's index."""
 
     kind: IndexKind | Literal["auto"] = "auto"
     memory: int | None = None
-    """Bytes that a shard's index may take."""
+    """Limit of the index in bytes, per shard."""
     recall: float = 0.95
     threads: int = 1
-    """To build with; a search takes one."""
+    """Threads to build with. A search uses one."""
     gpu: bool = False
 
     @classmethod
     def of(cls, config: StoreConfig) -> IndexSettings:
-        """Return what the configuration asks for."""
+        """Return the settings of a configuration."""
         memory = None if config.memory_mib is None else config.memory_mib << 20
         return cls(config.index, memory, config.recall)
 
@@ -47,7 +47,7 @@ class IndexSettings:
 class Shard:
     """Part `part` of `parts` of a store: the rows whose id hashes there.
 
-    `parts` may differ from the number of shards on disk. Searching, reading and changing may go on at once.
+    `parts` may differ from the number of shards on disk. Searches, reads and changes may run concurrently.
     CheckpointError if a file is unreadable or, with `verify`, if a checksum differs.
     """
 
@@ -60,12 +60,12 @@ class Shard:
         settings: IndexSettings | None = None,
         *,
         verify: bool = False,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.part, self.parts, self.manifest = part, parts, manifest
         self._image_bytes = int(np.prod(manifest.image_shape))
         settings = settings or IndexSettings()
-        # As many shards as on disk: each row of ours is in one of them.
+        # With as many shards as on disk, one file set holds all rows of this shard.
         mine = [
             entry
             for number, entry in enumerate(manifest.shards)
@@ -73,8 +73,7 @@ class Shard:
         ]
         files = local_copy(location, manifest, mine)
         self._table = RowTable()
-        # An exact index, or an approximate one that stays as it is but for what is removed; `_delta` takes
-        # what is added.
+        # `_base` indexes the snapshot; only removals change it. `_delta` indexes the rows added since.
         self._delta = ExactIndex(manifest.dimension)
         self._searching, self._reading, self._writing = threading.Lock(), threading.Lock(), threading.Lock()
         self._journal = Journal(location / manifest.journal, part, parts)
@@ -84,7 +83,7 @@ class Shard:
         name = f"{manifest.digest}-{plan.kind}-{part}-{parts}.faiss"
         self._base = make_index(
             plan, ids, tags, vectors, files / "indexes" / name,
-            gpu=settings.gpu, threads=settings.threads, say=say,
+            gpu=settings.gpu, threads=settings.threads, log=log,
         )  # fmt: skip
         self.catch_up()
 
@@ -100,7 +99,7 @@ class Shard:
     ) -> Found64:
         """Return squared distances [B, k] and ids [B, k] nearest first, padded with infinity and -1.
 
-        exclude [B, E] are ids to keep from each row's answer; tags are those that may be in it.
+        exclude [B, E] are ids that each row's result omits. tags are the allowed tags.
         """
         with self._searching:
             found = self._base.nearest(queries, k, exclude, tags)
@@ -110,11 +109,11 @@ class Shard:
         return nearest_first(np.hstack([found[0], added[0]]), np.hstack([found[1], added[1]]), k)
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images [n, H, W, C] of ids [n]; DataError for an id that is not here."""
+        """Return the images [n, H, W, C] of ids [n]; DataError for an unknown id."""
         return self._rows(ids, lambda source: source.images)
 
     def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors [n, d] of ids [n]; DataError for an id that is not here."""
+        """Return the vectors [n, d] of ids [n]; DataError for an unknown id."""
         return self._rows(ids, lambda source: source.vectors)
 
     def ids(self) -> tuple[int, NDArray[np.int64]]:
@@ -123,22 +122,24 @@ class Shard:
             return self.version, self._table.ids
 
     def held_version(self) -> int:
-        """Return a number that grows with every change."""
+        """Return the number of changes applied."""
         return self.version
 
     def write(self, change: Change) -> int:
-        """Make a change durable, then visible; return how many of its ids were here."""
+        """Make a change durable, then visible; return how many of its ids existed before."""
         with self._writing:
-            self._journal.append(change)
+            self._apply_news()
+            while not self._journal.append(change):
+                self._apply_news()
             return self._apply(change)
 
     def catch_up(self) -> int:
-        """Read what others wrote into the journal; return how many ids it changed."""
+        """Apply the changes that other processes wrote to the journal; return how many of their ids existed before."""
         with self._writing:
-            return sum(self._apply(change) for change in self._journal.news())
+            return self._apply_news()
 
     def info(self) -> dict[str, Any]:
-        """Return one row for people: images, kind, memory, measured recall, changes since the snapshot."""
+        """Return statistics: images, kind of index, memory, measured recall, changes since the snapshot."""
         base, delta = self._base, self._delta
         return {
             "shard": self.part,
@@ -154,7 +155,7 @@ class Shard:
     def _read(
         self, place: Path, entries: Sequence[ShardEntry], verify: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8], Rows]:
-        """Enter this part's rows of the files into the table; return their ids, tags and vectors."""
+        """Add this part's rows of the files to the table; return their ids, tags and vectors."""
         ids, tags = [np.empty(0, np.int64)], [np.empty(0, np.uint8)]
         rows, numbers, files = [np.empty(0, np.int64)], [np.empty(0, np.int64)], list[Rows]()
         for entry in entries:
@@ -186,6 +187,9 @@ class Shard:
         with self._reading:
             read = self._table.find(np.asarray(ids, np.int64), what)
         return read()
+
+    def _apply_news(self) -> int:
+        return sum(self._apply(change) for change in self._journal.news())
 
     def _apply(self, change: Change) -> int:
         with self._searching, self._reading:

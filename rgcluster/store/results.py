@@ -1,4 +1,4 @@
-"""What a store gives back: neighbours, and answers that are still on their way."""
+"""Results of a store: neighbours, and pending results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Neighbours:
 
 
 class Pending(Generic[T]):
-    """An answer on its way; `wait_seconds` counts what the caller spent blocked on it."""
+    """Result of an asynchronous call; `wait_seconds` is the time that the caller was blocked on it."""
 
     def __init__(self, future: Future[T]) -> None:
         self._future = future
@@ -42,7 +42,7 @@ class Pending(Generic[T]):
         return self._future.done()
 
     def result(self) -> T:
-        """Return the answer, or raise the typed error that took its place."""
+        """Wait for the result and return it, or raise its typed error."""
         start = time.perf_counter()
         try:
             return self._future.result()
