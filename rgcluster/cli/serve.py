@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,6 @@ from rich.console import Console
 __all__ = ["serve"]
 
 out = Console(highlight=False)
-
-API_KEY = "RGCLUSTER_API_KEY"
 
 
 def serve(
@@ -35,15 +32,16 @@ def serve(
         bool, typer.Option("--dry-run", help="print the resolved settings, start nothing")
     ] = False,
 ) -> None:
-    """Serve runs over HTTP, with a page to try them; Ctrl-C ends it. RGCLUSTER_API_KEY asks clients for a key."""
+    """Serve runs over HTTP, with a page to try them; Ctrl-C ends it.
+
+    RGCLUSTER_API_KEY holds the API key that clients must send.
+    """
     from rgcluster.config import read_yaml
-    from rgcluster.serve.settings import named_runs, settings_of
+    from rgcluster.serve.settings import named_runs, settings_of, with_api_key
 
     tree = read_yaml(config) if config else {}
     tree["runs"] = {**tree.get("runs", {}), **named_runs(run)}
-    if os.environ.get(API_KEY):
-        tree["api_key"] = os.environ[API_KEY]
-    settings = settings_of(tree, set_ or (), str(config or "serve"))
+    settings = with_api_key(settings_of(tree, set_ or (), str(config or "serve")))
     if dry_run:
         shown = settings.model_dump(mode="json")
         shown["api_key"] = "(set)" if settings.api_key else None

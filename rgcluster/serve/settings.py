@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from rgcluster.config import Section, overridden
 from rgcluster.errors import ConfigError
 
-__all__ = ["MAX_SAMPLES", "Limits", "ServeSettings", "named_runs", "settings_of"]
+__all__ = [
+    "API_KEY_VARIABLE",
+    "MAX_SAMPLES",
+    "Limits",
+    "ServeSettings",
+    "named_runs",
+    "settings_of",
+    "with_api_key",
+]
+
+API_KEY_VARIABLE = "RGCLUSTER_API_KEY"
+"""Environment variable that holds the API key."""
 
 MAX_SAMPLES = 64
 """The API's own ceiling; `limits.samples` lowers it."""
@@ -38,7 +50,10 @@ class ServeSettings(Section):
     stores: dict[str, str] = Field(
         {}, description="stores to ask, by model; else one started from the snapshot"
     )
-    api_key: str | None = Field(None, min_length=8, description="clients must send it; None: open to all")
+    api_key: SecretStr | None = Field(
+        None, min_length=8, description="clients must send it; None: open to all"
+    )
+    api_key_file: str | None = Field(None, description="file that holds the API key")
     http: Literal["auto", "direct", "proxy"] = Field(
         "auto",
         description="direct: one replica speaks HTTP itself; proxy: Serve's proxy, fronts and translators; "
@@ -62,6 +77,15 @@ class ServeSettings(Section):
     show_neighbours: bool = Field(True, description="answers may hold images of the store")
     limits: Limits = Limits()
 
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not (
+            key.get_secret_value().isascii() and key.get_secret_value().isprintable()
+        ):
+            raise ValueError("use printable ASCII characters, which every client can send in a header")
+        return key
+
     @model_validator(mode="after")
     def _consistent(self) -> ServeSettings:
         if self.max_replicas < self.min_replicas:
@@ -82,8 +106,40 @@ class ServeSettings(Section):
 def settings_of(
     tree: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "serve"
 ) -> ServeSettings:
-    """Return the settings that a tree of keys describes, `--set` overrides on top; ConfigError names the fault."""
+    """Return the settings that a tree of keys describes, `--set` overrides on top; ConfigError names the fault.
+
+    An API key among the overrides is refused: other users of the machine can read command lines.
+    """
+    overrides, tree = list(overrides), dict(tree)
+    if any(override.partition("=")[0].strip() == "api_key" for override in overrides):
+        raise ConfigError(
+            f"--set api_key: command lines are visible to other users; set {API_KEY_VARIABLE} or api_key_file"
+        )
+    if isinstance(tree.get("api_key"), str):
+        tree["api_key"] = SecretStr(tree["api_key"])  # error messages quote the values that they refuse
     return overridden(ServeSettings, tree, overrides, source)
+
+
+def with_api_key(settings: ServeSettings) -> ServeSettings:
+    """Return the settings with the API key of the environment or of `api_key_file`, where either holds one.
+
+    The environment takes precedence over the file, and the file over `api_key`.
+    """
+    source, key = API_KEY_VARIABLE, os.environ.get(API_KEY_VARIABLE, "")
+    if not key and settings.api_key_file:
+        source = settings.api_key_file
+        try:
+            key = Path(source).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"api_key_file: {source}: {getattr(error, 'strerror', None) or 'not a text file'}"
+            ) from None
+        if not key:
+            raise ConfigError(f"api_key_file: {source}: the file is empty")
+    if not key:
+        return settings
+    # `settings_of` checks the key.
+    return settings_of({**settings.model_dump(), "api_key": key}, source=source)
 
 
 def named_runs(texts: Iterable[str]) -> dict[str, str]:

@@ -30,12 +30,12 @@ from rgcluster.serve.deploy.plan import QUIET_THREADS, num_gpus, num_shards, req
 from rgcluster.serve.exposition import add_metrics
 from rgcluster.serve.http.application import create_app
 from rgcluster.serve.http.errors import busy, unavailable
-from rgcluster.serve.settings import ServeSettings, settings_of
+from rgcluster.serve.settings import API_KEY_VARIABLE, ServeSettings, settings_of, with_api_key
 from rgcluster.serve.telemetry import RayFrontMetrics
 from rgcluster.store.client import Neighbours
 from rgcluster.translate.jobs import Job, Outcome
 
-__all__ = ["build"]
+__all__ = ["build", "build_proxied"]
 
 FRONT = "front"
 MAX_ONGOING = 2000
@@ -146,8 +146,20 @@ class Front:
 
 
 def build(arguments: Mapping[str, Any]) -> Application:
-    """Return the application that the settings describe; UserError where a setting or a run is at fault."""
-    settings = settings_of(arguments)
+    """Return the application of a Serve configuration file; UserError where a setting or a run is at fault.
+
+    The API key comes from the environment or from `api_key_file`.
+    """
+    if arguments.get("api_key"):
+        raise ConfigError(
+            f"api_key: `serve config` shows the arguments of an application; set {API_KEY_VARIABLE} on the nodes, or "
+            "api_key_file"
+        )
+    return build_proxied(with_api_key(settings_of(arguments)))
+
+
+def build_proxied(settings: ServeSettings) -> Application:
+    """Return the application that runs behind Serve's proxy; UserError where a setting or a run is at fault."""
     if settings.http == "direct":
         raise ConfigError(
             "http=direct: it is how `rgcluster serve` serves on one machine; what `serve deploy` deploys is reached "

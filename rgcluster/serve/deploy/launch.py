@@ -23,7 +23,7 @@ from rgcluster.base.session import cluster_nodes, ray_session  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
 from rgcluster.errors import RGClusterError  # noqa: E402
 from rgcluster.serve.backend import describe  # noqa: E402
-from rgcluster.serve.deploy.deployments import build  # noqa: E402
+from rgcluster.serve.deploy.deployments import build_proxied  # noqa: E402
 from rgcluster.serve.deploy.direct import build_direct  # noqa: E402
 from rgcluster.serve.deploy.listening import Listener  # noqa: E402
 from rgcluster.serve.deploy.plan import serves_directly  # noqa: E402
@@ -49,7 +49,7 @@ class Serving:
         if self.listener:
             _run(build_direct(settings, self.listener.path), None)
         else:
-            _run(build(settings.model_dump(mode="json")), "/")
+            _run(build_proxied(settings), "/")
 
 
 def _run(application: Application, route: str | None) -> None:

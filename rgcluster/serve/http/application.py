@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from rgcluster import __version__
 from rgcluster.serve.backend import Backend, Served
 from rgcluster.serve.http.errors import ApiError
-from rgcluster.serve.http.guard import Guard
+from rgcluster.serve.http.guard import ApiKeyCheck, Guard
 from rgcluster.serve.http.operations import PNG, described_operation
 from rgcluster.serve.http.pages import add_page
 from rgcluster.serve.http.routes import Front
@@ -36,6 +36,9 @@ from rgcluster.serve.telemetry import FrontMetrics, NoMetrics
 
 __all__ = ["create_app"]
 
+PUBLIC = frozenset({"", "/openapi.json", "/v1/health", "/v1/ready"})
+"""Paths that need no API key, besides those of the page; the empty one redirects to the page."""
+
 
 def create_app(
     settings: ServeSettings, served: Sequence[Served], backend: Backend, metrics: FrontMetrics | None = None
@@ -48,7 +51,6 @@ def create_app(
         description="Retrieval-guided image-to-image translation.",
     )  # fmt: skip
     app.router.route_class = _Route
-    app.add_middleware(Guard, api_key=settings.api_key, metrics=metrics)
 
     async def refused(request: Request, error: Exception) -> Response:
         fault = error if isinstance(error, ApiError) else _of_http(error)
@@ -58,7 +60,11 @@ def create_app(
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, refused)
     _add_routes(app, front)
-    add_page(app)
+    public = add_page(app) | PUBLIC
+    # The last one added is the outermost.
+    if settings.api_key:
+        app.add_middleware(ApiKeyCheck, api_key=settings.api_key, public=public, metrics=metrics)
+    app.add_middleware(Guard, metrics=metrics)
     return app
 
 

@@ -1,26 +1,25 @@
-"""Around every request: the key, headers that keep browsers safe, measuring, and no traceback whatever happens."""
+"""Middleware: the API key, security headers, metrics, and a JSON error for every unexpected exception."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import SecretStr
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rgcluster.serve.http.errors import ApiError, busy
 from rgcluster.serve.telemetry import FrontMetrics
 
-__all__ = ["Guard", "Places"]
+__all__ = ["ApiKeyCheck", "Guard", "Places"]
 
 log = logging.getLogger("ray.serve")
-
-OPEN = ("/v1/health", "/v1/ready")
-"""What is answered without a key, besides the page and the API's description."""
 
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -54,12 +53,34 @@ class Places:
             self.taken -= 1
 
 
-class Guard:
-    """ASGI middleware, outermost."""
+class ApiKeyCheck:
+    """ASGI middleware that refuses requests without the API key, except for the `public` paths.
 
-    def __init__(self, app: ASGIApp, api_key: str | None, metrics: FrontMetrics) -> None:
+    It compares the path that the router sees, without the root path, so a prefix changes nothing.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: SecretStr, public: Set[str], metrics: FrontMetrics) -> None:
+        self._app, self._public, self._metrics = app, public, metrics
+        self._key = api_key.get_secret_value().encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and get_route_path(scope) not in self._public and not self._has_key(scope):
+            self._metrics.failed("no_key")
+            await send_fault(send, _no_key())  # sent here, so that the middleware around adds CORS headers
+            return
+        await self._app(scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode("latin-1"), self._key)
+
+
+class Guard:
+    """Outermost ASGI middleware: security headers, metrics, and errors as JSON."""
+
+    def __init__(self, app: ASGIApp, metrics: FrontMetrics) -> None:
         self._app, self._metrics = app, metrics
-        self._key = api_key.encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,16 +93,15 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message["headers"], *HEADERS]
-                if scope["path"].startswith("/v1/") and all(name != b"cache-control" for name, _ in headers):
+                if get_route_path(scope).startswith("/v1/") and all(
+                    name != b"cache-control" for name, _ in headers
+                ):
                     headers.append((b"cache-control", b"no-store"))
                 message["headers"] = headers
             await send(message)
 
         try:
-            if self._needs_key(scope["path"]) and not self._has_key(scope):
-                await self._refuse(measured_send, _no_key())
-            else:
-                await self._app(scope, receive, measured_send)
+            await self._app(scope, receive, measured_send)
         except ApiError as error:
             await self._refuse(measured_send, error)
         except Exception:
@@ -96,15 +116,6 @@ class Guard:
     async def _refuse(self, send: Send, error: ApiError) -> None:
         self._metrics.failed(error.fault.code)
         await send_fault(send, error)
-
-    def _needs_key(self, path: str) -> bool:
-        return self._key is not None and (path.startswith("/v1/") or path == "/metrics") and path not in OPEN
-
-    def _has_key(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        assert self._key is not None
-        return hmac.compare_digest(given.encode(), self._key)
 
 
 async def send_fault(send: Send, error: ApiError) -> None:

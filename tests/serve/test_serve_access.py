@@ -1,0 +1,166 @@
+"""Who may call the endpoint: API key, Host, and Origin, under every root path."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from ray import cloudpickle
+from serving import settings_for
+from typer.testing import CliRunner
+
+from rgcluster.cli import app as command_line
+from rgcluster.errors import ConfigError
+from rgcluster.serve.backend import InProcess, describe
+from rgcluster.serve.deploy.deployments import build
+from rgcluster.serve.http.application import create_app
+from rgcluster.serve.settings import settings_of, with_api_key
+
+KEY = "open sesame"
+ROOTS = ("", "/faces", "/proxy/faces", "/v1", "/v1/health")
+
+
+@dataclass
+class Answer:
+    """What an ASGI application sent."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        return str(json.loads(self.body)["error"]["code"])
+
+
+def request(
+    app: FastAPI,
+    path: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    root: str = "",
+) -> Answer:
+    """Call the application as a server does whose applications lie below `root`."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(k.lower().encode(), v.encode()) for k, v in {"host": "localhost", **(headers or {})}.items()]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "root_path": root, "query_string": b"", "headers": raw,
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return Answer(sent[0]["status"], {k.decode().lower(): v.decode() for k, v in sent[0]["headers"]}, body)
+
+
+def application(run: Path, **changes: Any) -> FastAPI:
+    settings = settings_for(run, **changes)
+    return create_app(settings, [describe("noise", str(run))], InProcess({}))
+
+
+@pytest.fixture(scope="module")
+def keyed(noise_run: Path) -> FastAPI:
+    return application(noise_run, api_key=KEY)
+
+
+def routes(app: FastAPI) -> list[tuple[str, str]]:
+    """Method and path of each route of the API that needs a key."""
+    open_paths = ("/v1/health", "/v1/ready")
+    return [
+        (method, route.path.replace("{number}", "0"))
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.path.startswith("/v1/") and route.path not in open_paths
+        for method in sorted(route.methods)
+    ]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-API-Key": "wrong key"}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "\u00e9"}]
+)
+def test_every_route_needs_the_key_under_every_root_path(
+    keyed: FastAPI, root: str, headers: dict[str, str]
+) -> None:
+    listed = routes(keyed)
+    assert len(listed) == 9
+    for method, path in [*listed, ("GET", "/metrics"), ("GET", "/v1/nothing"), ("GET", "/v1/domains/")]:
+        for full in (root + path, path, "/" + path):
+            answer = request(keyed, full, method, headers, root)
+            assert (answer.status, answer.code) == (401, "no_key"), (full, root)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_the_key_opens_every_root_path_and_the_page_needs_none(keyed: FastAPI, root: str) -> None:
+    assert request(keyed, f"{root}/v1/domains", headers={"X-API-Key": KEY}, root=root).status == 200
+    assert (
+        request(keyed, f"{root}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, root=root).status
+        == 200
+    )
+    for path in ("/", "/page.js", "/style.css", "/openapi.json"):
+        assert request(keyed, root + path, root=root).status == 200
+    assert request(keyed, f"{root}/v1/health", root=root).status == 200
+    if root:
+        assert request(keyed, root, root=root).headers["location"] == f"http://localhost{root}/"
+
+
+def test_the_key_is_in_no_dump_and_no_repr(noise_run: Path) -> None:
+    settings = settings_for(noise_run, api_key=KEY)
+    for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert KEY not in text
+    for copy in (pickle.loads(pickle.dumps(settings)), cloudpickle.loads(cloudpickle.dumps(settings))):
+        assert copy.api_key.get_secret_value() == KEY, "replicas get the key"
+
+
+@pytest.mark.parametrize("key", ["brief", "sch\u00fcsselchen", "two\nlines of it"])
+def test_a_key_that_does_not_fit_is_refused_without_being_quoted(key: str) -> None:
+    with pytest.raises(ConfigError, match="api_key") as refused:
+        settings_of({"runs": {"a": "x"}, "api_key": key})
+    assert key not in str(refused.value) and repr(key) not in str(refused.value)
+
+
+def test_the_key_comes_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise_run: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("from the file\n")
+    settings = settings_of({"runs": {"noise": str(noise_run)}, "api_key_file": str(file)})
+    monkeypatch.delenv("RGCLUSTER_API_KEY", raising=False)
+    found = with_api_key(settings).api_key
+    assert found and found.get_secret_value() == "from the file"
+    monkeypatch.setenv("RGCLUSTER_API_KEY", KEY)
+    found = with_api_key(settings).api_key
+    assert found and found.get_secret_value() == KEY
+    monkeypatch.delenv("RGCLUSTER_API_KEY")
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="the file is empty"):
+        with_api_key(settings)
+    with pytest.raises(ConfigError, match="No such file"):
+        with_api_key(settings.model_copy(update={"api_key_file": str(tmp_path / "none")}))
+
+
+def test_the_key_is_refused_where_others_can_read_it(noise_run: Path) -> None:
+    with pytest.raises(ConfigError, match="RGCLUSTER_API_KEY"):
+        settings_of({"runs": {"a": "x"}}, [f"api_key={KEY}"])
+    with pytest.raises(ConfigError, match="api_key_file"):
+        build({"runs": {"noise": str(noise_run)}, "api_key": KEY})
+
+
+def test_a_dry_run_does_not_print_the_key(noise_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RGCLUSTER_API_KEY", KEY)
+    printed = CliRunner().invoke(command_line, ["serve", "--run", str(noise_run), "--dry-run"])
+    assert printed.exit_code == 0 and KEY not in printed.output and "api_key: (set)" in printed.output
