@@ -22,6 +22,15 @@ def serve(
         str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="host name that clients may use, besides localhost, IP addresses and --host; "
+            "*.example.org allows its subdomains; may be given several times",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML of settings, as under `args` in serve.yaml")
     ] = None,
@@ -41,6 +50,8 @@ def serve(
 
     tree = read_yaml(config) if config else {}
     tree["runs"] = {**tree.get("runs", {}), **named_runs(run)}
+    if allowed_host:
+        tree["allowed_hosts"] = [*tree.get("allowed_hosts", ()), *allowed_host]
     settings = with_api_key(settings_of(tree, set_ or (), str(config or "serve")))
     if dry_run:
         shown = settings.model_dump(mode="json")

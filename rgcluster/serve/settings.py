@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from rgcluster.errors import ConfigError
 
 __all__ = [
     "API_KEY_VARIABLE",
+    "HOST_PATTERN",
     "MAX_SAMPLES",
     "Limits",
     "ServeSettings",
@@ -25,6 +27,8 @@ __all__ = [
 API_KEY_VARIABLE = "RGCLUSTER_API_KEY"
 """Environment variable that holds the API key."""
 
+HOST_PATTERN = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+ORIGIN_PATTERN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s*]+", re.IGNORECASE)
 MAX_SAMPLES = 64
 """The API's own ceiling; `limits.samples` lowers it."""
 
@@ -54,6 +58,14 @@ class ServeSettings(Section):
         None, min_length=8, description="clients must send it; None: open to all"
     )
     api_key_file: str | None = Field(None, description="file that holds the API key")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names in the Host header that are answered, besides localhost and IP addresses; "
+        "`*.example.org` allows its subdomains, `*` every name",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="origins whose pages may call the API, e.g. https://example.org; `*` allows every one"
+    )
     http: Literal["auto", "direct", "proxy"] = Field(
         "auto",
         description="direct: one replica speaks HTTP itself; proxy: Serve's proxy, fronts and translators; "
@@ -76,6 +88,22 @@ class ServeSettings(Section):
     """What a request gets whose neighbours cannot be had: an error, or a translation without, flagged so."""
     show_neighbours: bool = Field(True, description="answers may hold images of the store")
     limits: Limits = Limits()
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not HOST_PATTERN.fullmatch(host):
+                raise ValueError(f"{host!r} is no host name: write it without scheme, port or path")
+        return tuple(host.lower().rstrip(".") for host in hosts)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not ORIGIN_PATTERN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write scheme://host or scheme://host:port")
+        return tuple(origin.lower() for origin in origins)
 
     @field_validator("api_key")
     @classmethod

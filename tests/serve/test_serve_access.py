@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from ray import cloudpickle
@@ -20,9 +21,10 @@ from typer.testing import CliRunner
 from rgcluster.cli import app as command_line
 from rgcluster.errors import ConfigError
 from rgcluster.serve.backend import InProcess, describe
+from rgcluster.serve.deploy import launch
 from rgcluster.serve.deploy.deployments import build
 from rgcluster.serve.http.application import create_app
-from rgcluster.serve.settings import settings_of, with_api_key
+from rgcluster.serve.settings import ServeSettings, settings_of, with_api_key
 
 KEY = "open sesame"
 ROOTS = ("", "/faces", "/proxy/faces", "/v1", "/v1/health")
@@ -164,3 +166,135 @@ def test_a_dry_run_does_not_print_the_key(noise_run: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RGCLUSTER_API_KEY", KEY)
     printed = CliRunner().invoke(command_line, ["serve", "--run", str(noise_run), "--dry-run"])
     assert printed.exit_code == 0 and KEY not in printed.output and "api_key: (set)" in printed.output
+
+
+@pytest.fixture(scope="module")
+def plain(noise_run: Path) -> FastAPI:
+    return application(noise_run)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:8000", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example",
+        "evil.example@localhost", "localhost/evil", "localhost#x", "", "[::1", "localhost:port", "[evil]",
+    ],
+)  # fmt: skip
+def test_a_foreign_host_is_refused(plain: FastAPI, root: str, host: str) -> None:
+    for method, path in [*routes(plain), ("GET", "/"), ("GET", "/v1/health"), ("OPTIONS", "/v1/models")]:
+        answer = request(plain, root + path, method, {"host": host}, root)
+        assert (answer.status, answer.code) == (400, "foreign_host")
+    assert "--allowed-host" in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "localhost:8000", "LOCALHOST.", "faces.localhost:1", "127.0.0.1:8000", "[::1]:8000", "[::1]",
+        "192.0.2.7:8000",
+    ],
+)  # fmt: skip
+def test_localhost_and_ip_addresses_are_answered(plain: FastAPI, host: str) -> None:
+    assert request(plain, "/v1/models", headers={"host": host}).status == 200
+
+
+def test_allowed_hosts_are_answered_and_no_others(noise_run: Path) -> None:
+    app = application(noise_run, allowed_hosts=["Faces.example", "*.lab.example"])
+    for host, status in {
+        "faces.example": 200, "faces.example:443": 200, "a.lab.example": 200, "lab.example": 400,
+        "evil.example": 400, "x.faces.example": 400, "evillab.example": 400, "localhost": 200,
+    }.items():  # fmt: skip
+        assert request(app, "/v1/models", headers={"host": host}).status == status, host
+    anybody = application(noise_run, allowed_hosts=["*"])
+    assert request(anybody, "/v1/models", headers={"host": "whatever.example"}).status == 200
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://localhost:9000",
+        "http://localhost.evil.example",
+        "http://[",
+        "x",
+    ],
+)
+def test_pages_of_other_origins_are_refused(plain: FastAPI, root: str, origin: str) -> None:
+    for method, path in [*routes(plain), ("OPTIONS", "/v1/translate"), ("GET", "/v1/health")]:
+        headers = {"host": "localhost:8000", "origin": origin, "access-control-request-method": "POST"}
+        answer = request(plain, root + path, method, headers, root)
+        assert (answer.status, answer.code) == (403, "foreign_origin")
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("localhost:8000", "http://localhost:8000"),
+        ("127.0.0.1", "http://127.0.0.1"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("faces.example", "https://faces.example"),
+        ("faces.example:443", "https://faces.example"),
+    ],
+)
+def test_the_page_itself_may_call(noise_run: Path, host: str, origin: str) -> None:
+    app = application(noise_run, allowed_hosts=["faces.example"])
+    assert request(app, "/v1/models", headers={"host": host, "origin": origin}).status == 200
+
+
+def test_allowed_origins_get_their_preflight_answered(noise_run: Path) -> None:
+    origin = "https://lab.example"
+    app = application(noise_run, api_key=KEY, allowed_origins=[origin])
+    preflight = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type,x-api-key",
+    }
+    answer = request(app, "/v1/translate", "OPTIONS", preflight)
+    assert answer.status == 200 and answer.headers["access-control-allow-origin"] == origin
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "x-api-key" in answer.headers["access-control-allow-headers"].lower()
+    for headers, status in (({}, 401), ({"X-API-Key": KEY}, 200)):
+        answer = request(app, "/v1/models", headers={"origin": origin, **headers})
+        assert answer.status == status and answer.headers["access-control-allow-origin"] == origin
+    refused = request(app, "/v1/translate", "OPTIONS", {**preflight, "origin": "https://evil.example"})
+    assert (refused.status, refused.code) == (403, "foreign_origin")
+    assert request(app, "/v1/models", "OPTIONS", {"X-API-Key": KEY}).status == 405, "no preflight"
+
+
+def test_every_origin_can_be_allowed(noise_run: Path) -> None:
+    app = application(noise_run, allowed_origins=["*"])
+    answer = request(app, "/v1/models", headers={"origin": "https://any.example"})
+    assert answer.status == 200 and answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("allowed_hosts", "http://faces.example"), ("allowed_hosts", "faces.example:80"), ("allowed_hosts", "a*b"),
+        ("allowed_origins", "lab.example"), ("allowed_origins", "https://lab.example/"),
+        ("allowed_origins", "https://*.example"),
+    ],
+)  # fmt: skip
+def test_malformed_hosts_and_origins_are_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match="is no (host name|origin): write"):
+        settings_of({"runs": {"a": "x"}, key: [value]})
+
+
+def test_hosts_are_allowed_on_the_command_line(noise_run: Path) -> None:
+    line = ["serve", "--run", str(noise_run), "--dry-run", "--allowed-host", "a.example"]
+    printed = CliRunner().invoke(command_line, [*line, "--allowed-host", "*.b.example"])
+    assert printed.exit_code == 0, printed.output
+    assert yaml.safe_load(printed.output)["allowed_hosts"] == ["a.example", "*.b.example"]
+
+
+def test_the_host_that_is_listened_on_is_allowed(noise_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed: list[ServeSettings] = []
+    monkeypatch.setattr(launch, "build_proxied", deployed.append)
+    monkeypatch.setattr(launch, "_run", lambda application, route: None)
+    launch.Serving("http://faces.example:8000", None, "Faces.example").deploy(settings_for(noise_run))
+    launch.Serving("http://[::1]:8000", None, "::1").deploy(settings_for(noise_run))
+    assert [settings.allowed_hosts for settings in deployed] == [("faces.example",), ()]

@@ -28,7 +28,7 @@ from rgcluster.serve.deploy.direct import build_direct  # noqa: E402
 from rgcluster.serve.deploy.listening import Listener  # noqa: E402
 from rgcluster.serve.deploy.plan import serves_directly  # noqa: E402
 from rgcluster.serve.deploy.server import KEEP_ALIVE_S  # noqa: E402
-from rgcluster.serve.settings import ServeSettings  # noqa: E402
+from rgcluster.serve.settings import HOST_PATTERN, ServeSettings  # noqa: E402
 from rgcluster.store.store import list_stores, stop_store  # noqa: E402
 from rgcluster.translate.finished import store_name  # noqa: E402
 
@@ -43,9 +43,16 @@ class Serving:
 
     address: str
     listener: Listener | None
+    host: str = "127.0.0.1"
 
     def deploy(self, settings: ServeSettings) -> None:
-        """Deploy, or redeploy while requests come; return when every model is warm."""
+        """Deploy, or redeploy while requests come; return when every model is warm.
+
+        The host that the endpoint listens on is allowed in the Host header.
+        """
+        if HOST_PATTERN.fullmatch(self.host):
+            hosts = (*settings.allowed_hosts, self.host.lower())
+            settings = settings.model_copy(update={"allowed_hosts": hosts})
         if self.listener:
             _run(build_direct(settings, self.listener.path), None)
         else:
@@ -80,7 +87,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[Serving]:
                 listener.close()
                 serve.start(http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=KEEP_ALIVE_S))
             try:
-                endpoint = Serving(f"http://{shown}:{port}", listener if direct else None)
+                endpoint = Serving(f"http://{shown}:{port}", listener if direct else None, host)
                 endpoint.deploy(settings)
                 yield endpoint
             finally:

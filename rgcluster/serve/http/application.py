@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from rgcluster import __version__
 from rgcluster.serve.backend import Backend, Served
 from rgcluster.serve.http.errors import ApiError
-from rgcluster.serve.http.guard import ApiKeyCheck, Guard
+from rgcluster.serve.http.guard import ApiKeyCheck, Guard, HostCheck, OriginCheck
 from rgcluster.serve.http.operations import PNG, described_operation
 from rgcluster.serve.http.pages import add_page
 from rgcluster.serve.http.routes import Front
@@ -36,6 +37,15 @@ from rgcluster.serve.telemetry import FrontMetrics, NoMetrics
 
 __all__ = ["create_app"]
 
+EXPOSED_HEADERS = (
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Rgcluster-Batch-Rows",
+    "X-Rgcluster-Degraded",
+    "X-Rgcluster-Variant",
+    "X-Rgcluster-Warnings",
+)
+"""Headers that scripts of other origins may read."""
 PUBLIC = frozenset({"", "/openapi.json", "/v1/health", "/v1/ready"})
 """Paths that need no API key, besides those of the page; the empty one redirects to the page."""
 
@@ -64,6 +74,16 @@ def create_app(
     # The last one added is the outermost.
     if settings.api_key:
         app.add_middleware(ApiKeyCheck, api_key=settings.api_key, public=public, metrics=metrics)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Accept", "Authorization", "Content-Type", "X-API-Key"),
+            expose_headers=EXPOSED_HEADERS,
+        )
+    app.add_middleware(OriginCheck, allowed=settings.allowed_origins)
+    app.add_middleware(HostCheck, allowed=settings.allowed_hosts)
     app.add_middleware(Guard, metrics=metrics)
     return app
 

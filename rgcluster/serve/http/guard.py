@@ -1,13 +1,15 @@
-"""Middleware: the API key, security headers, metrics, and a JSON error for every unexpected exception."""
+"""Middleware: Host, Origin, API key, security headers, metrics, and a JSON error for every unexpected exception."""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 from starlette._utils import get_route_path
@@ -17,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rgcluster.serve.http.errors import ApiError, busy
 from rgcluster.serve.telemetry import FrontMetrics
 
-__all__ = ["ApiKeyCheck", "Guard", "Places"]
+__all__ = ["ApiKeyCheck", "Guard", "HostCheck", "OriginCheck", "Places"]
 
 log = logging.getLogger("ray.serve")
 
@@ -51,6 +53,82 @@ class Places:
             yield
         finally:
             self.taken -= 1
+
+
+class HostCheck:
+    """ASGI middleware that refuses requests to a foreign host name.
+
+    A web page can let its own name resolve to this endpoint (DNS rebinding) and then read the answers. Its name
+    is in the Host header. IP addresses are allowed, because no name is resolved for them, and so is localhost.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app = app
+        self._any = "*" in allowed
+        self._names = {"localhost", *(name for name in allowed if "*" not in name)}
+        self._suffixes = (".localhost", *(name[1:] for name in allowed if name.startswith("*.")))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._any:
+            hosts = Headers(scope=scope).getlist("host")
+            if len(hosts) != 1 or not self._allows(hosts[0]):
+                raise _foreign_host(", ".join(hosts))
+        await self._app(scope, receive, send)
+
+    def _allows(self, host: str) -> bool:
+        split = _split(f"//{host}")
+        if split is None or split.netloc != host or "@" in host or not split.hostname:
+            return False
+        name = split.hostname.rstrip(".")
+        return name in self._names or name.endswith(self._suffixes) or _is_address(name)
+
+
+class OriginCheck:
+    """ASGI middleware that refuses requests from pages of other origins than the endpoint's own and `allowed`.
+
+    The own origin is the one with the host and port of the Host header. Its scheme is not compared: behind a
+    gateway that ends TLS the endpoint sees HTTP.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app, self._allowed = app, frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self._allowed:
+            headers = Headers(scope=scope)
+            for origin in headers.getlist("origin"):
+                if origin not in self._allowed and not _same_host(origin, headers.get("host", "")):
+                    raise _foreign_origin(origin)
+        await self._app(scope, receive, send)
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL, None where it or its port is malformed."""
+    try:
+        split = urlsplit(url)
+        _ = split.port
+    except ValueError:
+        return None
+    return split
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _same_host(origin: str, host: str) -> bool:
+    own, other = _split(f"//{host}"), _split(origin)
+    if own is None or other is None or not own.hostname:
+        return False
+    default = {"http": 80, "https": 443}.get(other.scheme)
+    return default is not None and (own.hostname, own.port or default) == (
+        other.hostname,
+        other.port or default,
+    )
 
 
 class ApiKeyCheck:
@@ -136,6 +214,24 @@ def _no_key() -> ApiError:
         401, "no_key", "this endpoint needs an API key", field="X-API-Key",
         remedy="send it as X-API-Key, or as Authorization: Bearer", headers={"WWW-Authenticate": "Bearer"},
     )  # fmt: skip
+
+
+def _foreign_host(host: str) -> ApiError:
+    return ApiError(
+        400, "foreign_host", f"this endpoint does not answer to the host {_short(host)!r}", field="Host",
+        remedy="use localhost or an IP address, or start the server with --allowed-host NAME (allowed_hosts)",
+    )  # fmt: skip
+
+
+def _foreign_origin(origin: str) -> ApiError:
+    return ApiError(
+        403, "foreign_origin", f"pages of {_short(origin)!r} may not call this endpoint", field="Origin",
+        remedy="add the origin to the setting allowed_origins",
+    )  # fmt: skip
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _internal() -> ApiError:

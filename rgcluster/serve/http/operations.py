@@ -14,7 +14,9 @@ from rgcluster.serve.http.uploads import IMAGE_TYPES, MULTIPART
 __all__ = ["described_operation"]
 
 FAULTS = {
+    400: "the Host header names another host",
     401: "no API key, or a wrong one",
+    403: "the request comes from a page of another origin",
     404: "no such model, image or path",
     408: "the body came too slowly",
     413: "the body or the image is too large",
