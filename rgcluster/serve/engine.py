@@ -67,7 +67,7 @@ class Engine:
         return await asyncio.to_thread(self.translators.neighbours, job, count)
 
     async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8]:
-        """Return a stored image; DataError for an id that is not in the store."""
+        """Return a stored image; UnknownId for an id that is not in the store."""
         store = self.translators.retriever.store
         return (await asyncio.to_thread(store.fetch, [row_id]))[0]
 

@@ -13,10 +13,10 @@ import numpy as np
 from fastapi import Request, Response
 
 from rgcluster.data.images import UInt8Array
-from rgcluster.errors import DataError, StoreUnavailable, TooFewNeighbours
+from rgcluster.errors import UnknownId
 from rgcluster.serve.backend import Backend, Served
 from rgcluster.serve.http.answers import Spent, answer_of, near_of, png_of
-from rgcluster.serve.http.errors import ApiError, invalid, unavailable
+from rgcluster.serve.http.errors import MAPPED_ERRORS, ApiError, api_error, invalid, unavailable
 from rgcluster.serve.http.guard import Places
 from rgcluster.serve.http.parameters import read_parameters
 from rgcluster.serve.http.pictures import Fit, decoded, opened, read_picture
@@ -132,11 +132,8 @@ class Front:
         target = parse(asked.target, model.config.data, "target")
         row_id = int(asked.id)
         if not -(2**63) <= row_id < 2**63:
-            raise _no_image(asked.id)
-        try:
-            pixels = await self._within(self._backend.stored_image(model.name, row_id))
-        except DataError:
-            raise _no_image(asked.id) from None
+            raise api_error(UnknownId(f"the image {row_id} is not in the store"))
+        pixels = await self._within(self._backend.stored_image(model.name, row_id))
         return await self._near(model, pixels, target, asked.count, asked.images, row_id)
 
     async def domains(self, request: Request) -> Response:
@@ -290,14 +287,8 @@ class Front:
                 504, "too_late", f"no answer within {self._limits.request_seconds:g} s",
                 remedy="send it again, or ask for fewer samples",
             ) from None  # fmt: skip
-        except TooFewNeighbours as error:
-            raise invalid("too_few_neighbours", str(error), "count", "ask for fewer") from None
-        except StoreUnavailable:
-            raise unavailable(
-                "the store of real images does not answer",
-                "send it again, or translate with guidance=off",
-                self._limits.retry_after_s,
-            ) from None
+        except MAPPED_ERRORS as error:
+            raise api_error(error, retry_after_s=self._limits.retry_after_s) from None
 
 
 def _wants_png(request: Request, asked: PictureParameters) -> bool:
@@ -313,12 +304,6 @@ def _json(content: Any) -> Response:
 
 def _named(model: Served, vector: Any) -> dict[str, int]:
     return dict(zip(model.config.data.attributes, (int(value) for value in vector), strict=True))
-
-
-def _no_image(row_id: str) -> ApiError:
-    return ApiError(
-        404, "not_found", f"the store holds no image {row_id}", field="id", remedy="take an id from an answer"
-    )
 
 
 def _described(one: Served) -> Model:
