@@ -1,4 +1,4 @@
-"""The translators of one run behind a queue that batches: all that a replica does, without Ray Serve."""
+"""The translators of one run behind a batching queue, independent of Ray Serve."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serving_device(settings: ServeSettings, cluster: ClusterConfig) -> Device:
 
 
 class Engine:
-    """One run, warm and ready."""
+    """The translators of one run, warmed up."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How a run is served: where, by how many, within which limits. The file of `serve deploy` holds the same keys."""
+"""Settings of serving: runs, replicas, limits. The file of `serve deploy` holds the same keys."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ MAX_SAMPLES = 64
 
 
 class Limits(Section):
-    """What one request may ask for, and how many are let in at once."""
+    """Limits of one request, and of concurrent requests."""
 
     body_mib: float = Field(16.0, gt=0, le=1024, description="size of a request's body")
-    megapixels: float = Field(40.0, gt=0, le=64, description="size of an image, told before it is decoded")
+    megapixels: float = Field(40.0, gt=0, le=64, description="size of an image, checked before it is decoded")
     samples: int = Field(16, ge=1, le=MAX_SAMPLES)
     neighbours: int = Field(50, ge=1, le=1000)
-    upload_seconds: float = Field(15.0, gt=0, description="a body that has not arrived by then is refused")
-    request_seconds: float = Field(30.0, gt=0, description="an answer that is not ready by then is given up")
-    uploads: int = Field(64, ge=1, description="bodies read at once, by each front")
-    waiting: int = Field(64, ge=1, description="requests translated or waiting for it, by each front")
-    retry_after_s: int = Field(1, ge=1, description="what a refused client is told to wait")
+    upload_seconds: float = Field(15.0, gt=0, description="time-out of reading a body")
+    request_seconds: float = Field(30.0, gt=0, description="time-out of computing a response")
+    uploads: int = Field(64, ge=1, description="bodies read at once by each HTTP replica")
+    waiting: int = Field(64, ge=1, description="requests translated or queued at once by each HTTP replica")
+    retry_after_s: int = Field(1, ge=1, description="value of the Retry-After header")
 
 
 class ServeSettings(Section):
-    """Everything about serving that is not the run's."""
+    """Settings of the endpoint that are not part of a run."""
 
     runs: dict[str, str] = Field(..., min_length=1, description="run directories by the name of their model")
     stores: dict[str, str] = Field(
-        {}, description="stores to ask, by model; else one started from the snapshot"
+        {}, description="names of running stores by model; without one, a store is started from the snapshot"
     )
     api_key: SecretStr | None = Field(
         None, min_length=8, description="clients must send it; None: open to all"
@@ -68,10 +68,10 @@ class ServeSettings(Section):
     )
     http: Literal["auto", "direct", "proxy"] = Field(
         "auto",
-        description="direct: one replica speaks HTTP itself; proxy: Serve's proxy, fronts and translators; "
+        description="direct: one replica speaks HTTP itself; proxy: Serve's proxy, HTTP replicas and translators; "
         "auto: direct on one machine where one replica is asked for",
     )
-    fronts: int = Field(1, ge=1, description="replicas that speak HTTP")
+    fronts: int = Field(1, ge=1, description="HTTP replicas")
     min_replicas: int = Field(1, ge=1, description="translators of each run")
     max_replicas: int = Field(1, ge=1)
     cpus: float = Field(0.5, ge=0, description="CPUs that a translator reserves")
@@ -85,7 +85,7 @@ class ServeSettings(Section):
     batch_rows: int = Field(16, ge=1, le=1024, description="samples translated in one pass")
     store_timeout_s: float = Field(10.0, gt=0)
     without_store: Literal["fail", "unguided"] = "fail"
-    """What a request gets whose neighbours cannot be had: an error, or a translation without, flagged so."""
+    """Response while the store is unavailable: an error, or a translation without neighbours, marked degraded."""
     show_neighbours: bool = Field(True, description="answers may hold images of the store")
     limits: Limits = Limits()
 

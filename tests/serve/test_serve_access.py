@@ -295,6 +295,8 @@ def test_the_host_that_is_listened_on_is_allowed(noise_run: Path, monkeypatch: p
     deployed: list[ServeSettings] = []
     monkeypatch.setattr(launch, "build_proxied", deployed.append)
     monkeypatch.setattr(launch, "_run", lambda application, route: None)
-    launch.Serving("http://faces.example:8000", None, "Faces.example").deploy(settings_for(noise_run))
-    launch.Serving("http://[::1]:8000", None, "::1").deploy(settings_for(noise_run))
+    launch.DeployedEndpoint("http://faces.example:8000", None, "Faces.example").deploy(
+        settings_for(noise_run)
+    )
+    launch.DeployedEndpoint("http://[::1]:8000", None, "::1").deploy(settings_for(noise_run))
     assert [settings.allowed_hosts for settings in deployed] == [("faces.example",), ()]

@@ -104,7 +104,7 @@ def test_targets_raise_typed_errors(text: str, kind: type[TargetError], code: st
     with pytest.raises(ApiError) as answered:
         data = DataConfig(attributes=NAMES, exclusive=(NAMES[:2],))
         targets.parse(text, data, "start")
-    fault = answered.value.fault
+    fault = answered.value.detail
     assert (answered.value.status, fault.code, fault.field) == (422, code, "start")
     assert fault.message == raised.value.reason and "--to" not in fault.message
 
@@ -115,7 +115,7 @@ def test_targets_raise_typed_errors(text: str, kind: type[TargetError], code: st
 def test_typed_errors_survive_a_process_boundary(error: RGClusterError) -> None:
     for copy in (pickle.loads(pickle.dumps(error)), cloudpickle.loads(cloudpickle.dumps(error))):
         assert type(copy) is type(error) and str(copy) == str(error)
-        assert api_error(copy).fault == api_error(error).fault
+        assert api_error(copy).detail == api_error(error).detail
 
 
 def test_the_store_raises_a_typed_error_for_an_unknown_id(noise_run: Path) -> None:

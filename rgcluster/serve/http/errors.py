@@ -1,4 +1,4 @@
-"""What a client is told when a request fails: one form of JSON, whatever went wrong."""
+"""Error responses of the API: one JSON form, with the status that the type of the exception decides."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = [
     "MAPPED_ERRORS",
     "TARGET_REMEDY",
     "ApiError",
-    "Fault",
-    "FaultAnswer",
+    "ErrorDetail",
+    "ErrorResponse",
     "api_error",
     "busy",
     "invalid",
@@ -33,26 +33,28 @@ __all__ = [
 TARGET_REMEDY = "GET /v1/domains lists the attributes and which exclude each other"
 
 
-class Fault(BaseModel):
-    """What went wrong."""
+class ErrorDetail(BaseModel):
+    """An error of the API."""
 
-    code: str = Field(description="stable word for programs", examples=["unknown_attribute"])
+    code: str = Field(description="stable identifier for programs", examples=["unknown_attribute"])
     message: str = Field(
-        description="one sentence for people",
+        description="explanation in one sentence",
         examples=["no attribute 'Blond_Hairs': did you mean 'Blond_Hair'?"],
     )
-    field: str | None = Field(None, description="the parameter or part at fault", examples=["target"])
-    remedy: str = Field(description="what to do about it", examples=["GET /v1/domains lists the attributes"])
+    field: str | None = Field(None, description="the invalid parameter or part", examples=["target"])
+    remedy: str = Field(
+        description="how to correct the request", examples=["GET /v1/domains lists the attributes"]
+    )
 
 
-class FaultAnswer(BaseModel):
-    """The body of every answer that is not a success."""
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
 
-    error: Fault
+    error: ErrorDetail
 
 
 class ApiError(Exception):
-    """A fault on its way to the client."""
+    """An error that becomes the response to the client."""
 
     def __init__(
         self,
@@ -66,25 +68,25 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.headers = status, dict(headers or {})
-        self.fault = Fault(code=code, message=message, field=field, remedy=remedy)
+        self.detail = ErrorDetail(code=code, message=message, field=field, remedy=remedy)
 
     def body(self) -> bytes:
         """Return the JSON."""
-        return FaultAnswer(error=self.fault).model_dump_json().encode()
+        return ErrorResponse(error=self.detail).model_dump_json().encode()
 
 
 def invalid(code: str, message: str, field: str | None, remedy: str) -> ApiError:
-    """Return the answer to a request whose content is at fault: 422."""
+    """Return the error for invalid content: 422."""
     return ApiError(422, code, message, field=field, remedy=remedy)
 
 
 def too_large(code: str, message: str, field: str | None, remedy: str) -> ApiError:
-    """Return the answer to a body or an image over the limit: 413. The rest of the body is not read."""
+    """Return the error for a body or an image over the limit: 413. The rest of the body is not read."""
     return ApiError(413, code, message, field=field, remedy=remedy, headers={"Connection": "close"})
 
 
 def busy(what: str, retry_after_s: int) -> ApiError:
-    """Return the answer where all places are taken: 429."""
+    """Return the error for a reached concurrency limit: 429."""
     return ApiError(
         429, "busy", f"all places are taken ({what})", remedy=f"send it again in {retry_after_s} s",
         headers={"Retry-After": str(retry_after_s)},
@@ -92,13 +94,13 @@ def busy(what: str, retry_after_s: int) -> ApiError:
 
 
 def unavailable(message: str, remedy: str, retry_after_s: int) -> ApiError:
-    """Return the answer where something behind the front is down: 503."""
+    """Return the error for an unavailable translator or store: 503."""
     return ApiError(503, "unavailable", message, remedy=remedy, headers={"Retry-After": str(retry_after_s)})
 
 
 @dataclass(frozen=True)
 class _Mapping:
-    """What the API answers for one type of exception; without `message`, the exception's own."""
+    """The response for one type of exception; without `message`, the exception's own message."""
 
     status: int
     code: str
@@ -121,11 +123,11 @@ _MAPPINGS: dict[type[RGClusterError], _Mapping] = {
 }  # fmt: skip
 
 MAPPED_ERRORS = tuple(_MAPPINGS)
-"""Exceptions for which `api_error` has an answer; any other is a fault of the server."""
+"""Exceptions that `api_error` maps; any other becomes 500."""
 
 
 def api_error(error: RGClusterError, *, field: str | None = None, retry_after_s: int = 1) -> ApiError:
-    """Return the answer for an exception of MAPPED_ERRORS, by its type; `field`: the parameter at fault."""
+    """Map an exception of MAPPED_ERRORS to a response by its type; `field` names the invalid parameter."""
     mapping = next(_MAPPINGS[kind] for kind in type(error).__mro__ if kind in _MAPPINGS)
     message = error.reason if isinstance(error, TargetError) else str(error)
     headers = {"Retry-After": str(retry_after_s)} if mapping.status == 503 else None

@@ -17,9 +17,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rgcluster.serve.http.errors import ApiError, busy
-from rgcluster.serve.telemetry import FrontMetrics
+from rgcluster.serve.telemetry import RequestMetrics
 
-__all__ = ["ApiKeyCheck", "Guard", "HostCheck", "OriginCheck", "Places"]
+__all__ = ["ApiKeyCheck", "Guard", "HostCheck", "OriginCheck", "ConcurrencyLimit"]
 
 log = logging.getLogger("ray.serve")
 
@@ -36,23 +36,23 @@ HEADERS = (
 )
 
 
-class Places:
-    """A number of places; who finds none free is refused at once."""
+class ConcurrencyLimit:
+    """Limits the number of concurrent requests; further ones are refused immediately."""
 
     def __init__(self, limit: int, what: str, retry_after_s: int) -> None:
         self._limit, self._what, self._retry_after_s = limit, what, retry_after_s
-        self.taken = 0
+        self.in_use = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold a place for the body; ApiError 429 where there is none."""
-        if self.taken >= self._limit:
+    def slot(self) -> Iterator[None]:
+        """Occupy a slot for the duration of the block; ApiError 429 where none is free."""
+        if self.in_use >= self._limit:
             raise busy(f"{self._limit} {self._what}", self._retry_after_s)
-        self.taken += 1
+        self.in_use += 1
         try:
             yield
         finally:
-            self.taken -= 1
+            self.in_use -= 1
 
 
 class HostCheck:
@@ -137,14 +137,14 @@ class ApiKeyCheck:
     It compares the path that the router sees, without the root path, so a prefix changes nothing.
     """
 
-    def __init__(self, app: ASGIApp, api_key: SecretStr, public: Set[str], metrics: FrontMetrics) -> None:
+    def __init__(self, app: ASGIApp, api_key: SecretStr, public: Set[str], metrics: RequestMetrics) -> None:
         self._app, self._public, self._metrics = app, public, metrics
         self._key = api_key.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and get_route_path(scope) not in self._public and not self._has_key(scope):
             self._metrics.failed("no_key")
-            await send_fault(send, _no_key())  # sent here, so that the middleware around adds CORS headers
+            await send_error(send, _no_key())  # sent here, so that the middleware around adds CORS headers
             return
         await self._app(scope, receive, send)
 
@@ -157,7 +157,7 @@ class ApiKeyCheck:
 class Guard:
     """Outermost ASGI middleware: security headers, metrics, and errors as JSON."""
 
-    def __init__(self, app: ASGIApp, metrics: FrontMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,7 +184,7 @@ class Guard:
             await self._refuse(measured_send, error)
         except Exception:
             log.exception("unexpected error on %s %s", scope["method"], scope["path"])
-            if status:  # the answer has begun: all that is left is to end it
+            if status:  # the response has started, so the connection can only be closed
                 raise
             await self._refuse(measured_send, _internal())
         finally:
@@ -192,12 +192,12 @@ class Guard:
             self._metrics.answered(route, status, time.perf_counter() - start)
 
     async def _refuse(self, send: Send, error: ApiError) -> None:
-        self._metrics.failed(error.fault.code)
-        await send_fault(send, error)
+        self._metrics.failed(error.detail.code)
+        await send_error(send, error)
 
 
-async def send_fault(send: Send, error: ApiError) -> None:
-    """Send an error's JSON."""
+async def send_error(send: Send, error: ApiError) -> None:
+    """Send an error response."""
     body = error.body()
     headers: dict[str, Any] = {
         "content-type": "application/json",
@@ -237,5 +237,5 @@ def _short(text: str) -> str:
 def _internal() -> ApiError:
     return ApiError(
         500, "internal", "the server failed; what happened is in its log",
-        remedy="send it again; if it fails again, tell who runs the server",
+        remedy="send it again; if it fails again, report it to the operator of the server",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page and its files, read once."""
+"""The static files of the page, read once at start-up."""
 
 from __future__ import annotations
 

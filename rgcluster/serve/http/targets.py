@@ -1,4 +1,4 @@
-"""From the text of a target to what it asks of each attribute."""
+"""Parsing of a target domain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VECTOR = re.compile(r"\s*[01]\s*(,\s*[01]\s*)*")
 
 
 def parse(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
-    """Return what `text` asks of each attribute [n]: 1, 0, or KEEP; ApiError 422 names what does not fit."""
+    """Return the value of each attribute [n]: 1, 0, or KEEP; ApiError 422 for a target that does not fit."""
     wanted = _vector(text, data, field) if VECTOR.fullmatch(text) else _changes(text, data, field)
     if data.domains == "one-hot" and not (wanted == 1).any() and (wanted != KEEP).any():
         raise invalid(
