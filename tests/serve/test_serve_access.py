@@ -19,7 +19,7 @@ from serving import settings_for
 from typer.testing import CliRunner
 
 from rgcluster.cli import app as command_line
-from rgcluster.errors import ConfigError
+from rgcluster.errors import ConfigError, UnknownId
 from rgcluster.serve.backend import InProcess, describe
 from rgcluster.serve.deploy import launch
 from rgcluster.serve.deploy.deployments import build
@@ -43,12 +43,13 @@ class Answer:
         return str(json.loads(self.body)["error"]["code"])
 
 
-def request(
+async def call(
     app: FastAPI,
     path: str,
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     root: str = "",
+    query: bytes = b"",
 ) -> Answer:
     """Call the application as a server does whose applications lie below `root`."""
     sent: list[Any] = []
@@ -62,12 +63,17 @@ def request(
     raw = [(k.lower().encode(), v.encode()) for k, v in {"host": "localhost", **(headers or {})}.items()]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-        "path": path, "raw_path": path.encode(), "root_path": root, "query_string": b"", "headers": raw,
+        "path": path, "raw_path": path.encode(), "root_path": root, "query_string": query, "headers": raw,
         "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
     }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    await app(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return Answer(sent[0]["status"], {k.decode().lower(): v.decode() for k, v in sent[0]["headers"]}, body)
+
+
+def request(*arguments: Any, **options: Any) -> Answer:
+    """`call` in an event loop of its own."""
+    return asyncio.run(call(*arguments, **options))
 
 
 def application(run: Path, **changes: Any) -> FastAPI:
@@ -300,3 +306,29 @@ def test_the_host_that_is_listened_on_is_allowed(noise_run: Path, monkeypatch: p
     )
     launch.DeployedEndpoint("http://[::1]:8000", None, "::1").deploy(settings_for(noise_run))
     assert [settings.allowed_hosts for settings in deployed] == [("faces.example",), ()]
+
+
+class Waiting(InProcess):
+    """A backend whose store answers once `release` is set."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+
+    async def stored_image(self, name: str, row_id: int) -> Any:
+        await self.release.wait()
+        raise UnknownId("no image")
+
+
+def test_a_stored_image_takes_a_slot_before_it_is_fetched(noise_run: Path) -> None:
+    settings = settings_for(noise_run, limits={"waiting": 1})
+
+    async def statuses() -> list[int]:
+        backend = Waiting()
+        app = create_app(settings, [describe("noise", str(noise_run))], backend)
+        first = asyncio.create_task(call(app, "/v1/neighbors", query=b"id=8"))
+        await asyncio.sleep(0.1)
+        second = await call(app, "/v1/neighbors", query=b"id=8")
+        backend.release.set()
+        return [(await first).status, second.status]
+
+    assert asyncio.run(statuses()) == [404, 429]

@@ -127,8 +127,9 @@ class Endpoints:
         parameters = read_parameters(NeighboursParameters, request.query_params.multi_items(), upload.fields)
         model = self._model(parameters.model)
         target = parse(parameters.target, model.config.data, "target")
-        pixels = await self._picture(self._part(upload, "image"), model, parameters.fit, "image")
-        return await self._near(model, pixels, target, parameters.count, parameters.images, NO_ID)
+        with self._requests.slot():
+            pixels = await self._picture(self._part(upload, "image"), model, parameters.fit, "image")
+            return await self._near(model, pixels, target, parameters.count, parameters.images, NO_ID)
 
     async def neighbours_of_stored(self, request: Request) -> Response:
         parameters = read_parameters(StoredNeighboursParameters, request.query_params.multi_items())
@@ -137,8 +138,9 @@ class Endpoints:
         row_id = int(parameters.id)
         if not -(2**63) <= row_id < 2**63:
             raise api_error(UnknownId(f"the image {row_id} is not in the store"))
-        pixels = await self._call_backend(self._backend.stored_image(model.name, row_id))
-        return await self._near(model, pixels, target, parameters.count, parameters.images, row_id)
+        with self._requests.slot():
+            pixels = await self._call_backend(self._backend.stored_image(model.name, row_id))
+            return await self._near(model, pixels, target, parameters.count, parameters.images, row_id)
 
     async def domains(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
@@ -277,8 +279,7 @@ class Endpoints:
         job = Job(
             pixels, target[None], np.ones((1, 1), np.float32), np.zeros((1, size), np.float32), row_id=row_id
         )
-        with self._requests.slot():
-            found: Neighbours = await self._call_backend(self._backend.neighbours(model.name, job, count))
+        found: Neighbours = await self._call_backend(self._backend.neighbours(model.name, job, count))
         named = None if (target == KEEP).any() else _named(model, target)
         listed = await self._in_thread(neighbour_lists, found, images and self._settings.show_neighbours)
         return _json(NeighboursAnswer(model=model.name, target=named, neighbours=listed[0]))
