@@ -69,7 +69,7 @@ class ServeSettings(Section):
     http: Literal["auto", "direct", "proxy"] = Field(
         "auto",
         description="direct: one replica speaks HTTP itself; proxy: Serve's proxy, HTTP replicas and translators; "
-        "auto: direct on one machine where one replica is asked for",
+        "auto: direct on one machine where one replica is requested",
     )
     fronts: int = Field(1, ge=1, description="HTTP replicas")
     min_replicas: int = Field(1, ge=1, description="translators of each run")

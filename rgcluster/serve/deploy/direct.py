@@ -58,7 +58,7 @@ def build_direct(settings: ServeSettings, path: str) -> Application:
     runs = len(served)
     gpus = float(num_gpus() > 0) if settings.gpus is None else settings.gpus * runs
     if gpus > 1:
-        raise ConfigError(f"http=direct: {runs} runs share one process and one GPU, {gpus:g} are asked for")
+        raise ConfigError(f"http=direct: {runs} runs share one process and one GPU, {gpus:g} are requested")
     settings = settings.model_copy(update={"gpus": gpus / runs})
     nodes = cluster_nodes()
     one = Claim("endpoint", 1, runs * settings.cpus + CPUS_PER_FRONT, gpus)

@@ -88,7 +88,7 @@ def too_large(code: str, message: str, field: str | None, remedy: str) -> ApiErr
 def busy(what: str, retry_after_s: int) -> ApiError:
     """Return the error for a reached concurrency limit: 429."""
     return ApiError(
-        429, "busy", f"all places are taken ({what})", remedy=f"send it again in {retry_after_s} s",
+        429, "busy", f"too many concurrent requests ({what})", remedy=f"send it again in {retry_after_s} s",
         headers={"Retry-After": str(retry_after_s)},
     )  # fmt: skip
 

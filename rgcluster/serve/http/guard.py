@@ -47,7 +47,7 @@ class ConcurrencyLimit:
     def slot(self) -> Iterator[None]:
         """Occupy a slot for the duration of the block; ApiError 429 where none is free."""
         if self.in_use >= self._limit:
-            raise busy(f"{self._limit} {self._what}", self._retry_after_s)
+            raise busy(f"the limit is {self._limit} {self._what}", self._retry_after_s)
         self.in_use += 1
         try:
             yield

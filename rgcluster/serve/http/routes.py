@@ -76,7 +76,7 @@ class Endpoints:
         self._served = {one.name: one for one in served}
         limits = settings.limits
         self._uploads = ConcurrencyLimit(limits.uploads, "uploads", limits.retry_after_s)
-        self._requests = ConcurrencyLimit(limits.waiting, "requests at once", limits.retry_after_s)
+        self._requests = ConcurrencyLimit(limits.waiting, "requests", limits.retry_after_s)
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
 
     async def translate(self, request: Request) -> Response:
