@@ -31,7 +31,7 @@ Picture = str | os.PathLike[str] | bytes | UInt8Array
 """A file, its content, or pixels uint8 [h, w, 3]."""
 
 BUSY = (429, 503)
-"""Come again later, says the server; a connection that broke is tried again, too: nothing is done twice."""
+"""Statuses that are retried after a pause, as are broken connections; requests have no side effects."""
 LONGEST_PAUSE_S = 10.0
 
 
@@ -46,7 +46,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Made:
-    """Pictures uint8 [N, h, w, 3], masks uint8 [N, h, w], each picture's neighbours, and the answer's other words."""
+    """Pictures uint8 [N, h, w, 3], masks uint8 [N, h, w], each picture's neighbours, and the whole JSON answer."""
 
     images: UInt8Array
     masks: UInt8Array
@@ -57,7 +57,7 @@ class Made:
 
 
 class Client:
-    """Talks to one endpoint; safe to keep, its connections are used again."""
+    """Client of one endpoint; reuses its connections."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, patience: float = 60.0
@@ -180,7 +180,7 @@ class Client:
             else:
                 if answer.ok:
                     return dict(answer.json())
-                failure = _told(answer)
+                failure = _error_message(answer)
                 if answer.status_code < 500 and answer.status_code not in BUSY:
                     raise RequestRefused(failure)
                 wait = max(pause, float(answer.headers.get("Retry-After") or 0))
@@ -212,7 +212,7 @@ def _neighbour(one: Mapping[str, Any]) -> Neighbour:
     return Neighbour(int(one["id"]), distance, _pixels(one["image"]) if one["image"] else None)
 
 
-def _told(answer: requests.Response) -> str:
+def _error_message(answer: requests.Response) -> str:
     try:
         error = answer.json()["error"]
         return f"{error['message']}; {error['remedy']}"

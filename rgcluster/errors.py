@@ -11,7 +11,9 @@
     ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
         ├── ConfigError       a key or a value of the configuration
+        │   └── TargetError   a target domain: UnknownAttribute, ContradictoryTarget
         ├── DataError         a folder, an attribute file, an image, a shard
+        │   └── UnknownId     an id that the store does not hold
         ├── RequestRefused    an endpoint said what is wrong with a request
         ├── RunConflict       a run directory made by another configuration
         └── CheckpointError   missing, corrupt, or made for other networks
@@ -29,6 +31,7 @@ __all__ = [
     "CheckpointError",
     "CollectiveStalled",
     "ConfigError",
+    "ContradictoryTarget",
     "DataError",
     "EndpointError",
     "ExportMismatch",
@@ -40,8 +43,11 @@ __all__ = [
     "StaleGeneration",
     "StoreMismatch",
     "StoreUnavailable",
+    "TargetError",
     "TooFewNeighbours",
     "TrainingDiverged",
+    "UnknownAttribute",
+    "UnknownId",
     "UserError",
     "causes",
     "root_cause",
@@ -96,8 +102,31 @@ class ConfigError(UserError):
     """An unknown key or a value out of range."""
 
 
+class TargetError(ConfigError):
+    """A target domain does not fit the attributes; `reason` is the message without the option's name."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, reason)  # both, so that the error can be pickled
+        self.target, self.reason = target, reason
+
+    def __str__(self) -> str:
+        return f"--to {self.target}: {self.reason}"
+
+
+class UnknownAttribute(TargetError):
+    """A target names an attribute that the model does not have."""
+
+
+class ContradictoryTarget(TargetError):
+    """A target sets attributes that exclude each other, or sets and clears the same one."""
+
+
 class DataError(UserError):
     """Missing, corrupt or unfitting data."""
+
+
+class UnknownId(DataError):
+    """The store does not hold an image with this id."""
 
 
 class RequestRefused(UserError):

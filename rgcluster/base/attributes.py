@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.config import DataConfig
-from rgcluster.errors import ConfigError, DataError
+from rgcluster.errors import ContradictoryTarget, DataError, UnknownAttribute
 
 __all__ = [
     "CELEBA_ATTRIBUTES",
@@ -49,21 +49,21 @@ def parse_target(
     """Return the domain [n] in {0, 1} that `text` asks for, starting at the domain `current` [n].
 
     `Blond_Hair,Male` sets attributes, `-Young` clears one; setting one of an exclusive group clears the
-    rest of it. ConfigError names an unknown or contradictory attribute.
+    rest of it. UnknownAttribute or ContradictoryTarget name the attribute at fault.
     """
     target = dict(zip(attributes, (int(value) for value in current), strict=True))
     wanted: dict[str, int] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         name, value = word.lstrip("+-"), 0 if word.startswith("-") else 1
         if name not in target:
-            raise ConfigError(f"--to {text}: no attribute {name!r}{nearest(name, attributes)}")
+            raise UnknownAttribute(text, f"no attribute {name!r}{nearest(name, attributes)}")
         if wanted.get(name, value) != value:
-            raise ConfigError(f"--to {text}: {name} is both set and cleared")
+            raise ContradictoryTarget(text, f"{name} is both set and cleared")
         wanted[name] = value
     for group in exclusive:
         chosen = [name for name in group if wanted.get(name) == 1]
         if len(chosen) > 1:
-            raise ConfigError(f"--to {text}: {' and '.join(chosen)} exclude each other")
+            raise ContradictoryTarget(text, f"{' and '.join(chosen)} exclude each other")
         if chosen:
             target.update(dict.fromkeys(group, 0))
     target.update(wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +13,6 @@ __all__ = ["serve"]
 
 out = Console(highlight=False)
 
-API_KEY = "RGCLUSTER_API_KEY"
-
 
 def serve(
     run: Annotated[
@@ -25,6 +22,15 @@ def serve(
         str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="host name that clients may use, besides localhost, IP addresses and --host; "
+            "*.example.org allows its subdomains; may be given several times",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML of settings, as under `args` in serve.yaml")
     ] = None,
@@ -35,15 +41,18 @@ def serve(
         bool, typer.Option("--dry-run", help="print the resolved settings, start nothing")
     ] = False,
 ) -> None:
-    """Serve runs over HTTP, with a page to try them; Ctrl-C ends it. RGCLUSTER_API_KEY asks clients for a key."""
+    """Serve runs over HTTP, with a page to try them; Ctrl-C ends it.
+
+    RGCLUSTER_API_KEY holds the API key that clients must send.
+    """
     from rgcluster.config import read_yaml
-    from rgcluster.serve.settings import named_runs, settings_of
+    from rgcluster.serve.settings import named_runs, settings_of, with_api_key
 
     tree = read_yaml(config) if config else {}
     tree["runs"] = {**tree.get("runs", {}), **named_runs(run)}
-    if os.environ.get(API_KEY):
-        tree["api_key"] = os.environ[API_KEY]
-    settings = settings_of(tree, set_ or (), str(config or "serve"))
+    if allowed_host:
+        tree["allowed_hosts"] = [*tree.get("allowed_hosts", ()), *allowed_host]
+    settings = with_api_key(settings_of(tree, set_ or (), str(config or "serve")))
     if dry_run:
         shown = settings.model_dump(mode="json")
         shown["api_key"] = "(set)" if settings.api_key else None

@@ -1,4 +1,4 @@
-"""What the front needs of whatever translates: Serve's replicas, or engines in this process."""
+"""Interface between the HTTP layer and the translators: Serve replicas, or engines in this process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rgcluster.store.disk.snapshot import read_manifest
 from rgcluster.translate.finished import open_run, snapshot_of
 from rgcluster.translate.jobs import Job, Outcome, variant_of
 
-__all__ = ["Backend", "InProcess", "Served", "Translating", "describe"]
+__all__ = ["Backend", "InProcess", "ServedModel", "ModelEngine", "describe"]
 
 
 @dataclass(frozen=True)
-class Served:
-    """A run as the front knows it."""
+class ServedModel:
+    """Metadata of a served run."""
 
     name: str
     run: str
@@ -37,18 +37,18 @@ class Served:
         return {kind: variant_of(kind, self.config.guidance.variants) for kind in kinds}  # type: ignore[arg-type]
 
 
-def describe(name: str, run: str) -> Served:
-    """Read what is served under `name`; DataError or CheckpointError where the run is not finished."""
+def describe(name: str, run: str) -> ServedModel:
+    """Read the metadata of a run; DataError or CheckpointError where it is not finished."""
     config, location = open_run(run)
     digest = str(read_checkpoint_manifest(stage_directory(location, "guidance") / "model")["sha256"])
     manifest = read_manifest(snapshot_of(location))
     if config.guidance.retrieval_count > manifest.count:
         raise DataError(f"{location}: the store holds fewer images than guide a picture; train the run again")
-    return Served(name, str(location), config, manifest.count, digest)
+    return ServedModel(name, str(location), config, manifest.count, digest)
 
 
 class Backend(Protocol):
-    """Translates for the front. Calls raise RGClusterError's kinds, or ApiError."""
+    """Translates for the HTTP layer. Calls raise RGClusterError or ApiError."""
 
     async def translate(self, name: str, job: Job) -> Outcome: ...
 
@@ -61,8 +61,8 @@ class Backend(Protocol):
     async def ready(self, name: str) -> bool: ...
 
 
-class Translating(Protocol):
-    """One run's engine, with or without Ray around it."""
+class ModelEngine(Protocol):
+    """Interface of the engine of one run."""
 
     async def translate(self, job: Job) -> Outcome: ...
 
@@ -74,9 +74,9 @@ class Translating(Protocol):
 
 
 class InProcess:
-    """A backend in this process: threads of it translate."""
+    """A backend whose engines run in threads of this process."""
 
-    def __init__(self, engines: Mapping[str, Translating]) -> None:
+    def __init__(self, engines: Mapping[str, ModelEngine]) -> None:
         self._engines = engines
 
     async def translate(self, name: str, job: Job) -> Outcome:

@@ -1,8 +1,8 @@
-"""Requests that arrive while a batch is computed form the next one.
+"""Dynamic batching: requests that arrive while a batch is computed form the next one.
 
 Ray's own batching takes a request out of its queue before the batch ahead of it has ended, so with no
 waiting time every batch is of one, and with waiting time an idle server waits in vain. Here a batch is
-taken only when the worker is free: alone a request never waits, under load batches fill by themselves.
+taken only when the worker is free: a single request never waits, and batches fill under load.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Out = TypeVar("Out")
 
 
 class Batcher(Generic[In, Out]):
-    """Runs `work` on lists of items in one thread; each item's answer, or its own error, goes to its caller.
+    """Runs `work` on lists of items in one thread; each caller gets the result or the error of its item.
 
-    A batch holds items up to `max_size` by `size`, and at least one. Items whose caller has gone are left out.
+    A batch holds items up to `max_size` by `size`, and at least one. Items whose caller was cancelled are skipped.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Batcher(Generic[In, Out]):
         return len(self._waiting)
 
     async def submit(self, item: In) -> Out:
-        """Return the item's answer; all callers share one event loop."""
+        """Return the result of the item; all callers share one event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Out] = loop.create_future()
         with self._more:
@@ -55,18 +55,18 @@ class Batcher(Generic[In, Out]):
         return await future
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        # The thread takes the next batch itself: an event loop that is busy with HTTP would leave it idle.
+        # The thread takes the next batch itself, so that a busy event loop does not leave it idle.
         while True:
             batch = self._take()
             self._observe(sum(self._size(item) for item, _ in batch), len(self._waiting))
             answers: Sequence[Out | Exception]
             try:
                 answers = self._work([item for item, _ in batch])
-            except Exception as error:  # what the work did not expect befalls the whole batch
+            except Exception as error:  # an unexpected error fails the whole batch
                 answers = [error] * len(batch)
             try:
                 loop.call_soon_threadsafe(_deliver, [future for _, future in batch], answers)
-            except RuntimeError:  # the loop has ended, and nobody waits
+            except RuntimeError:  # the loop is closed, so no caller is waiting
                 return
 
     def _take(self) -> list[tuple[In, asyncio.Future[Out]]]:
@@ -78,7 +78,7 @@ class Batcher(Generic[In, Out]):
                 self._more.wait_for(lambda: self._waiting)
                 while self._waiting:
                     item, future = self._waiting[0]
-                    if future.done():  # its caller gave up
+                    if future.done():  # cancelled by its caller
                         self._waiting.popleft()
                         continue
                     if batch and self._size(item) > room:

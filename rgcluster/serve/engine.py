@@ -1,4 +1,4 @@
-"""The translators of one run behind a queue that batches: all that a replica does, without Ray Serve."""
+"""The translators of one run behind a batching queue, independent of Ray Serve."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def serving_device(settings: ServeSettings, cluster: ClusterConfig) -> Device:
 
 
 class Engine:
-    """One run, warm and ready."""
+    """The translators of one run, warmed up."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Engine:
         return await asyncio.to_thread(self.translators.neighbours, job, count)
 
     async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8]:
-        """Return a stored image; DataError for an id that is not in the store."""
+        """Return a stored image; UnknownId for an id that is not in the store."""
         store = self.translators.retriever.store
         return (await asyncio.to_thread(store.fetch, [row_id]))[0]
 

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what Ray's exporters say of the endpoint, gathered from every node of the cluster."""
+"""`GET /metrics`: the metrics of the endpoint from the Ray exporters of every node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_metrics"]
 
 
 def add_metrics(app: FastAPI) -> None:
-    """Answer /metrics."""
+    """Add the route /metrics."""
     app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
 
 

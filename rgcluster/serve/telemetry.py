@@ -1,4 +1,4 @@
-"""What Prometheus sees of serving; Ray exports it on every node, `GET /metrics` gathers it from all of them."""
+"""Prometheus metrics of serving. Ray exports them on every node, and `GET /metrics` collects them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-__all__ = ["FrontMetrics", "NoMetrics", "RayFrontMetrics", "TranslatorMetrics", "ours"]
+__all__ = ["RequestMetrics", "NoMetrics", "RayRequestMetrics", "TranslatorMetrics", "ours"]
 
 PREFIXES = ("ray_rgcluster_", "ray_serve_deployment_", "ray_serve_num_http_")
 SECONDS = [0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 GAUGE_S = 0.25
-"""Between two values of a gauge; they are exported less often."""
+"""Seconds between two updates of a gauge; Ray exports less often."""
 ROWS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
 
 
-class FrontMetrics(Protocol):
-    """What the front counts."""
+class RequestMetrics(Protocol):
+    """Metrics of the HTTP layer."""
 
     def answered(self, route: str, status: int, seconds: float) -> None: ...
 
@@ -28,7 +28,7 @@ class FrontMetrics(Protocol):
 
 
 class NoMetrics:
-    """Counts nothing."""
+    """Discards all metrics."""
 
     def answered(self, route: str, status: int, seconds: float) -> None: ...
 
@@ -37,8 +37,8 @@ class NoMetrics:
     def waiting(self, requests: int) -> None: ...
 
 
-class RayFrontMetrics:
-    """The front's metrics, exported by Ray."""
+class RayRequestMetrics:
+    """Metrics of the HTTP layer, exported by Ray."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(
@@ -49,7 +49,7 @@ class RayFrontMetrics:
         )
         self._errors = Counter("rgcluster_errors", "answers that were errors, by code", ("code",))
         self._waiting = Gauge("rgcluster_requests_waiting", "requests translated or waiting for it")
-        self._told = 0.0
+        self._last_update = 0.0
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._seconds.observe(seconds, {"route": route, "status": str(status)})
@@ -59,8 +59,8 @@ class RayFrontMetrics:
 
     def waiting(self, requests: int) -> None:
         now = time.monotonic()
-        if now - self._told >= GAUGE_S:
-            self._told = now
+        if now - self._last_update >= GAUGE_S:
+            self._last_update = now
             self._waiting.set(requests)
 
 
@@ -79,7 +79,7 @@ class TranslatorMetrics:
 
 
 def ours(exposition: str) -> Iterable[str]:
-    """Yield the lines of a Prometheus exposition that speak of this package or of Serve."""
+    """Yield the lines of a Prometheus exposition that belong to this package or to Serve."""
     for line in exposition.splitlines():
         name = line.split(" ")[2] if line.startswith("# ") and line.count(" ") > 1 else line
         if name.startswith(PREFIXES):

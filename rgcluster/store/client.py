@@ -124,12 +124,12 @@ class Store(ABC):
         return self._submit(work)
 
     def fetch(self, ids: ArrayLike) -> NDArray[np.uint8]:
-        """Return the images [..., H, W, C] of ids [...]; DataError for an id that is not in the store."""
+        """Return the images [..., H, W, C] of ids [...]; UnknownId for an id that is not in the store."""
         wanted = np.array(ids, np.int64)
         return self._run(lambda view: view.fetch(wanted))
 
     def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Return the vectors [..., d] of ids [...]; DataError for an id that is not in the store."""
+        """Return the vectors [..., d] of ids [...]; UnknownId for an id that is not in the store."""
         wanted = np.array(ids, np.int64)
         return self._run(lambda view: view.vectors(wanted))
 

@@ -43,7 +43,7 @@ def store_name(run: Location) -> str:
 def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:
     """Return what `Blond_Hair,-Young` asks of each attribute [n]: 1 set, 0 cleared, KEEP not mentioned.
 
-    ConfigError names an unknown or contradictory attribute.
+    UnknownAttribute or ContradictoryTarget name the attribute at fault.
     """
     groups = (data.attributes,) if data.domains == "one-hot" else data.exclusive
     return np.array(parse_target(text, [KEEP] * len(data.attributes), data.attributes, groups), np.int8)

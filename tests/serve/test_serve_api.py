@@ -335,7 +335,7 @@ def test_of_a_body_over_the_limit_the_rest_is_never_read(noise_run: Path) -> Non
         for head in (b"Content-Length: 10000000000", b"Transfer-Encoding: chunked"):
             with socket.create_connection((host, int(port)), timeout=20) as connection:
                 connection.sendall(
-                    b"POST /v1/translate?target=Male HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+                    b"POST /v1/translate?target=Male HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
                     + head
                     + b"\r\n\r\n"
                 )
@@ -351,7 +351,7 @@ def test_a_slow_sender_is_let_go(noise_run: Path) -> None:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(
-                b"POST /v1/translate?target=Male HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+                b"POST /v1/translate?target=Male HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
                 b"Content-Length: 999\r\n\r\nab"
             )
             answer = connection.recv(65536)

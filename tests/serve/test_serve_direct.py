@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from rgcluster.base.placement import Node
 from rgcluster.errors import ConfigError, RGClusterError
-from rgcluster.serve.deploy.listening import Listener, taken_over
+from rgcluster.serve.deploy.listening import ListeningSocket, receive_socket
 from rgcluster.serve.deploy.plan import serves_directly
 from rgcluster.serve.deploy.server import Server
 from rgcluster.serve.settings import settings_of
@@ -47,24 +47,24 @@ def test_one_replica_on_one_machine_needs_no_proxy(
 
 
 @pytest.fixture
-def listener() -> Iterator[Listener]:
-    made = Listener("127.0.0.1", free_port())
+def listener() -> Iterator[ListeningSocket]:
+    made = ListeningSocket("127.0.0.1", free_port())
     yield made
     made.close()
 
 
-def answering(listener: Listener, text: str) -> Server:
+def answering(listener: ListeningSocket, text: str) -> Server:
     async def answer(request: Request) -> PlainTextResponse:
         return PlainTextResponse(text)
 
-    return Server(Starlette(routes=[Route("/", answer)]), taken_over(listener.path), 5.0)
+    return Server(Starlette(routes=[Route("/", answer)]), receive_socket(listener.path), 5.0)
 
 
-def address(listener: Listener) -> str:
+def address(listener: ListeningSocket) -> str:
     return f"http://127.0.0.1:{listener.port}/"
 
 
-def test_a_connection_waits_for_who_accepts_it(listener: Listener) -> None:
+def test_a_connection_waits_for_who_accepts_it(listener: ListeningSocket) -> None:
     waiting: list[str] = []
     client = threading.Thread(target=lambda: waiting.append(requests.get(address(listener), timeout=30).text))
     client.start()
@@ -76,7 +76,7 @@ def test_a_connection_waits_for_who_accepts_it(listener: Listener) -> None:
     assert waiting == ["at last"]
 
 
-def test_one_follows_another_and_no_request_fails(listener: Listener) -> None:
+def test_one_follows_another_and_no_request_fails(listener: ListeningSocket) -> None:
     answers: list[str] = []
     stop = threading.Event()
 
@@ -104,10 +104,10 @@ def test_one_follows_another_and_no_request_fails(listener: Listener) -> None:
     assert answers[0] == "first" and answers[-1] == "second" and set(answers) == {"first", "second"}
 
 
-def test_a_port_in_use_is_told_in_a_line(listener: Listener) -> None:
+def test_a_port_in_use_is_told_in_a_line(listener: ListeningSocket) -> None:
     with pytest.raises(ConfigError, match="choose another with --port or --host"):
-        Listener("127.0.0.1", listener.port)
+        ListeningSocket("127.0.0.1", listener.port)
     listener.close()
-    Listener("127.0.0.1", listener.port).close()
+    ListeningSocket("127.0.0.1", listener.port).close()
     with pytest.raises(OSError):
-        taken_over(listener.path)
+        receive_socket(listener.path)

@@ -46,7 +46,7 @@ def test_bytes_become_a_picture_or_a_fault_of_the_client(content: bytes, fit: st
     try:
         picture = read_picture(content, DATA, fit, Limits(megapixels=2))  # type: ignore[arg-type]
     except ApiError as error:
-        assert error.status in (413, 422) and error.fault.remedy
+        assert error.status in (413, 422) and error.detail.remedy
     else:
         assert picture.shape == (32, 32, 3) and picture.dtype == "uint8"
 

@@ -1,4 +1,4 @@
-"""The endpoint as a Ray Serve application: fronts that speak HTTP, and for each run replicas that translate.
+"""The endpoint as a Ray Serve application: an HTTP ingress, and a translator deployment for each run.
 
 `rgcluster.serve.deploy.deployments:build` is what a Serve configuration file imports; its `args` are the settings.
 """
@@ -24,22 +24,22 @@ from ray.serve.schema import LoggingConfig
 from rgcluster.base.placement import CPUS_PER_FRONT, serving_claims
 from rgcluster.base.session import cluster_nodes
 from rgcluster.errors import ConfigError, RGClusterError
-from rgcluster.serve.backend import Served, describe
+from rgcluster.serve.backend import ServedModel, describe
 from rgcluster.serve.deploy.live import LiveEngine
 from rgcluster.serve.deploy.plan import QUIET_THREADS, num_gpus, num_shards, require_room
 from rgcluster.serve.exposition import add_metrics
 from rgcluster.serve.http.application import create_app
 from rgcluster.serve.http.errors import busy, unavailable
-from rgcluster.serve.settings import ServeSettings, settings_of
-from rgcluster.serve.telemetry import RayFrontMetrics
+from rgcluster.serve.settings import API_KEY_VARIABLE, ServeSettings, settings_of, with_api_key
+from rgcluster.serve.telemetry import RayRequestMetrics
 from rgcluster.store.client import Neighbours
 from rgcluster.translate.jobs import Job, Outcome
 
-__all__ = ["build"]
+__all__ = ["build", "build_proxied"]
 
 FRONT = "front"
 MAX_ONGOING = 2000
-"""More than any front lets in by itself, so that its own refusals, in JSON, come before Serve's."""
+"""Above the limit of every HTTP replica, so that its JSON error is sent before Serve's own."""
 TRIES = 5
 RETRY_SECONDS = 0.2
 
@@ -48,9 +48,9 @@ T = TypeVar("T")
 
 @serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
 class Translator:
-    """One copy of a run's networks, warm before the first request."""
+    """One copy of a run's networks, warmed up before the first request."""
 
-    def __init__(self, served: Served, settings: ServeSettings) -> None:
+    def __init__(self, served: ServedModel, settings: ServeSettings) -> None:
         self._engine = LiveEngine(served, settings)
 
     async def translate(self, job: Job) -> Outcome | RGClusterError:
@@ -70,7 +70,7 @@ class Translator:
 
 
 async def _as_value(work: Awaitable[T]) -> T | RGClusterError:
-    """Return the answer, or the deliberate error: raised, Serve would wrap it in its own."""
+    """Return the result, or an RGClusterError as a value, because Serve wraps exceptions that are raised."""
     try:
         return await work
     except RGClusterError as error:
@@ -78,7 +78,7 @@ async def _as_value(work: Awaitable[T]) -> T | RGClusterError:
 
 
 class HandleBackend:
-    """Reaches the translators by their handles; what a dying replica held is sent to another."""
+    """Calls the translators through their handles; requests of a replica that died are sent to another."""
 
     def __init__(self, handles: Mapping[str, DeploymentHandle], settings: ServeSettings) -> None:
         self._handles, self._retry_after_s = dict(handles), settings.limits.retry_after_s
@@ -130,24 +130,36 @@ class HandleBackend:
 
 @serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
 @serve.ingress()
-class Front:
-    """Speaks HTTP."""
+class HttpIngress:
+    """Serves HTTP."""
 
     def __init__(
-        self, settings: ServeSettings, served: list[Served], handles: dict[str, DeploymentHandle]
+        self, settings: ServeSettings, served: list[ServedModel], handles: dict[str, DeploymentHandle]
     ) -> None:
         self._settings, self._served = settings, served
         self._backend = HandleBackend(handles, settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = create_app(self._settings, self._served, self._backend, RayFrontMetrics())
+        app = create_app(self._settings, self._served, self._backend, RayRequestMetrics())
         add_metrics(app)
         return app
 
 
 def build(arguments: Mapping[str, Any]) -> Application:
-    """Return the application that the settings describe; UserError where a setting or a run is at fault."""
-    settings = settings_of(arguments)
+    """Return the application of a Serve configuration file; UserError where a setting or a run is at fault.
+
+    The API key comes from the environment or from `api_key_file`.
+    """
+    if arguments.get("api_key"):
+        raise ConfigError(
+            f"api_key: `serve config` shows the arguments of an application; set {API_KEY_VARIABLE} on the nodes, or "
+            "api_key_file"
+        )
+    return build_proxied(with_api_key(settings_of(arguments)))
+
+
+def build_proxied(settings: ServeSettings) -> Application:
+    """Return the application that runs behind Serve's proxy; UserError where a setting or a run is at fault."""
     if settings.http == "direct":
         raise ConfigError(
             "http=direct: it is how `rgcluster serve` serves on one machine; what `serve deploy` deploys is reached "
@@ -186,7 +198,7 @@ def build(arguments: Mapping[str, Any]) -> Application:
         ).bind(one, settings)
         for one in served
     }
-    return Front.options(  # type: ignore[attr-defined]
+    return HttpIngress.options(  # type: ignore[attr-defined]
         name=FRONT,
         num_replicas=settings.fronts,
         max_ongoing_requests=MAX_ONGOING,

@@ -1,7 +1,7 @@
-"""The endpoint of one machine: a replica that Serve keeps alive speaks HTTP itself and translates where it does.
+"""The endpoint of one machine: one Serve replica serves HTTP and translates in the same process.
 
-No proxy and no other process is between the client and the networks. The replica takes over a socket that the
-launcher listens on, so the port outlives it.
+No proxy lies between the client and the networks. The replica receives a socket on which the launcher listens,
+so the port stays open while replicas are replaced.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ray.serve.schema import LoggingConfig
 from rgcluster.base.placement import CPUS_PER_FRONT, CPUS_PER_SHARD, Claim, pack
 from rgcluster.base.session import cluster_nodes
 from rgcluster.errors import ConfigError
-from rgcluster.serve.backend import InProcess, Served, describe
-from rgcluster.serve.deploy.listening import taken_over
+from rgcluster.serve.backend import InProcess, ServedModel, describe
+from rgcluster.serve.deploy.listening import receive_socket
 from rgcluster.serve.deploy.live import LiveEngine
 from rgcluster.serve.deploy.plan import QUIET_THREADS, num_gpus, num_shards, require_room
-from rgcluster.serve.deploy.server import DRAIN_S, Server
+from rgcluster.serve.deploy.server import DRAIN_SECONDS, Server
 from rgcluster.serve.exposition import add_metrics
 from rgcluster.serve.http.application import create_app
 from rgcluster.serve.settings import Limits, ServeSettings
-from rgcluster.serve.telemetry import RayFrontMetrics
+from rgcluster.serve.telemetry import RayRequestMetrics
 
 __all__ = ["build_direct"]
 
@@ -34,15 +34,15 @@ ENDPOINT = "endpoint"
 
 @serve.deployment(logging_config=LoggingConfig(enable_access_log=False))
 class Endpoint:
-    """Every run's networks, warm before the first connection is accepted, and HTTP."""
+    """HTTP server and networks of every run, warmed up before the first connection is accepted."""
 
-    def __init__(self, settings: ServeSettings, served: list[Served], path: str) -> None:
+    def __init__(self, settings: ServeSettings, served: list[ServedModel], path: str) -> None:
         engines = {one.name: LiveEngine(one, settings) for one in served}
-        app = create_app(settings, served, InProcess(engines), RayFrontMetrics())
+        app = create_app(settings, served, InProcess(engines), RayRequestMetrics())
         add_metrics(app)
         gc.collect()
-        gc.freeze()  # the networks stay: going through all that torch made takes from every request
-        self._server = Server(app, taken_over(path), _longest(settings.limits))
+        gc.freeze()  # excludes the networks from garbage collection, whose scans slow down requests
+        self._server = Server(app, receive_socket(path), _longest(settings.limits))
 
     async def check_health(self) -> None:
         await asyncio.to_thread(self._server.check)
@@ -53,12 +53,12 @@ class Endpoint:
 
 
 def build_direct(settings: ServeSettings, path: str) -> Application:
-    """Return the application whose replica takes over the socket at `path`; ConfigError where there is no room."""
+    """Return the application whose replica receives the socket at `path`; ConfigError without enough resources."""
     served = [describe(name, run) for name, run in settings.runs.items()]
     runs = len(served)
     gpus = float(num_gpus() > 0) if settings.gpus is None else settings.gpus * runs
     if gpus > 1:
-        raise ConfigError(f"http=direct: {runs} runs share one process and one GPU, {gpus:g} are asked for")
+        raise ConfigError(f"http=direct: {runs} runs share one process and one GPU, {gpus:g} are requested")
     settings = settings.model_copy(update={"gpus": gpus / runs})
     nodes = cluster_nodes()
     one = Claim("endpoint", 1, runs * settings.cpus + CPUS_PER_FRONT, gpus)
@@ -68,16 +68,16 @@ def build_direct(settings: ServeSettings, path: str) -> Application:
     return Endpoint.options(  # type: ignore[attr-defined]
         name=ENDPOINT,
         num_replicas=1,
-        # The next one is warm before this one ends; without room for both, connections wait meanwhile.
+        # A new replica warms up before the old one stops; without resources for both, connections wait.
         max_surge_percent=100 if pack((both, shards), nodes) else 0,
         health_check_period_s=2.0,
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=DRAIN_S + _longest(settings.limits) + 5.0,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS + _longest(settings.limits) + 5.0,
         ray_actor_options={
             "num_cpus": one.cpus,
             "num_gpus": one.gpus,
             "runtime_env": QUIET_THREADS,
-            # Where the socket is.
+            # The node of the socket.
             "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()},
         },
     ).bind(settings, served, path)

@@ -1,4 +1,4 @@
-"""Serving from this machine: start, wait until every model is warm, stop in order."""
+"""Starting and stopping the endpoint on this machine."""
 
 from __future__ import annotations
 
@@ -23,33 +23,40 @@ from rgcluster.base.session import cluster_nodes, ray_session  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
 from rgcluster.errors import RGClusterError  # noqa: E402
 from rgcluster.serve.backend import describe  # noqa: E402
-from rgcluster.serve.deploy.deployments import build  # noqa: E402
+from rgcluster.serve.deploy.deployments import build_proxied  # noqa: E402
 from rgcluster.serve.deploy.direct import build_direct  # noqa: E402
-from rgcluster.serve.deploy.listening import Listener  # noqa: E402
+from rgcluster.serve.deploy.listening import ListeningSocket  # noqa: E402
 from rgcluster.serve.deploy.plan import serves_directly  # noqa: E402
 from rgcluster.serve.deploy.server import KEEP_ALIVE_S  # noqa: E402
-from rgcluster.serve.settings import ServeSettings  # noqa: E402
+from rgcluster.serve.settings import HOST_PATTERN, ServeSettings  # noqa: E402
 from rgcluster.store.store import list_stores, stop_store  # noqa: E402
 from rgcluster.translate.finished import store_name  # noqa: E402
 
-__all__ = ["Serving", "serving", "wait_for_signal"]
+__all__ = ["DeployedEndpoint", "serving", "wait_for_signal"]
 
 APPLICATION = "rgcluster"
 
 
 @dataclass(frozen=True)
-class Serving:
-    """An endpoint on its address; `listener` where a replica speaks HTTP itself, else Serve's proxy does."""
+class DeployedEndpoint:
+    """A running endpoint. `listener` is set where a replica serves HTTP itself, None behind Serve's proxy."""
 
     address: str
-    listener: Listener | None
+    listener: ListeningSocket | None
+    host: str = "127.0.0.1"
 
     def deploy(self, settings: ServeSettings) -> None:
-        """Deploy, or redeploy while requests come; return when every model is warm."""
+        """Deploy, or redeploy under load; return when every model is warmed up.
+
+        The host that the endpoint listens on is allowed in the Host header.
+        """
+        if HOST_PATTERN.fullmatch(self.host):
+            hosts = (*settings.allowed_hosts, self.host.lower())
+            settings = settings.model_copy(update={"allowed_hosts": hosts})
         if self.listener:
             _run(build_direct(settings, self.listener.path), None)
         else:
-            _run(build(settings.model_dump(mode="json")), "/")
+            _run(build_proxied(settings), "/")
 
 
 def _run(application: Application, route: str | None) -> None:
@@ -61,14 +68,14 @@ def _run(application: Application, route: str | None) -> None:
 
 
 @contextmanager
-def serving(settings: ServeSettings, host: str, port: int) -> Iterator[Serving]:
-    """Serve for the body. Requests under way are finished before it ends.
+def serving(settings: ServeSettings, host: str, port: int) -> Iterator[DeployedEndpoint]:
+    """Serve for the duration of the block. Requests in progress are finished before it ends.
 
     ConfigError where the port is taken.
     """
-    for name, run in settings.runs.items():  # the user's mistakes before Ray starts
+    for name, run in settings.runs.items():  # reports invalid runs before Ray starts
         describe(name, run)
-    listener = Listener(host, port)
+    listener = ListeningSocket(host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
         with ray_session():
@@ -80,7 +87,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[Serving]:
                 listener.close()
                 serve.start(http_options=HTTPOptions(host=host, port=port, keep_alive_timeout_s=KEEP_ALIVE_S))
             try:
-                endpoint = Serving(f"http://{shown}:{port}", listener if direct else None)
+                endpoint = DeployedEndpoint(f"http://{shown}:{port}", listener if direct else None, host)
                 endpoint.deploy(settings)
                 yield endpoint
             finally:
@@ -95,7 +102,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[Serving]:
 
 
 def wait_for_signal() -> None:
-    """Return on SIGINT or SIGTERM."""
+    """Wait for SIGINT or SIGTERM."""
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
-"""One listening socket for replicas that come and go: opened once, handed to each over a Unix socket.
+"""A listening socket shared by successive replicas: opened once, passed to each over a Unix socket.
 
-No connection is refused or lost while one replica follows another: what none has accepted yet waits in the
-socket's queue for the next.
+No connection is refused while one replica replaces another: connections that are not accepted yet wait in the
+backlog of the socket.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 
 from rgcluster.errors import ConfigError
 
-__all__ = ["BACKLOG", "Listener", "taken_over"]
+__all__ = ["BACKLOG", "ListeningSocket", "receive_socket"]
 
 BACKLOG = 2048
-"""Connections that wait to be accepted; the kernel's own limit may be lower."""
-PATIENCE_S = 10.0
+"""Length of the accept queue; the kernel may limit it further."""
+TIMEOUT_S = 10.0
 
 
-class Listener:
-    """Listens on host:port until it is closed; ConfigError where that cannot be had."""
+class ListeningSocket:
+    """Listens on host:port until it is closed; ConfigError where the address is not available."""
 
     def __init__(self, host: str, port: int) -> None:
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -37,36 +37,36 @@ class Listener:
                 f"{host}:{port}: {error.strerror}; choose another with --port or --host"
             ) from None
         self.port = int(self._socket.getsockname()[1])
-        self._folder = Path(tempfile.mkdtemp(prefix="rgcluster-"))  # nobody else may enter it
+        self._folder = Path(tempfile.mkdtemp(prefix="rgcluster-"))  # accessible to this user only
         self.path = str(self._folder / "listener")
-        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._door.bind(self.path)
-        self._door.listen()
-        threading.Thread(target=self._hand_out, name="listener", daemon=True).start()
+        self._unix_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._unix_socket.bind(self.path)
+        self._unix_socket.listen()
+        threading.Thread(target=self._pass_on, name="listener", daemon=True).start()
 
     def close(self) -> None:
-        """Hand out no more; the port is free when no replica listens either."""
+        """Stop passing the socket on; the port is free once no replica holds it."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # closed before, or a system where this wakes nobody
-            self._door.shutdown(socket.SHUT_RDWR)
-        for one in (self._door, self._socket):
+        with suppress(OSError):  # already closed, or not supported by the system
+            self._unix_socket.shutdown(socket.SHUT_RDWR)
+        for one in (self._unix_socket, self._socket):
             one.close()
 
-    def _hand_out(self) -> None:
+    def _pass_on(self) -> None:
         while True:
             try:
-                visitor, _ = self._door.accept()
-                with visitor:
-                    socket.send_fds(visitor, [b"\0"], [self._socket.fileno()])
+                connection, _ = self._unix_socket.accept()
+                with connection:
+                    socket.send_fds(connection, [b"\0"], [self._socket.fileno()])
             except OSError:
-                if self._door.fileno() < 0:
+                if self._unix_socket.fileno() < 0:
                     return  # closed
 
 
-def taken_over(path: str) -> socket.socket:
-    """Return the listening socket that is handed out at `path`; OSError where nobody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        door.settimeout(PATIENCE_S)
-        door.connect(path)
-        _, numbers, _, _ = socket.recv_fds(door, 1, 1)
-    return socket.socket(fileno=numbers[0])
+def receive_socket(path: str) -> socket.socket:
+    """Return the listening socket that is passed on at `path`; OSError where no process does so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(path)
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    return socket.socket(fileno=descriptors[0])

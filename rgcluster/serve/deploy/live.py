@@ -1,4 +1,4 @@
-"""An engine on a store of Ray actors, which is started once more where it has gone."""
+"""An engine with a store of Ray actors, which is restarted when it has stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError, StoreUnavailable
-from rgcluster.serve.backend import Served
+from rgcluster.serve.backend import ServedModel
 from rgcluster.serve.engine import Engine
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.serve.telemetry import TranslatorMetrics
@@ -35,34 +35,34 @@ def open_store(run: Location, name: str, timeout: float) -> RayStore:
         pass
     try:
         return RayStore.start(snapshot_of(run), name, detached=True, timeout=timeout)
-    except ConfigError:  # another replica was faster
+    except ConfigError:  # another replica started it first
         return RayStore.connect(name, timeout=max(timeout, 60.0))
 
 
 class LiveEngine:
-    """What a replica holds of one run: an engine, warm, its store, its metrics."""
+    """The engine of one run in a replica, with its store and metrics."""
 
-    def __init__(self, served: Served, settings: ServeSettings) -> None:
+    def __init__(self, served: ServedModel, settings: ServeSettings) -> None:
         self._location, self._timeout = Location(served.run), settings.store_timeout_s
         self._name = settings.stores.get(served.name) or store_name(self._location)
         self._engine = Engine(served.run, self._open(), settings, TranslatorMetrics(served.name).batch)
 
     async def translate(self, job: Job) -> Outcome:
-        return await self._asked(lambda: self._engine.translate(job))
+        return await self._retry_once(lambda: self._engine.translate(job))
 
     async def neighbours(self, job: Job, count: int) -> Neighbours:
-        return await self._asked(lambda: self._engine.neighbours(job, count))
+        return await self._retry_once(lambda: self._engine.neighbours(job, count))
 
     async def stored_image(self, row_id: int) -> npt.NDArray[np.uint8]:
-        return await self._asked(lambda: self._engine.stored_image(row_id))
+        return await self._retry_once(lambda: self._engine.stored_image(row_id))
 
     async def examples(self) -> list[bytes]:
-        return await self._asked(self._engine.examples)
+        return await self._retry_once(self._engine.examples)
 
     def _open(self) -> RayStore:
         return open_store(self._location, self._name, self._timeout)
 
-    async def _asked(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _retry_once(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
         except StoreUnavailable as error:

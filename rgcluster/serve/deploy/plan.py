@@ -1,4 +1,4 @@
-"""What serving asks of the cluster, in which way, and whether that can be had; said before anything starts."""
+"""Choice between direct and proxied HTTP, and a check of the resources before anything starts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rgcluster.translate.finished import snapshot_of
 __all__ = ["QUIET_THREADS", "num_gpus", "num_shards", "require_room", "serves_directly"]
 
 QUIET_THREADS = {"env_vars": {"OMP_WAIT_POLICY": "passive"}}
-"""Torch's threads wait for each other by spinning, and would spin on the core that HTTP needs: with one of two
-cores busy a convolution takes four times as long as on one thread. Asleep they lose a twentieth when all is idle."""
+"""OpenMP threads sleep instead of spinning while they wait, which leaves cores to HTTP. With one of two cores busy,
+a convolution on spinning threads takes four times as long as on one thread; sleeping costs 5 % on an idle machine."""
 
 
 def serves_directly(settings: ServeSettings, nodes: Sequence[Node]) -> bool:
-    """Return whether one replica is to speak HTTP itself."""
+    """Return whether one replica serves HTTP itself."""
     if settings.http != "auto":
         return settings.http == "direct"
     if settings.fronts > 1 or settings.max_replicas > 1 or len(nodes) != 1:
@@ -31,12 +31,12 @@ def serves_directly(settings: ServeSettings, nodes: Sequence[Node]) -> bool:
 
 
 def num_gpus() -> float:
-    """Return how many GPUs the cluster has; none before Ray runs."""
+    """Return the number of GPUs in the cluster; 0 before Ray is started."""
     return float(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0.0
 
 
 def num_shards(settings: ServeSettings) -> int:
-    """Return how many shards the stores have that serving starts."""
+    """Return the number of shards of the stores that serving starts."""
     return sum(
         read_manifest(snapshot_of(Location(run))).num_shards
         for name, run in settings.runs.items()
@@ -45,7 +45,7 @@ def num_shards(settings: ServeSettings) -> int:
 
 
 def require_room(claims: Sequence[Claim], nodes: Sequence[Node], lower: str) -> None:
-    """Raise ConfigError where the machines cannot hold the claims; `lower`: what may be lowered."""
+    """Raise ConfigError where the claims do not fit on the nodes; `lower` names the settings to reduce."""
     if pack(claims, nodes) is not None:
         return
     cpus, gpus = (sum(claim.count * getattr(claim, kind) for claim in claims) for kind in ("cpus", "gpus"))

@@ -1,4 +1,4 @@
-"""An ASGI application on a socket that listens already, in a thread and an event loop of its own."""
+"""An HTTP server on an open listening socket, in its own thread and event loop."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from starlette.types import ASGIApp
 from rgcluster.errors import RGClusterError
 from rgcluster.serve.deploy.listening import BACKLOG
 
-__all__ = ["DRAIN_S", "KEEP_ALIVE_S", "Server"]
+__all__ = ["DRAIN_SECONDS", "KEEP_ALIVE_S", "Server"]
 
 KEEP_ALIVE_S = 60
-DRAIN_S = 1.5
-"""How long open connections are told with an answer that it is their last, before those without a request end."""
+DRAIN_SECONDS = 1.5
+"""Seconds during which responses carry `Connection: close`, before idle connections are closed."""
 CHECK_S = 5.0
 
 
 class Server:
-    """Speaks HTTP until it is stopped."""
+    """Serves an ASGI application until it is stopped."""
 
-    def __init__(self, app: ASGIApp, listening: socket.socket, patience_s: float) -> None:
-        """Start; `patience_s`: how long requests under way may take to finish when it is stopped."""
+    def __init__(self, app: ASGIApp, listening: socket.socket, timeout_s: float) -> None:
+        """Start; `timeout_s` is the time that `stop` leaves to requests in progress."""
         self._config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off",
-            backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(patience_s) + 1,
+            backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(timeout_s) + 1,
         )  # fmt: skip
         self._server = uvicorn.Server(self._config)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -41,7 +41,7 @@ class Server:
             time.sleep(0.01)
 
     def check(self) -> None:
-        """Raise RGClusterError where the event loop has ended or is stuck."""
+        """Raise RGClusterError where the event loop has ended or is blocked."""
         if self._loop is None or not self._thread.is_alive():
             raise RGClusterError("the HTTP server has ended")
         turned = threading.Event()
@@ -50,11 +50,11 @@ class Server:
             raise RGClusterError(f"the HTTP server's event loop has not turned for {CHECK_S:g} s")
 
     def stop(self) -> None:
-        """Accept no more, let connections end with the answer they wait for, return when all have."""
+        """Stop accepting connections; return when the requests in progress are answered."""
         if self._loop is None or not self._thread.is_alive():
             return
         self._loop.call_soon_threadsafe(self._accept_no_more)
-        time.sleep(DRAIN_S)
+        time.sleep(DRAIN_SECONDS)
         self._server.should_exit = True
         self._thread.join()
 
@@ -69,7 +69,7 @@ class Server:
     def _accept_no_more(self) -> None:
         for server in self._server.servers:
             server.close()
-        # Uvicorn reads the list once a second; a client that is told does not send into a connection that ends.
+        # Uvicorn copies the headers once a second. With the header, clients do not reuse a connection about to close.
         last: tuple[bytes, bytes] = (b"connection", b"close")
         self._config.encoded_headers.append(last)
         state: Any = self._server.server_state

@@ -1,4 +1,4 @@
-"""From a translator's outcome to what the client gets."""
+"""Response bodies from a translator's outcome."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from rgcluster.data.images import grid
-from rgcluster.serve.backend import Served
+from rgcluster.serve.backend import ServedModel
 from rgcluster.serve.http.pictures import as_base64, as_png
-from rgcluster.serve.http.schemas import Answer, Near, Timings, Warned
+from rgcluster.serve.http.schemas import Answer, AnswerWarning, NeighbourImage, Timings
 from rgcluster.store.client import Neighbours
 from rgcluster.translate.jobs import Job, Outcome
 
-__all__ = ["Spent", "answer_of", "near_of", "png_of"]
+__all__ = ["RequestTimings", "translation_json", "neighbour_lists", "translation_png"]
 
 
 @dataclass
-class Spent:
-    """Seconds spent on a request so far."""
+class RequestTimings:
+    """Seconds that each phase of a request took."""
 
     read: float = 0.0
     decode: float = 0.0
     wait: float = 0.0
 
 
-def png_of(outcome: Outcome) -> tuple[bytes, dict[str, str]]:
-    """Return the pictures side by side, and headers that say how they came about."""
+def translation_png(outcome: Outcome) -> tuple[bytes, dict[str, str]]:
+    """Return the pictures side by side as PNG, and headers with the variant, batch size and warnings."""
     headers = {
         "X-Rgcluster-Variant": outcome.variant,
         "X-Rgcluster-Degraded": str(outcome.degraded).lower(),
@@ -39,14 +39,19 @@ def png_of(outcome: Outcome) -> tuple[bytes, dict[str, str]]:
     return as_png(grid(outcome.images[None])), headers
 
 
-def answer_of(
-    served: Served, job: Job, outcome: Outcome, spent: Spent, positions: list[float] | None, show: bool
+def translation_json(
+    served: ServedModel,
+    job: Job,
+    outcome: Outcome,
+    timings: RequestTimings,
+    positions: list[float] | None,
+    show: bool,
 ) -> bytes:
-    """Return the JSON of a translation; `show`: with the neighbours' images."""
+    """Return a translation as JSON; `show` includes the neighbours' images."""
     start = time.perf_counter()
     names = served.config.data.attributes
     images, masks = [as_base64(image) for image in outcome.images], [as_base64(m) for m in outcome.masks]
-    neighbours = near_of(outcome.neighbours, show) if outcome.neighbours else []
+    neighbours = neighbour_lists(outcome.neighbours, show) if outcome.neighbours else []
     own = (
         None
         if outcome.own is None
@@ -55,7 +60,8 @@ def answer_of(
     seen = as_base64(job.pixels)
     encode = time.perf_counter() - start
     milliseconds = [
-        round(1000 * part, 2) for part in (spent.read, spent.decode, spent.wait, outcome.seconds, encode)
+        round(1000 * part, 2)
+        for part in (timings.read, timings.decode, timings.wait, outcome.seconds, encode)
     ]
     answer = Answer(
         model=served.name,
@@ -80,15 +86,15 @@ def answer_of(
     return answer.model_dump_json().encode()
 
 
-def near_of(found: Neighbours, show: bool) -> list[list[Near]]:
-    """Return the neighbours of each row, with their images where `show`."""
+def neighbour_lists(found: Neighbours, show: bool) -> list[list[NeighbourImage]]:
+    """Return the neighbours of each row; `show` includes their images."""
     encoded: dict[int, str] = {}
 
-    def one(row: int, place: int) -> Near:
+    def one(row: int, place: int) -> NeighbourImage:
         row_id, distance = int(found.ids[row, place]), float(found.distances[row, place])
         if show and row_id not in encoded:  # samples of one image share most of their neighbours
             encoded[row_id] = as_base64(found.images[row, place])
-        return Near(
+        return NeighbourImage(
             id=str(row_id),
             distance=None if np.isnan(distance) else round(distance, 4),
             image=encoded.get(row_id),
@@ -97,15 +103,18 @@ def near_of(found: Neighbours, show: bool) -> list[list[Near]]:
     return [[one(row, place) for place in range(found.ids.shape[1])] for row in range(len(found.ids))]
 
 
-def _warnings(outcome: Outcome) -> list[Warned]:
+def _warnings(outcome: Outcome) -> list[AnswerWarning]:
     warned = []
     if outcome.degraded:
         warned.append(
-            Warned(code="unguided", message="no neighbours could be had, so none guided these pictures")
+            AnswerWarning(
+                code="unguided",
+                message="the store was unavailable, so the pictures were translated without neighbours",
+            )
         )
     if outcome.unlikeness > 1:
         warned.append(
-            Warned(
+            AnswerWarning(
                 code="unlike_training",
                 message=f"the image looks unlike the training images: {outcome.unlikeness:.1f} times as far from "
                 "the nearest as is usual; the result may be poor",

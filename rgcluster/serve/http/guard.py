@@ -1,26 +1,27 @@
-"""Around every request: the key, headers that keep browsers safe, measuring, and no traceback whatever happens."""
+"""Middleware: Host, Origin, API key, security headers, metrics, and a JSON error for every unexpected exception."""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
+from pydantic import SecretStr
+from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rgcluster.serve.http.errors import ApiError, busy
-from rgcluster.serve.telemetry import FrontMetrics
+from rgcluster.serve.telemetry import RequestMetrics
 
-__all__ = ["Guard", "Places"]
+__all__ = ["ApiKeyCheck", "Guard", "HostCheck", "OriginCheck", "ConcurrencyLimit"]
 
 log = logging.getLogger("ray.serve")
-
-OPEN = ("/v1/health", "/v1/ready")
-"""What is answered without a key, besides the page and the API's description."""
 
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -35,31 +36,129 @@ HEADERS = (
 )
 
 
-class Places:
-    """A number of places; who finds none free is refused at once."""
+class ConcurrencyLimit:
+    """Limits the number of concurrent requests; further ones are refused immediately."""
 
     def __init__(self, limit: int, what: str, retry_after_s: int) -> None:
         self._limit, self._what, self._retry_after_s = limit, what, retry_after_s
-        self.taken = 0
+        self.in_use = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold a place for the body; ApiError 429 where there is none."""
-        if self.taken >= self._limit:
-            raise busy(f"{self._limit} {self._what}", self._retry_after_s)
-        self.taken += 1
+    def slot(self) -> Iterator[None]:
+        """Occupy a slot for the duration of the block; ApiError 429 where none is free."""
+        if self.in_use >= self._limit:
+            raise busy(f"the limit is {self._limit} {self._what}", self._retry_after_s)
+        self.in_use += 1
         try:
             yield
         finally:
-            self.taken -= 1
+            self.in_use -= 1
+
+
+class HostCheck:
+    """ASGI middleware that refuses requests to a foreign host name.
+
+    A web page can let its own name resolve to this endpoint (DNS rebinding) and then read the answers. Its name
+    is in the Host header. IP addresses are allowed, because no name is resolved for them, and so is localhost.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app = app
+        self._any = "*" in allowed
+        self._names = {"localhost", *(name for name in allowed if "*" not in name)}
+        self._suffixes = (".localhost", *(name[1:] for name in allowed if name.startswith("*.")))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._any:
+            hosts = Headers(scope=scope).getlist("host")
+            if len(hosts) != 1 or not self._allows(hosts[0]):
+                raise _foreign_host(", ".join(hosts))
+        await self._app(scope, receive, send)
+
+    def _allows(self, host: str) -> bool:
+        split = _split(f"//{host}")
+        if split is None or split.netloc != host or "@" in host or not split.hostname:
+            return False
+        name = split.hostname.rstrip(".")
+        return name in self._names or name.endswith(self._suffixes) or _is_address(name)
+
+
+class OriginCheck:
+    """ASGI middleware that refuses requests from pages of other origins than the endpoint's own and `allowed`.
+
+    The own origin is the one with the host and port of the Host header. Its scheme is not compared: behind a
+    gateway that ends TLS the endpoint sees HTTP.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app, self._allowed = app, frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self._allowed:
+            headers = Headers(scope=scope)
+            for origin in headers.getlist("origin"):
+                if origin not in self._allowed and not _same_host(origin, headers.get("host", "")):
+                    raise _foreign_origin(origin)
+        await self._app(scope, receive, send)
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL, None where it or its port is malformed."""
+    try:
+        split = urlsplit(url)
+        _ = split.port
+    except ValueError:
+        return None
+    return split
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _same_host(origin: str, host: str) -> bool:
+    own, other = _split(f"//{host}"), _split(origin)
+    if own is None or other is None or not own.hostname:
+        return False
+    default = {"http": 80, "https": 443}.get(other.scheme)
+    return default is not None and (own.hostname, own.port or default) == (
+        other.hostname,
+        other.port or default,
+    )
+
+
+class ApiKeyCheck:
+    """ASGI middleware that refuses requests without the API key, except for the `public` paths.
+
+    It compares the path that the router sees, without the root path, so a prefix changes nothing.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: SecretStr, public: Set[str], metrics: RequestMetrics) -> None:
+        self._app, self._public, self._metrics = app, public, metrics
+        self._key = api_key.get_secret_value().encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and get_route_path(scope) not in self._public and not self._has_key(scope):
+            self._metrics.failed("no_key")
+            await send_error(send, _no_key())  # sent here, so that the middleware around adds CORS headers
+            return
+        await self._app(scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode("latin-1"), self._key)
 
 
 class Guard:
-    """ASGI middleware, outermost."""
+    """Outermost ASGI middleware: security headers, metrics, and errors as JSON."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, metrics: FrontMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app, self._metrics = app, metrics
-        self._key = api_key.encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,21 +171,20 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message["headers"], *HEADERS]
-                if scope["path"].startswith("/v1/") and all(name != b"cache-control" for name, _ in headers):
+                if get_route_path(scope).startswith("/v1/") and all(
+                    name != b"cache-control" for name, _ in headers
+                ):
                     headers.append((b"cache-control", b"no-store"))
                 message["headers"] = headers
             await send(message)
 
         try:
-            if self._needs_key(scope["path"]) and not self._has_key(scope):
-                await self._refuse(measured_send, _no_key())
-            else:
-                await self._app(scope, receive, measured_send)
+            await self._app(scope, receive, measured_send)
         except ApiError as error:
             await self._refuse(measured_send, error)
         except Exception:
             log.exception("unexpected error on %s %s", scope["method"], scope["path"])
-            if status:  # the answer has begun: all that is left is to end it
+            if status:  # the response has started, so the connection can only be closed
                 raise
             await self._refuse(measured_send, _internal())
         finally:
@@ -94,21 +192,12 @@ class Guard:
             self._metrics.answered(route, status, time.perf_counter() - start)
 
     async def _refuse(self, send: Send, error: ApiError) -> None:
-        self._metrics.failed(error.fault.code)
-        await send_fault(send, error)
-
-    def _needs_key(self, path: str) -> bool:
-        return self._key is not None and (path.startswith("/v1/") or path == "/metrics") and path not in OPEN
-
-    def _has_key(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        assert self._key is not None
-        return hmac.compare_digest(given.encode(), self._key)
+        self._metrics.failed(error.detail.code)
+        await send_error(send, error)
 
 
-async def send_fault(send: Send, error: ApiError) -> None:
-    """Send an error's JSON."""
+async def send_error(send: Send, error: ApiError) -> None:
+    """Send an error response."""
     body = error.body()
     headers: dict[str, Any] = {
         "content-type": "application/json",
@@ -127,8 +216,26 @@ def _no_key() -> ApiError:
     )  # fmt: skip
 
 
+def _foreign_host(host: str) -> ApiError:
+    return ApiError(
+        400, "foreign_host", f"this endpoint does not answer to the host {_short(host)!r}", field="Host",
+        remedy="use localhost or an IP address, or start the server with --allowed-host NAME (allowed_hosts)",
+    )  # fmt: skip
+
+
+def _foreign_origin(origin: str) -> ApiError:
+    return ApiError(
+        403, "foreign_origin", f"pages of {_short(origin)!r} may not call this endpoint", field="Origin",
+        remedy="add the origin to the setting allowed_origins",
+    )  # fmt: skip
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _internal() -> ApiError:
     return ApiError(
         500, "internal", "the server failed; what happened is in its log",
-        remedy="send it again; if it fails again, tell who runs the server",
+        remedy="send it again; if it fails again, report it to the operator of the server",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The API's operations as OpenAPI describes them."""
+"""OpenAPI descriptions of the operations."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rgcluster.serve.http.errors import FaultAnswer
-from rgcluster.serve.http.parameters import described
+from rgcluster.serve.http.errors import ErrorResponse
+from rgcluster.serve.http.parameters import query_parameters
 from rgcluster.serve.http.schemas import Parameters
 from rgcluster.serve.http.uploads import IMAGE_TYPES, MULTIPART
 
-__all__ = ["described_operation"]
+__all__ = ["operation"]
 
 FAULTS = {
+    400: "the Host header names another host",
     401: "no API key, or a wrong one",
+    403: "the request comes from a page of another origin",
     404: "no such model, image or path",
-    408: "the body came too slowly",
+    408: "the body arrived too slowly",
     413: "the body or the image is too large",
-    415: "the content type cannot be read",
-    422: "a parameter or the image is at fault",
-    429: "all places are taken; Retry-After says when to come again",
-    500: "a fault of the server",
-    503: "something behind the front is down; Retry-After says when to come again",
-    504: "the answer took too long",
+    415: "the content type is not supported",
+    422: "a parameter or the image is invalid",
+    429: "too many concurrent requests; Retry-After holds the seconds to wait",
+    500: "an internal error",
+    503: "a translator or the store is unavailable; Retry-After holds the seconds to wait",
+    504: "the response took too long",
 }
 FAULT_EXAMPLE = {
     "error": {
@@ -36,7 +38,7 @@ FAULT_EXAMPLE = {
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
-def described_operation(
+def operation(
     summary: str,
     description: str,
     parameters: type[Parameters],
@@ -46,10 +48,10 @@ def described_operation(
     gives: dict[str, Any] | None = None,
     path: tuple[dict[str, Any], ...] = (),
 ) -> dict[str, Any]:
-    """Return what FastAPI is told of a route: `parts` are the images it takes, `gives` what it may send but JSON."""
+    """Return the arguments of `add_api_route`; `parts` are the images it takes, `gives` content types besides JSON."""
     responses: dict[int | str, dict[str, Any]] = {
         status: {
-            "model": FaultAnswer,
+            "model": ErrorResponse,
             "description": text,
             "content": {"application/json": {"example": FAULT_EXAMPLE}},
         }
@@ -60,7 +62,7 @@ def described_operation(
         responses[200]["model"] = answer
     if gives:
         responses[200]["content"] = gives
-    extra: dict[str, Any] = {"parameters": [*path, *described(parameters, in_form=bool(parts))]}
+    extra: dict[str, Any] = {"parameters": [*path, *query_parameters(parameters, in_form=bool(parts))]}
     if parts:
         extra["requestBody"] = {"required": True, "content": _body(parts, parameters)}
     return {

@@ -1,4 +1,4 @@
-"""The page and its files, read once."""
+"""The static files of the page, read once at start-up."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ __all__ = ["add_page"]
 FOLDER = "page"
 
 
-def add_page(app: FastAPI) -> None:
-    """Serve the page at / and its files beside it."""
+def add_page(app: FastAPI) -> frozenset[str]:
+    """Serve the page at / and its files beside it; return their paths."""
+    paths = set()
     for file in (resources.files("rgcluster.serve.http") / FOLDER).iterdir():
         if file.name.startswith((".", "_")):
             continue
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         path = "/" if file.name == "index.html" else f"/{file.name}"
         _add(app, path, file.read_bytes(), kind)
+        paths.add(path)
+    return frozenset(paths)
 
 
 def _add(app: FastAPI, path: str, content: bytes, kind: str) -> None:

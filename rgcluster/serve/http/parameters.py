@@ -1,4 +1,4 @@
-"""Parameters of a request, from its query and its form, checked against their model; and their OpenAPI form."""
+"""Parameters of a request, from its query and its form, validated; and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rgcluster.serve.http.errors import invalid
 from rgcluster.serve.http.schemas import Parameters
 
-__all__ = ["described", "read_parameters"]
+__all__ = ["query_parameters", "read_parameters"]
 
 P = TypeVar("P", bound=Parameters)
 
@@ -19,7 +19,7 @@ P = TypeVar("P", bound=Parameters)
 def read_parameters(
     model: type[P], query: Iterable[tuple[str, str]], fields: Mapping[str, str] | None = None
 ) -> P:
-    """Return the parameters; ApiError 422 names the one that is unknown, missing, given twice or out of range."""
+    """Validate the parameters; ApiError 422 names one that is unknown, missing, repeated or out of range."""
     values: dict[str, str] = {}
     for name, value in [*query, *(fields or {}).items()]:
         if name in values:
@@ -52,8 +52,8 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def described(model: type[Parameters], *, in_form: bool = False) -> list[dict[str, Any]]:
-    """Return OpenAPI's list of the model's query parameters; what may come in the form is not required here."""
+def query_parameters(model: type[Parameters], *, in_form: bool = False) -> list[dict[str, Any]]:
+    """Return the model's query parameters for OpenAPI; `in_form`: none is required, as the form may hold it."""
     schema = model.model_json_schema()
     required = set(schema.get("required", ()))
     listed = []

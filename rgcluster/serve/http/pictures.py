@@ -1,4 +1,4 @@
-"""Images of strangers, decoded with care, and brought to the shape of training images."""
+"""Safe decoding of untrusted images, and resizing to the shape of training images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from rgcluster.data.images import UNREADABLE, UInt8Array, prepare_image, reason,
 from rgcluster.serve.http.errors import invalid, too_large
 from rgcluster.serve.settings import Limits
 
-__all__ = ["FITS", "Fit", "as_base64", "as_png", "decoded", "opened", "read_picture"]
+__all__ = ["FITS", "Fit", "as_base64", "as_png", "decode_image", "open_image", "read_picture"]
 
 Fit = Literal["auto", "crop", "cover", "contain", "stretch"]
 FITS: dict[str, str] = {
-    "auto": "as in training for an image of about that size, else the largest centred square",
-    "crop": "the very crop of training: so many pixels about the centre",
+    "auto": "`crop` for images of about the size of training images, else `cover`",
+    "crop": "the centre crop of training, in pixels",
     "cover": "the largest centred square",
-    "contain": "the whole image, its edges continued to a square",
-    "stretch": "the whole image, squeezed to a square",
+    "contain": "the whole image, padded to a square by repeating its edges",
+    "stretch": "the whole image, resized to a square",
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SMALLEST_SIDE = 8
 LARGE_SIDE = 2048
 PNG_LEVEL = 1
-"""Zlib's fastest: a translation is sent once, and level 6 takes three times as long for a tenth less."""
+"""Fastest zlib level: level 6 takes three times as long and saves a tenth of the size."""
 
 
 def read_picture(
@@ -40,13 +40,13 @@ def read_picture(
 ) -> UInt8Array:
     """Return an uploaded image as a training image, uint8 [size, size, 3].
 
-    ApiError 413 for too many pixels, told from the header before anything is decoded, 422 for what is no
-    image, is truncated, or moves.
+    ApiError 413 for too many pixels, checked in the header before decoding; 422 for content that is not an
+    image, is truncated, or is animated.
     """
-    return decoded(opened(content, limits, field), data, fit, limits, field)
+    return decode_image(open_image(content, limits, field), data, fit, limits, field)
 
 
-def opened(content: bytes, limits: Limits, field: str) -> Image.Image:
+def open_image(content: bytes, limits: Limits, field: str) -> Image.Image:
     """Return an uploaded image of which only the header was read; errors as `read_picture`."""
     if not content:
         raise invalid("no_image", "the image is empty", field, "send a JPEG, PNG or WebP image")
@@ -56,7 +56,7 @@ def opened(content: bytes, limits: Limits, field: str) -> Image.Image:
         return image
 
 
-def decoded(image: Image.Image, data: DataConfig, fit: Fit, limits: Limits, field: str) -> UInt8Array:
+def decode_image(image: Image.Image, data: DataConfig, fit: Fit, limits: Limits, field: str) -> UInt8Array:
     """Return an opened image as a training image; errors as `read_picture`."""
     with _faults(limits, field), image:
         if image.format == "JPEG" and min(image.size) > LARGE_SIDE and fit != "crop":
@@ -66,22 +66,22 @@ def decoded(image: Image.Image, data: DataConfig, fit: Fit, limits: Limits, fiel
 
 @contextmanager
 def _faults(limits: Limits, field: str) -> Iterator[None]:
-    """Say in the API's words what a decoder raises."""
+    """Convert the exceptions of the decoder to ApiError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except UnidentifiedImageError:
         raise invalid(
-            "not_an_image", "the content is no image of a kind known here", field,
+            "not_an_image", "the content is not an image in a supported format", field,
             f"send one of {', '.join(FORMATS)}",
         ) from None  # fmt: skip
-    except Image.DecompressionBombError:  # so many that Pillow does not even look
+    except Image.DecompressionBombError:  # Pillow's own limit, raised while it reads the header
         raise too_large(
             "too_many_pixels", f"the limit is {limits.megapixels:g} million pixels", field, "send it smaller"
         ) from None
     except (*UNREADABLE, struct.error, OverflowError, MemoryError, IndexError, KeyError, TypeError) as error:
-        # Decoders of damaged files raise what their damaged numbers led to.
+        # On damaged files, decoders raise many types of exceptions.
         raise invalid(
             "unreadable_image", f"the image cannot be decoded ({reason(error)})", field,
             "it is truncated or damaged: save it again as PNG or JPEG",

@@ -1,4 +1,4 @@
-"""What each path of the API does, whatever translates behind it."""
+"""Endpoint functions of the API."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from fastapi import Request, Response
 
 from rgcluster.data.images import UInt8Array
-from rgcluster.errors import DataError, StoreUnavailable, TooFewNeighbours
-from rgcluster.serve.backend import Backend, Served
-from rgcluster.serve.http.answers import Spent, answer_of, near_of, png_of
-from rgcluster.serve.http.errors import ApiError, invalid, unavailable
-from rgcluster.serve.http.guard import Places
+from rgcluster.errors import UnknownId
+from rgcluster.serve.backend import Backend, ServedModel
+from rgcluster.serve.http.answers import RequestTimings, neighbour_lists, translation_json, translation_png
+from rgcluster.serve.http.errors import MAPPED_ERRORS, ApiError, api_error, invalid, unavailable
+from rgcluster.serve.http.guard import ConcurrencyLimit
 from rgcluster.serve.http.parameters import read_parameters
-from rgcluster.serve.http.pictures import Fit, decoded, opened, read_picture
+from rgcluster.serve.http.pictures import Fit, decode_image, open_image, read_picture
 from rgcluster.serve.http.schemas import (
     Domains,
     Example,
@@ -29,39 +29,43 @@ from rgcluster.serve.http.schemas import (
     Model,
     ModelParameter,
     Models,
-    NearAnswer,
-    NearParameters,
+    NeighboursAnswer,
+    NeighboursParameters,
     Parameters,
     PictureParameters,
     ReferenceParameters,
-    StoredNearParameters,
+    StoredNeighboursParameters,
     TranslateParameters,
 )
 from rgcluster.serve.http.targets import parse
 from rgcluster.serve.http.uploads import Upload, read_upload
 from rgcluster.serve.settings import ServeSettings
-from rgcluster.serve.telemetry import FrontMetrics
+from rgcluster.serve.telemetry import RequestMetrics
 from rgcluster.store.client import Neighbours
 from rgcluster.store.index.exact import NO_ID
 from rgcluster.translate.finished import KEEP, style_noise
 from rgcluster.translate.jobs import Job, Outcome
 
-__all__ = ["Front"]
+__all__ = ["Endpoints"]
 
 P = TypeVar("P", bound=Parameters)
 
 DECODERS = 2
-"""Threads that decode and encode images: a few large ones must not take all cores."""
+"""Threads that decode and encode images; few, so that large images do not occupy all cores."""
 SMALL_PIXELS = 128 * 128
 SMALL_BYTES = 1 << 16
-"""Up to here the way to a thread and back takes longer than the work."""
+"""Below these sizes, handing over to a thread takes longer than the work itself."""
 
 
-class Front:
-    """The endpoints."""
+class Endpoints:
+    """One method per route."""
 
     def __init__(
-        self, settings: ServeSettings, served: Sequence[Served], backend: Backend, metrics: FrontMetrics
+        self,
+        settings: ServeSettings,
+        served: Sequence[ServedModel],
+        backend: Backend,
+        metrics: RequestMetrics,
     ) -> None:
         self._settings, self._limits, self._backend, self._metrics = (
             settings,
@@ -71,73 +75,72 @@ class Front:
         )
         self._served = {one.name: one for one in served}
         limits = settings.limits
-        self._uploads = Places(limits.uploads, "uploads", limits.retry_after_s)
-        self._places = Places(limits.waiting, "requests at once", limits.retry_after_s)
+        self._uploads = ConcurrencyLimit(limits.uploads, "uploads", limits.retry_after_s)
+        self._requests = ConcurrencyLimit(limits.waiting, "requests", limits.retry_after_s)
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
 
     async def translate(self, request: Request) -> Response:
-        upload, spent = await self._read(request)
-        asked = read_parameters(TranslateParameters, request.query_params.multi_items(), upload.fields)
-        self._at_most(asked.samples, self._limits.samples, "samples")
-        model = self._model(asked.model)
-        target = parse(asked.target, model.config.data, "target")
-        with self._places.one():  # full: said before the work of decoding
-            pixels = await self._decode(upload, "image", model, asked, spent)
-            noise = style_noise(asked.seed, asked.samples, model.config.style_size)
-            weights = np.ones((asked.samples, 1), np.float32)
-            job = Job(pixels, target[None], weights, noise, None, asked.guidance, asked.seed)
-            outcome = await self._translated(model, job, spent)
-        return await self._answer(request, model, asked, job, outcome, spent)
+        upload, timings = await self._read(request)
+        parameters = read_parameters(TranslateParameters, request.query_params.multi_items(), upload.fields)
+        self._at_most(parameters.samples, self._limits.samples, "samples")
+        model = self._model(parameters.model)
+        target = parse(parameters.target, model.config.data, "target")
+        with self._requests.slot():  # refuses before the image is decoded
+            pixels = await self._decode(upload, "image", model, parameters, timings)
+            noise = style_noise(parameters.seed, parameters.samples, model.config.style_size)
+            weights = np.ones((parameters.samples, 1), np.float32)
+            job = Job(pixels, target[None], weights, noise, None, parameters.guidance, parameters.seed)
+            outcome = await self._translated(model, job, timings)
+        return await self._answer(request, model, parameters, job, outcome, timings)
 
     async def interpolate(self, request: Request) -> Response:
-        upload, spent = await self._read(request)
-        asked = read_parameters(InterpolateParameters, request.query_params.multi_items(), upload.fields)
-        self._at_most(asked.steps, max(2, self._limits.samples), "steps")
-        model = self._model(asked.model)
-        ends = [parse(getattr(asked, name), model.config.data, name) for name in ("start", "end")]
-        positions = np.linspace(0, 1, asked.steps, dtype=np.float32)
+        upload, timings = await self._read(request)
+        parameters = read_parameters(InterpolateParameters, request.query_params.multi_items(), upload.fields)
+        self._at_most(parameters.steps, max(2, self._limits.samples), "steps")
+        model = self._model(parameters.model)
+        ends = [parse(getattr(parameters, name), model.config.data, name) for name in ("start", "end")]
+        positions = np.linspace(0, 1, parameters.steps, dtype=np.float32)
         weights = np.stack([1 - positions, positions], axis=1)
-        noise = np.repeat(style_noise(asked.seed, 1, model.config.style_size), asked.steps, axis=0)
-        with self._places.one():
-            pixels = await self._decode(upload, "image", model, asked, spent)
-            job = Job(pixels, np.stack(ends), weights, noise, None, asked.guidance, asked.seed)
-            outcome = await self._translated(model, job, spent)
-        return await self._answer(request, model, asked, job, outcome, spent, positions.tolist())
+        noise = np.repeat(style_noise(parameters.seed, 1, model.config.style_size), parameters.steps, axis=0)
+        with self._requests.slot():
+            pixels = await self._decode(upload, "image", model, parameters, timings)
+            job = Job(pixels, np.stack(ends), weights, noise, None, parameters.guidance, parameters.seed)
+            outcome = await self._translated(model, job, timings)
+        return await self._answer(request, model, parameters, job, outcome, timings, positions.tolist())
 
     async def reference(self, request: Request) -> Response:
-        upload, spent = await self._read(request)
-        asked = read_parameters(ReferenceParameters, request.query_params.multi_items(), upload.fields)
-        model = self._model(asked.model)
+        upload, timings = await self._read(request)
+        parameters = read_parameters(ReferenceParameters, request.query_params.multi_items(), upload.fields)
+        model = self._model(parameters.model)
         nothing = np.zeros((0, model.config.num_attributes), np.int8)
         noise = np.zeros((1, model.config.style_size), np.float32)
         weights = np.zeros((1, 0), np.float32)
-        with self._places.one():
-            pixels = await self._decode(upload, "image", model, asked, spent)
-            style_of = await self._decode(upload, "reference", model, asked, spent)
-            job = Job(pixels, nothing, weights, noise, style_of, asked.guidance, asked.seed)
-            outcome = await self._translated(model, job, spent)
-        return await self._answer(request, model, asked, job, outcome, spent)
+        with self._requests.slot():
+            pixels = await self._decode(upload, "image", model, parameters, timings)
+            style_of = await self._decode(upload, "reference", model, parameters, timings)
+            job = Job(pixels, nothing, weights, noise, style_of, parameters.guidance, parameters.seed)
+            outcome = await self._translated(model, job, timings)
+        return await self._answer(request, model, parameters, job, outcome, timings)
 
     async def neighbours_of_image(self, request: Request) -> Response:
-        upload, spent = await self._read(request)
-        asked = read_parameters(NearParameters, request.query_params.multi_items(), upload.fields)
-        model = self._model(asked.model)
-        target = parse(asked.target, model.config.data, "target")
-        pixels = await self._picture(self._part(upload, "image"), model, asked.fit, "image")
-        return await self._near(model, pixels, target, asked.count, asked.images, NO_ID)
+        upload, timings = await self._read(request)
+        parameters = read_parameters(NeighboursParameters, request.query_params.multi_items(), upload.fields)
+        model = self._model(parameters.model)
+        target = parse(parameters.target, model.config.data, "target")
+        with self._requests.slot():
+            pixels = await self._picture(self._part(upload, "image"), model, parameters.fit, "image")
+            return await self._near(model, pixels, target, parameters.count, parameters.images, NO_ID)
 
     async def neighbours_of_stored(self, request: Request) -> Response:
-        asked = read_parameters(StoredNearParameters, request.query_params.multi_items())
-        model = self._model(asked.model)
-        target = parse(asked.target, model.config.data, "target")
-        row_id = int(asked.id)
+        parameters = read_parameters(StoredNeighboursParameters, request.query_params.multi_items())
+        model = self._model(parameters.model)
+        target = parse(parameters.target, model.config.data, "target")
+        row_id = int(parameters.id)
         if not -(2**63) <= row_id < 2**63:
-            raise _no_image(asked.id)
-        try:
-            pixels = await self._within(self._backend.stored_image(model.name, row_id))
-        except DataError:
-            raise _no_image(asked.id) from None
-        return await self._near(model, pixels, target, asked.count, asked.images, row_id)
+            raise api_error(UnknownId(f"the image {row_id} is not in the store"))
+        with self._requests.slot():
+            pixels = await self._call_backend(self._backend.stored_image(model.name, row_id))
+            return await self._near(model, pixels, target, parameters.count, parameters.images, row_id)
 
     async def domains(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
@@ -156,7 +159,7 @@ class Front:
 
     async def examples(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
-        count = len(await self._within(self._backend.examples(model.name)))
+        count = len(await self._call_backend(self._backend.examples(model.name)))
         listed = [
             Example(number=number, url=f"/v1/examples/{number}?model={model.name}") for number in range(count)
         ]
@@ -164,18 +167,21 @@ class Front:
 
     async def example(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
-        held, text = await self._within(self._backend.examples(model.name)), request.path_params["number"]
-        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else len(held)
-        if number >= len(held):
+        images, text = (
+            await self._call_backend(self._backend.examples(model.name)),
+            request.path_params["number"],
+        )
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else len(images)
+        if number >= len(images):
             raise ApiError(
                 404,
                 "not_found",
-                f"there are {len(held)} examples",
+                f"there are {len(images)} examples",
                 field="number",
                 remedy="ask for one below that",
             )
-        kind = "image/png" if held[number].startswith(b"\x89PNG") else "image/jpeg"
-        return Response(held[number], media_type=kind, headers={"Cache-Control": "max-age=3600"})
+        kind = "image/png" if images[number].startswith(b"\x89PNG") else "image/jpeg"
+        return Response(images[number], media_type=kind, headers={"Cache-Control": "max-age=3600"})
 
     async def health(self, request: Request) -> Response:
         return _json(Health(status="ok", models={}))
@@ -187,7 +193,7 @@ class Front:
         waiting = ", ".join(name for name, state in states.items() if not state)
         raise unavailable(f"not ready: {waiting}", "wait", self._limits.retry_after_s)
 
-    def _model(self, name: str | None) -> Served:
+    def _model(self, name: str | None) -> ServedModel:
         if name is None:
             return next(iter(self._served.values()))
         if name not in self._served:
@@ -201,11 +207,11 @@ class Front:
         if value > limit:
             raise invalid("invalid_parameter", f"{name}: {value} is more than {limit}", name, "ask for fewer")
 
-    async def _read(self, request: Request) -> tuple[Upload, Spent]:
+    async def _read(self, request: Request) -> tuple[Upload, RequestTimings]:
         start = time.perf_counter()
-        with self._uploads.one():
+        with self._uploads.slot():
             upload = await read_upload(request, self._limits)
-        return upload, Spent(read=time.perf_counter() - start)
+        return upload, RequestTimings(read=time.perf_counter() - start)
 
     def _part(self, upload: Upload, name: str) -> bytes:
         if name not in upload.images:
@@ -215,73 +221,77 @@ class Front:
         return upload.images[name]
 
     async def _decode(
-        self, upload: Upload, name: str, model: Served, asked: PictureParameters, spent: Spent
+        self,
+        upload: Upload,
+        name: str,
+        model: ServedModel,
+        parameters: PictureParameters,
+        timings: RequestTimings,
     ) -> UInt8Array:
         start = time.perf_counter()
-        pixels = await self._picture(self._part(upload, name), model, asked.fit, name)
-        spent.decode += time.perf_counter() - start
+        pixels = await self._picture(self._part(upload, name), model, parameters.fit, name)
+        timings.decode += time.perf_counter() - start
         return pixels
 
-    async def _picture(self, content: bytes, model: Served, fit: Fit, field: str) -> UInt8Array:
+    async def _picture(self, content: bytes, model: ServedModel, fit: Fit, field: str) -> UInt8Array:
         data, limits = model.config.data, self._limits
         if len(content) > SMALL_BYTES:
             return await self._in_thread(read_picture, content, data, fit, limits, field)
-        image = opened(content, limits, field)
+        image = open_image(content, limits, field)
         if image.width * image.height > SMALL_PIXELS:
-            return await self._in_thread(decoded, image, data, fit, limits, field)
-        return decoded(image, data, fit, limits, field)
+            return await self._in_thread(decode_image, image, data, fit, limits, field)
+        return decode_image(image, data, fit, limits, field)
 
-    async def _translated(self, model: Served, job: Job, spent: Spent) -> Outcome:
+    async def _translated(self, model: ServedModel, job: Job, timings: RequestTimings) -> Outcome:
         start = time.perf_counter()
-        self._metrics.waiting(self._places.taken)
-        outcome: Outcome = await self._within(self._backend.translate(model.name, job))
-        spent.wait = time.perf_counter() - start - outcome.seconds
+        self._metrics.waiting(self._requests.in_use)
+        outcome: Outcome = await self._call_backend(self._backend.translate(model.name, job))
+        timings.wait = time.perf_counter() - start - outcome.seconds
         return outcome
 
     async def _answer(
         self,
         request: Request,
-        model: Served,
-        asked: PictureParameters,
+        model: ServedModel,
+        parameters: PictureParameters,
         job: Job,
         outcome: Outcome,
-        spent: Spent,
+        timings: RequestTimings,
         positions: list[float] | None = None,
     ) -> Response:
         pixels = outcome.masks.size
-        if _wants_png(request, asked):
-            content, headers = await self._worked(pixels, png_of, outcome)
+        if _wants_png(request, parameters):
+            content, headers = await self._encode(pixels, translation_png, outcome)
             return Response(content, media_type="image/png", headers=headers)
         pixels += pixels + job.pixels[..., 0].size
         if outcome.neighbours and self._settings.show_neighbours:
             pixels += outcome.neighbours.images[..., 0].size
-        body = await self._worked(
-            pixels, answer_of, model, job, outcome, spent, positions, self._settings.show_neighbours
+        body = await self._encode(
+            pixels, translation_json, model, job, outcome, timings, positions, self._settings.show_neighbours
         )
         return Response(body, media_type="application/json")
 
     async def _near(
-        self, model: Served, pixels: UInt8Array, target: Any, count: int, images: bool, row_id: int
+        self, model: ServedModel, pixels: UInt8Array, target: Any, count: int, images: bool, row_id: int
     ) -> Response:
         self._at_most(count, self._limits.neighbours, "count")
         size = model.config.style_size
         job = Job(
             pixels, target[None], np.ones((1, 1), np.float32), np.zeros((1, size), np.float32), row_id=row_id
         )
-        with self._places.one():
-            found: Neighbours = await self._within(self._backend.neighbours(model.name, job, count))
+        found: Neighbours = await self._call_backend(self._backend.neighbours(model.name, job, count))
         named = None if (target == KEEP).any() else _named(model, target)
-        listed = await self._in_thread(near_of, found, images and self._settings.show_neighbours)
-        return _json(NearAnswer(model=model.name, target=named, neighbours=listed[0]))
+        listed = await self._in_thread(neighbour_lists, found, images and self._settings.show_neighbours)
+        return _json(NeighboursAnswer(model=model.name, target=named, neighbours=listed[0]))
 
-    async def _worked(self, pixels: int, work: Any, *arguments: Any) -> Any:
+    async def _encode(self, pixels: int, work: Any, *arguments: Any) -> Any:
         return work(*arguments) if pixels <= SMALL_PIXELS else await self._in_thread(work, *arguments)
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
 
-    async def _within(self, work: Any) -> Any:
-        """Await work behind the front; say what failed there in the API's words."""
+    async def _call_backend(self, work: Any) -> Any:
+        """Await a call to the backend; convert its errors to ApiError."""
         try:
             async with asyncio.timeout(self._limits.request_seconds):
                 return await work
@@ -290,19 +300,13 @@ class Front:
                 504, "too_late", f"no answer within {self._limits.request_seconds:g} s",
                 remedy="send it again, or ask for fewer samples",
             ) from None  # fmt: skip
-        except TooFewNeighbours as error:
-            raise invalid("too_few_neighbours", str(error), "count", "ask for fewer") from None
-        except StoreUnavailable:
-            raise unavailable(
-                "the store of real images does not answer",
-                "send it again, or translate with guidance=off",
-                self._limits.retry_after_s,
-            ) from None
+        except MAPPED_ERRORS as error:
+            raise api_error(error, retry_after_s=self._limits.retry_after_s) from None
 
 
-def _wants_png(request: Request, asked: PictureParameters) -> bool:
-    if asked.format:
-        return asked.format == "png"
+def _wants_png(request: Request, parameters: PictureParameters) -> bool:
+    if parameters.format:
+        return parameters.format == "png"
     accepted = request.headers.get("accept", "")
     return "image/png" in accepted and "application/json" not in accepted
 
@@ -311,17 +315,11 @@ def _json(content: Any) -> Response:
     return Response(content.model_dump_json(), media_type="application/json")
 
 
-def _named(model: Served, vector: Any) -> dict[str, int]:
+def _named(model: ServedModel, vector: Any) -> dict[str, int]:
     return dict(zip(model.config.data.attributes, (int(value) for value in vector), strict=True))
 
 
-def _no_image(row_id: str) -> ApiError:
-    return ApiError(
-        404, "not_found", f"the store holds no image {row_id}", field="id", remedy="take an id from an answer"
-    )
-
-
-def _described(one: Served) -> Model:
+def _described(one: ServedModel) -> Model:
     return Model(
         name=one.name,
         image_size=one.config.data.image_size,

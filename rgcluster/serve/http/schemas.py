@@ -1,4 +1,4 @@
-"""What the API takes and gives: the words of its OpenAPI description."""
+"""Schemas of the API: parameters and responses, as OpenAPI describes them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = [
     "Model",
     "ModelParameter",
     "Models",
-    "Near",
-    "NearAnswer",
-    "NearParameters",
+    "NeighbourImage",
+    "NeighboursAnswer",
+    "NeighboursParameters",
     "Parameters",
     "PictureParameters",
     "ReferenceParameters",
-    "StoredNearParameters",
+    "StoredNeighboursParameters",
     "Timings",
     "TranslateParameters",
-    "Warned",
+    "AnswerWarning",
 ]
 
 TARGET = (
@@ -40,19 +40,19 @@ SEED_LIMIT = 2**63 - 1
 
 
 class Parameters(BaseModel):
-    """Base: unknown names are refused."""
+    """Base class that refuses unknown parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelParameter(Parameters):
-    """Which model."""
+    """Parameter of requests about one model."""
 
     model: str | None = Field(None, max_length=200, description="one of /v1/models; the first if not given")
 
 
 class PictureParameters(ModelParameter):
-    """What every request with an image takes."""
+    """Parameters of every request that translates an image."""
 
     fit: Fit = Field("auto", description="; ".join(f"`{name}`: {text}" for name, text in FITS.items()))
     guidance: Guidance = Field("on", description="by the nearest real images, by none, or by random ones")
@@ -85,7 +85,7 @@ class ReferenceParameters(PictureParameters):
     """`POST /v1/reference`."""
 
 
-class NearParameters(ModelParameter):
+class NeighboursParameters(ModelParameter):
     """`POST /v1/neighbors`."""
 
     target: str = Field("", max_length=2000, description=TARGET, examples=["Blond_Hair"])
@@ -94,7 +94,7 @@ class NearParameters(ModelParameter):
     images: bool = Field(True, description="whether the answer holds the images themselves")
 
 
-class StoredNearParameters(ModelParameter):
+class StoredNeighboursParameters(ModelParameter):
     """`GET /v1/neighbors`."""
 
     id: str = Field(..., pattern=r"^-?\d{1,19}$", description="id of a stored image, as answers name it")
@@ -103,68 +103,70 @@ class StoredNearParameters(ModelParameter):
     images: bool = Field(True, description="whether the answer holds the images themselves")
 
 
-class Near(BaseModel):
-    """A real image that resembles the query."""
+class NeighbourImage(BaseModel):
+    """A stored image similar to the query."""
 
-    id: str = Field(description="row id, as text: JavaScript's numbers are too short for it")
+    id: str = Field(description="row id, as text because JavaScript numbers cannot hold 64-bit integers")
     distance: float | None = Field(description="in the retrieval space; null for a random image")
     image: str | None = Field(description="PNG in base64")
 
 
-class Warned(BaseModel):
-    """Something to know about an answer."""
+class AnswerWarning(BaseModel):
+    """A warning about a response."""
 
     code: Literal["unlike_training", "unguided"]
     message: str
 
 
 class Timings(BaseModel):
-    """Milliseconds spent where."""
+    """Milliseconds that each phase took."""
 
     read: float
     decode: float
-    wait: float = Field(description="on the way to the translator, in its queue, and back")
-    model: float = Field(description="the pass over the whole batch")
+    wait: float = Field(description="transfer to the translator, its queue, and back")
+    model: float = Field(description="forward pass of the whole batch")
     encode: float
-    batch_rows: int = Field(description="samples of all requests that shared the pass")
+    batch_rows: int = Field(description="samples in the batch, of all requests")
 
 
 class Answer(BaseModel):
-    """Pictures made from an image."""
+    """Response of a translation."""
 
     model: str
     variant: str = Field(
-        description="the network that answered, as the report names it", examples=["rg-unit"]
+        description="the network that was used, as the report names it", examples=["rg-unit"]
     )
     guidance: Guidance
-    degraded: bool = Field(description="no neighbours could be had, so none guided the pictures")
+    degraded: bool = Field(
+        description="whether the store was unavailable and the pictures were translated without neighbours"
+    )
     seed: int
     source: dict[str, float] | None = Field(
-        description="how sure the discriminator is of each attribute of the image; null where it was not asked"
+        description="probability of each attribute of the image by the discriminator; null where it was not needed"
     )
     targets: list[dict[str, int]] = Field(description="one domain, or the two ends of an interpolation")
     positions: list[float] | None = Field(description="of an interpolation: 0 is its start, 1 its end")
     input: str = Field(description="the image as the networks saw it: PNG in base64")
     images: list[str] = Field(description="PNG in base64")
     masks: list[str] = Field(
-        description="where each picture was painted, white, or kept, black: PNG in base64"
+        description="white where the picture was changed, black where the input was kept: PNG in base64"
     )
-    neighbours: list[list[Near]] = Field(
+    neighbours: list[list[NeighbourImage]] = Field(
         description="for each picture, nearest first; empty without guidance"
     )
     unlikeness: float = Field(
         description="distance of the image's content to the nearest training image's; up to 1 for 99 % of those"
     )
-    warnings: list[Warned]
+    warnings: list[AnswerWarning]
     timings: Timings
 
 
-class NearAnswer(BaseModel):
-    """Real images that resemble an image and have the target's attributes."""
+class NeighboursAnswer(BaseModel):
+    """Stored images that are similar to an image and have the target's attributes."""
 
     model: str
     target: dict[str, int] | None
-    neighbours: list[Near]
+    neighbours: list[NeighbourImage]
 
 
 class Domains(BaseModel):
@@ -183,13 +185,13 @@ class Model(BaseModel):
     image_size: int
     attributes: list[str]
     variants: dict[Guidance, str] = Field(description="the network that answers, by guidance")
-    neighbours: int = Field(description="how many guide a picture")
+    neighbours: int = Field(description="number of neighbours that guide a picture")
     stored_images: int
     trained: str = Field(description="digest of the guided networks")
 
 
 class Models(BaseModel):
-    """All that are served; the first is the default."""
+    """The served models; the first is the default."""
 
     models: list[Model]
 
@@ -202,7 +204,7 @@ class Example(BaseModel):
 
 
 class Examples(BaseModel):
-    """Images that the model was not trained on, where the run's data are at hand; else of its store."""
+    """Images of the test split where the run's data is available, else of its store."""
 
     model: str
     examples: list[Example]

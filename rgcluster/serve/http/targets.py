@@ -1,4 +1,4 @@
-"""From the text of a target to what it asks of each attribute."""
+"""Parsing of a target domain."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.config import DataConfig
-from rgcluster.errors import ConfigError
-from rgcluster.serve.http.errors import invalid
+from rgcluster.errors import TargetError
+from rgcluster.serve.http.errors import TARGET_REMEDY, api_error, invalid
 from rgcluster.translate.finished import KEEP, wanted_changes
 
 __all__ = ["parse"]
 
 VECTOR = re.compile(r"\s*[01]\s*(,\s*[01]\s*)*")
-REMEDY = "GET /v1/domains lists the attributes and which exclude each other"
 
 
 def parse(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
-    """Return what `text` asks of each attribute [n]: 1, 0, or KEEP; ApiError 422 names what does not fit."""
+    """Return the value of each attribute [n]: 1, 0, or KEEP; ApiError 422 for a target that does not fit."""
     wanted = _vector(text, data, field) if VECTOR.fullmatch(text) else _changes(text, data, field)
     if data.domains == "one-hot" and not (wanted == 1).any() and (wanted != KEEP).any():
         raise invalid(
@@ -32,10 +31,8 @@ def parse(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
 def _changes(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
     try:
         return wanted_changes(text, data)
-    except ConfigError as error:
-        message = str(error).removeprefix(f"--to {text}: ")
-        code = "unknown_attribute" if message.startswith("no attribute") else "contradictory_target"
-        raise invalid(code, message, field, REMEDY) from None
+    except TargetError as error:
+        raise api_error(error, field=field) from None
 
 
 def _vector(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
@@ -49,5 +46,7 @@ def _vector(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
     for group in groups:
         chosen = [name for name in group if vector[data.attributes.index(name)]]
         if len(chosen) > 1:
-            raise invalid("contradictory_target", f"{' and '.join(chosen)} exclude each other", field, REMEDY)
+            raise invalid(
+                "contradictory_target", f"{' and '.join(chosen)} exclude each other", field, TARGET_REMEDY
+            )
     return vector

@@ -1,4 +1,4 @@
-"""Bodies, counted while they are read: too much of one, or too slow, ends it at once. Nothing goes to disk."""
+"""Request bodies, with limits on size and time enforced during reading. Nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MAX_FIELD_BYTES = 4096
 
 @dataclass
 class Upload:
-    """The images of a request by part, and a form's other fields."""
+    """The images of a request by part name, and the form's other fields."""
 
     images: dict[str, bytes]
     fields: dict[str, str] = field(default_factory=dict)
 
 
 class _InMemory(MultiPartParser):
-    """Keeps parts in memory, where the whole body already is."""
+    """Keeps parts in memory, where the whole body already is; never spools them to disk."""
 
     spool_max_size = 1 << 40
 
 
 async def read_upload(request: Request, limits: Limits) -> Upload:
-    """Return what the request brings; ApiError 408, 413, 415 or 422 for what cannot be taken."""
+    """Read and parse the request body; ApiError 408, 413, 415 or 422 where it is slow, large or malformed."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != MULTIPART and kind not in RAW_TYPES:
         what = f"content type {kind!r}" if kind else "no content type"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rgcluster.errors import DataError
+from rgcluster.errors import DataError, UnknownId
 
 __all__ = ["SPLITS", "ArrayRows", "FileRows", "Filter", "PickedRows", "RowTable", "Rows", "Source", "tag_of"]
 
@@ -163,12 +163,12 @@ class RowTable:
         return removed
 
     def find(self, ids: NDArray[np.int64], what: Callable[[Source], Rows]) -> Callable[[], NDArray[Any]]:
-        """Look up ids [n] and return a function that reads their rows without a lock. DataError for an unknown id."""
+        """Look up ids [n] and return a function that reads their rows without a lock. UnknownId for an unknown id."""
         at = np.searchsorted(self.ids, ids)
         known = at < len(self.ids)
         known[known] = self.ids[at[known]] == ids[known]
         if not known.all():
-            raise DataError(f"the image {ids[~known][0]} is not in the store: take ids from a search")
+            raise UnknownId(f"the image {ids[~known][0]} is not in the store: take ids from a search")
         source, row, sources = self._source[at], self._row[at], list(self._sources)
 
         def read() -> NDArray[Any]:

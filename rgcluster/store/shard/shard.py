@@ -109,11 +109,11 @@ class Shard:
         return nearest_first(np.hstack([found[0], added[0]]), np.hstack([found[1], added[1]]), k)
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images [n, H, W, C] of ids [n]; DataError for an unknown id."""
+        """Return the images [n, H, W, C] of ids [n]; UnknownId for an unknown id."""
         return self._rows(ids, lambda source: source.images)
 
     def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors [n, d] of ids [n]; DataError for an unknown id."""
+        """Return the vectors [n, d] of ids [n]; UnknownId for an unknown id."""
         return self._rows(ids, lambda source: source.vectors)
 
     def ids(self) -> tuple[int, NDArray[np.int64]]:
