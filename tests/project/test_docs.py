@@ -20,6 +20,7 @@ from places import PROJECT
 from test_docs_run import PAGES, steps
 
 RUN_BY = {
+    "probe": "test_probe.py",
     "bench data": "test_docs_run.py",
     "bench serve": "test_docs_run.py",
     "data check": "test_docs_run.py",
