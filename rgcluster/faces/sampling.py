@@ -20,6 +20,18 @@ _EXCLUSIVE: tuple[tuple[str, ...], ...] = (
     ("5_o_Clock_Shadow", "Goatee", "No_Beard"),
 )
 
+_ONLY_MEN = (
+    "5_o_Clock_Shadow",
+    "Bald",
+    "Goatee",
+    "Mustache",
+    "Receding_Hairline",
+    "Sideburns",
+    "Wearing_Necktie",
+)
+_ONLY_WOMEN = ("Heavy_Makeup", "Rosy_Cheeks", "Wearing_Earrings", "Wearing_Lipstick", "Wearing_Necklace")
+"""Attributes that `sample_attributes` gives to one gender alone."""
+
 # Probabilities of the four hair colours above; what is left has some other colour.
 _HAIR_COLOUR_ODDS: dict[tuple[int, int], tuple[float, float, float, float]] = {
     # (Male, Young)
@@ -80,7 +92,10 @@ def with_changes(attributes: Mapping[str, int], changes: Mapping[str, int]) -> d
 
     Setting a hair colour clears the other colours and `Bald`, and likewise
     `Bald`, `Bangs` and `Receding_Hairline`, `Straight_Hair` and `Wavy_Hair`,
-    and the kinds of beard exclude each other. Clearing an attribute changes
+    and the kinds of beard exclude each other. A change of `Male` clears what no
+    sampled face of that gender has, such as a woman's stubble, unless `changes`
+    asks for it: a translator learns from samples, so a truth that none of them
+    resembles would punish what they teach. Clearing any other attribute changes
     nothing else. Of contradicting changes the last one stands.
     """
     result = {name: int(bool(value)) for name, value in attributes.items()}
@@ -89,6 +104,12 @@ def with_changes(attributes: Mapping[str, int], changes: Mapping[str, int]) -> d
             if value and name in group:
                 result.update(dict.fromkeys(group, 0))
         result[name] = int(bool(value))
+    if "Male" in changes and result["Male"] != int(bool(attributes.get("Male", 0))):
+        foreign = _ONLY_WOMEN if result["Male"] else _ONLY_MEN
+        result.update({name: 0 for name in foreign if name not in changes and name in result})
+        bearded = any(result.get(name) for name in ("5_o_Clock_Shadow", "Goatee"))
+        if not result["Male"] and "No_Beard" in result and "No_Beard" not in changes and not bearded:
+            result["No_Beard"] = 1
     return result
 
 

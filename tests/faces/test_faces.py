@@ -153,6 +153,43 @@ def test_changes_never_leave_two_hair_colours(seed, changed):
         assert value or not after[name]
 
 
+@given(seed=st.integers(0, 2**32), turn=st.integers(0, 1), colour=st.sampled_from(HAIR_COLOURS))
+@settings(max_examples=200, deadline=None)
+def test_a_change_of_gender_gives_a_face_that_the_data_could_hold(seed, turn, colour):
+    before = sample_attributes(np.random.default_rng(seed))
+    after = with_changes(before, {"Male": turn, colour: 1})
+    men = (
+        "5_o_Clock_Shadow",
+        "Bald",
+        "Goatee",
+        "Mustache",
+        "Receding_Hairline",
+        "Sideburns",
+        "Wearing_Necktie",
+    )
+    women = ("Heavy_Makeup", "Rosy_Cheeks", "Wearing_Earrings", "Wearing_Lipstick", "Wearing_Necklace")
+    assert not any(after[name] for name in (women if turn else men))
+    assert turn or after["No_Beard"]
+    changeable = {*men, *women, "No_Beard", "Male", *HAIR_COLOURS}
+    assert all(after[name] == before[name] for name in before if name not in changeable)
+
+
+def test_the_data_give_these_attributes_to_one_gender_alone():
+    rng = np.random.default_rng(1)
+    samples = [sample_attributes(rng) for _ in range(4000)]
+    for name in CELEBA_ATTRIBUTES:
+        genders = {attributes["Male"] for attributes in samples if attributes[name]}
+        if len(genders) == 1 and name != "Male":
+            (gender,) = genders
+            assert not with_changes({"Male": gender, name: 1}, {"Male": 1 - gender})[name], name
+
+
+def test_what_is_asked_for_stands_against_the_gender():
+    assert with_changes({"Male": 1, "Goatee": 0, "No_Beard": 1}, {"Male": 0, "Goatee": 1}) == {
+        "Male": 0, "Goatee": 1, "No_Beard": 0, "5_o_Clock_Shadow": 0,
+    }  # fmt: skip
+
+
 def test_clearing_a_colour_clears_nothing_else():
     assert with_changes({"Black_Hair": 1, "Male": 1}, {"Black_Hair": 0}) == {"Black_Hair": 0, "Male": 1}
 
