@@ -112,7 +112,7 @@ def test_a_text_file_is_told_to_be_no_image(page: Any) -> None:
     drop(page, b"a letter to a friend", "letter.txt", "text/plain")
     error = page.get_by_role("alert")
     error.wait_for(state="visible")
-    assert "no image of a kind known here" in error.text_content()
+    assert "not an image in a supported format" in error.text_content()
     assert shown(page) == before, "what was there stays"
     drop(page, encoded(noise_images(1, 64, seed=8)[0]), "other.png", "image/png")
     shown(page, other_than=before)

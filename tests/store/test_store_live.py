@@ -14,10 +14,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stores import DIGESTS, IMAGE, brute_force, images_of, sample, write
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import CheckpointError, DataError, StoreMismatch
+from rgcluster.errors import CheckpointError, DataError, StaleGeneration, StoreMismatch
 from rgcluster.store import Filter, LocalStore, SnapshotWriter, copy_snapshot, read_manifest, tag_of
 from rgcluster.store import client as client_module
+from rgcluster.store.changes import journal
 from rgcluster.store.changes.journal import Change, Journal
+from rgcluster.store.shard.host import Host
+from rgcluster.store.shard.requests import ShardRequest
+from rgcluster.store.shard.shard import IndexSettings
 
 TRAIN, UNLABELLED = tag_of("train"), tag_of("unlabelled")
 
@@ -411,3 +415,45 @@ def test_a_change_file_is_never_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "000000000000-0000-0001.npz", "000000000001-0000-0001.npz"
     ]  # fmt: skip
+
+
+def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that restarts during a compaction reads files which the compaction removes."""
+    ids, vectors = sample(40, 4)
+    place = write(tmp_path / "s", ids, vectors, 1)
+    read = journal.read_change
+    with LocalStore(place) as store:
+        store.add(np.arange(3), vectors[:3], images_of(np.arange(3)))
+        pending = [store.compact]
+
+        def replaced(directory: Location, name: str) -> journal.Change:
+            if pending:
+                pending.pop()()
+            return read(directory, name)
+
+        monkeypatch.setattr(journal, "read_change", replaced)
+        host = Host(place, 0, 1, IndexSettings())
+        manifest, _ = host.origin()
+        assert manifest.generation == read_manifest(Location(place)).generation and not pending
+        assert host.call(ShardRequest(manifest.generation, "ids"))[1].size == 43
+
+
+def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, vectors = sample(40, 4)
+    place = write(tmp_path / "s", ids, vectors, 1)
+    host = Host(place, 0, 1, IndexSettings())
+    before = host.origin()[0].generation
+
+    def gone(self: object, ids: np.ndarray) -> int:
+        with LocalStore(place) as store:
+            store.add(np.arange(3), vectors[:3], images_of(np.arange(3)))
+            store.compact()
+        raise FileNotFoundError("journal")
+
+    monkeypatch.setattr("rgcluster.store.shard.shard.Shard.vectors", gone)
+    with pytest.raises(StaleGeneration):
+        host.call(ShardRequest(before, "vectors", (ids[:1],)))

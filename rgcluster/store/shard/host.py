@@ -55,6 +55,16 @@ class Host:
 
     def call(self, request: ShardRequest) -> Any:
         """Call a method of `Shard` of the generation that the request names."""
+        generation = request.generation
+        try:
+            return self._call(request)
+        except FileNotFoundError:  # a compaction of another process removed the files of this generation
+            current = read_manifest(self._location).generation
+            if current == generation:
+                raise
+            raise self._stale(generation, current) from None
+
+    def _call(self, request: ShardRequest) -> Any:
         generation, method, args = request
         shard, coalescer = self._of(generation)
         with self._counted(generation, method):
@@ -144,8 +154,14 @@ class Host:
         if current is not None and read_manifest(self._location).generation == self._current:
             return current[0]
         with self._loading:
-            manifest = read_manifest(self._location)
-            shard = self._enter(manifest)
+            while True:
+                manifest = read_manifest(self._location)
+                try:
+                    shard = self._enter(manifest)
+                    break
+                except FileNotFoundError:  # a compaction replaced and removed the files while they were read
+                    if read_manifest(self._location).generation == manifest.generation:
+                        raise
             for number in [number for number in self._shards if number < self._current]:
                 del self._shards[number]
             self._current = manifest.generation
