@@ -1,4 +1,4 @@
-"""The differences that the tables are about, with their bootstrap intervals."""
+"""The differences that the tables are about, with their intervals, p-values and verdicts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from rgcluster.evaluate.metrics.intervals import (
     Interval,
     Statistic,
     contrast,
+    holm,
     inception,
     kernel,
     mean,
 )
 
-__all__ = ["Terms", "precision_differences", "translation_differences"]
+__all__ = ["Terms", "judged", "precision_differences", "translation_differences"]
 
 Terms = Sequence[tuple[float, Images]]
 """Coefficients and models; a plain difference is (1, ours), (-1, the other)."""
@@ -88,11 +89,22 @@ def _measured(seeds: Sequence[Terms], key: str) -> bool:
     return all((images[key] == images[key]).any() for terms in seeds for _, images in terms)
 
 
+def judged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a table's records with `p_holm`, corrected over all of them, and the `verdict` that follows from it."""
+    adjusted = holm([record["p"] for record in records])
+    return [
+        {**record, "p_holm": p, "verdict": _verdict(record, p)}
+        for record, p in zip(records, adjusted, strict=True)
+    ]
+
+
+def _verdict(record: dict[str, Any], p: float) -> str:
+    if not p < 1 - record["level"]:
+        return "no difference"
+    return "better" if (record["difference"] < 0) == record["lower_is_better"] else "worse"
+
+
 def _record(title: str, metric: Metric, interval: Interval) -> dict[str, Any]:
-    if interval.low <= 0 <= interval.high:
-        verdict = "no difference"
-    else:
-        verdict = "better" if (interval.difference < 0) == metric.lower_is_better else "worse"
     return {
         "comparison": title,
         "metric": metric.key,
@@ -102,5 +114,5 @@ def _record(title: str, metric: Metric, interval: Interval) -> dict[str, Any]:
         "high": interval.high,
         "level": LEVEL,
         "per_training_seed": interval.per_training_seed,
-        "verdict": verdict,
+        "p": interval.p,
     }

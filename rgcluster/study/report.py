@@ -73,7 +73,7 @@ _WORDS = {"better": "better on", "worse": "worse on", "no difference": "undecide
 
 
 def verdicts(results: Results) -> list[str]:
-    """Return a sentence for each comparison: on what it is better, worse, or not different beyond the interval."""
+    """Return a sentence for each comparison: on what it is better, worse, or undecided after Holm's correction."""
     by_title: dict[str, list[Mapping[str, Any]]] = {}
     for record in results["differences"]:
         by_title.setdefault(record["comparison"], []).append(record)
@@ -89,7 +89,7 @@ def verdicts(results: Results) -> list[str]:
 
 
 def difference_table(results: Results) -> str:
-    """Return every difference with its interval and, where several were run, each training seed's."""
+    """Return every difference with its interval, each training seed's, and its corrected p-value."""
     rows = []
     for record in results["differences"]:
         scale, digits, name = _how(results, record["metric"])
@@ -100,30 +100,47 @@ def difference_table(results: Results) -> str:
                 f"{record['difference'] * scale:+.{digits}f}",
                 f"[{record['low'] * scale:+.{digits}f}, {record['high'] * scale:+.{digits}f}]",
                 ", ".join(f"{value * scale:+.{digits}f}" for value in record["per_training_seed"]),
+                _p_value(record.get("p_holm")),
                 record["verdict"],
             ]
         )
-    heads = ("comparison", "value", "difference", "95 % interval", "each training seed", "verdict")
-    return simple_table("Differences and their bootstrap intervals", heads, rows)
+    heads = (
+        "comparison",
+        "value",
+        "difference",
+        "95 % interval",
+        "each training seed",
+        "p (Holm)",
+        "verdict",
+    )
+    return simple_table("Differences and their intervals", heads, rows)
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def notes(results: Results) -> list[str]:
     """Return what the intervals cover, and what has none."""
-    several = len(results["training_seeds"]) > 1
+    count, cells = len(results["training_seeds"]), len(results["differences"])
     covers = (
-        "Training seeds and test images were drawn with replacement; with so few seeds the interval is rough."
-        if several
-        else "Test images were drawn with replacement. One training seed was run: the interval does not cover "
-        "how another training would turn out (--seeds 3)."
+        f"Intervals and p-values are Student's t over the differences of {count} training seeds, each pooled over "
+        "the evaluation seeds, on the same test images."
+        if count > 1
+        else "One training seed was run: intervals and p-values come from resampled test images, pooled over the "
+        "evaluation seeds, and do not cover another training seed (--seeds 3)."
     )
     texts = [
-        f"{covers} A verdict other than “no difference” means that the interval leaves zero out; of twenty such "
-        "intervals about one does so by chance."
+        f"{covers} Each interval stands for itself. A verdict other than “no difference” means a p-value below 0.05 "
+        f"after Holm's correction over the {_count(cells, 'difference')} of this table, so an interval that leaves "
+        "zero out is not enough."
     ]
     if "translation" in results["tables"]:
         texts.append(
-            "KID and IS are of all images at once here, without subsets and splits. FID has no interval: "
-            "images drawn twice raise it."
+            "KID and IS are computed on all images at once here, without subsets and splits. FID has no interval: "
+            "resampled images appear twice, which raises it."
         )
     return texts
 

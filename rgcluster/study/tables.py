@@ -19,7 +19,7 @@ from rgcluster.evaluate.measure.queries import load_precision
 from rgcluster.evaluate.measure.reference import load_reference
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
-from rgcluster.study.differences import Terms, precision_differences, translation_differences
+from rgcluster.study.differences import Terms, judged, precision_differences, translation_differences
 
 __all__ = ["COUNTS", "FRACTIONS", "TABLES", "make_table"]
 
@@ -90,7 +90,8 @@ def _retrieval(study: Study, training_seeds: Sequence[int]) -> dict[str, Any]:
     ]
     merged = [merge([by_name[name] for by_name in rows]) for name in rows[0]]
     return {
-        "protocol": protocol, "cells": names, "tables": {"retrieval": merged}, "differences": differences,
+        "protocol": protocol, "cells": names, "tables": {"retrieval": merged},
+        "differences": judged(differences),
     }  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def _translation(study: Study, number: int, training_seeds: Sequence[int]) -> di
         "protocol": everything[0].results["protocol"],
         "cells": [one.pipeline.run.name for one in everything],
         "tables": {"translation": list(_rows(number, trained))},
-        "differences": list(_differences(number, trained)),
+        "differences": judged(list(_differences(number, trained))),
     }
 
 

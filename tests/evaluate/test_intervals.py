@@ -1,11 +1,12 @@
-"""Bootstrap intervals of differences, against closed forms and plain loops."""
+"""Intervals and p-values of differences, against closed forms and plain loops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from rgcluster.evaluate.metrics.intervals import contrast, inception, kernel, mean
+from rgcluster.evaluate.metrics.intervals import contrast, holm, inception, kernel, mean
 from rgcluster.evaluate.metrics.scores import inception_score, kernel_distance
 
 
@@ -61,6 +62,44 @@ def test_training_seeds_that_disagree_widen_the_interval() -> None:
     assert found.difference == pytest.approx(1 / 3)
     assert found.per_training_seed == pytest.approx([-1, 0, 2])
     assert found.low < 0 < found.high
+
+
+def constant(*values: float) -> list[list[tuple[float, dict[str, np.ndarray]]]]:
+    """One comparison a training seed, whose difference is the value on every test image."""
+    zero = {"row": np.arange(50), "acc": np.zeros(50)}
+    return [[(1.0, zero | {"acc": np.full(50, value)}), (-1.0, zero)] for value in values]
+
+
+def test_several_training_seeds_give_students_t() -> None:
+    values = [0.4, 1.0, 1.3]
+    found = contrast(constant(*values), mean("acc"), 50)
+    expected = stats.ttest_1samp(values, 0)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_three_seeds_that_agree_in_sign_are_not_enough() -> None:
+    found = contrast(constant(0.1, 1.0, 2.0), mean("acc"), 50)
+    assert min(found.per_training_seed) > 0 and found.low < 0 and found.p > 0.05
+
+
+def test_students_t_rejects_equal_models_as_often_as_its_level() -> None:
+    draws = np.random.default_rng(0).normal(size=(400, 3))
+    rejected = [contrast(constant(*values), mean("acc"), 50).p < 0.05 for values in draws.tolist()]
+    assert 0.02 < np.mean(rejected) < 0.09
+
+
+def test_one_training_seed_has_the_p_value_of_resampled_test_images() -> None:
+    a, zero = images(400, 400, 0, 0.1), {"row": np.arange(400), "acc": np.zeros(400)}
+    found = contrast([[(1, a), (-1, zero)]], mean("acc"), 400)
+    assert found.p == pytest.approx(stats.ttest_1samp(a["acc"], 0).pvalue, abs=0.02)
+    assert contrast([[(1, a), (-1, a)]], mean("acc"), 400).p == 1
+
+
+def test_holms_correction_against_a_hand_count() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1, 1] and holm([0.02]) == [0.02] and holm([]) == []
 
 
 def test_kernel_is_kid_but_for_the_real_images_own_term() -> None:

@@ -20,7 +20,8 @@ from rgcluster.evaluate.measure.evaluation import _values, over_seeds
 from rgcluster.evaluate.measure.inputs import evaluation_inputs
 from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.study.cells import cell_name
-from rgcluster.study.report import shown_tables, verdicts, write_table
+from rgcluster.study.differences import judged
+from rgcluster.study.report import notes, shown_tables, verdicts, write_table
 from rgcluster.study.space import cells_of, parse_axis
 from rgcluster.study.tables import merge
 from rgcluster.study.writing import as_csv, as_latex
@@ -138,6 +139,22 @@ def test_verdicts_name_what_is_better_and_what_is_undecided() -> None:
     assert sentence.startswith(
         "rg-unit − gmm-unit-continued: better on ACC, % (+2.00, +1.00 to +3.00); undec"
     )
+
+
+def test_a_verdict_needs_more_where_a_table_has_more_cells() -> None:
+    record = {"lower_is_better": True, "difference": -0.1, "level": 0.95, "p": 0.02}
+    assert [one["verdict"] for one in judged([record])] == ["better"]
+    assert [one["verdict"] for one in judged([record | {"lower_is_better": False}])] == ["worse"]
+    several = judged([record, record | {"p": 0.6}, record | {"p": 0.7}])
+    assert [one["verdict"] for one in several] == ["no difference"] * 3
+    assert several[0]["p_holm"] == pytest.approx(0.06) and several[0]["p"] == 0.02
+
+
+def test_notes_tell_training_seeds_from_evaluation_seeds() -> None:
+    several, one = notes(results())[0], notes(results() | {"training_seeds": [0]})[0]
+    assert "differences of 2 training seeds, each pooled over the evaluation seeds" in several
+    assert "Holm's correction over the 2 differences of this table" in several
+    assert one.startswith("One training seed was run") and "pooled over the evaluation seeds" in one
 
 
 def test_values_of_different_protocols_are_kept_apart() -> None:

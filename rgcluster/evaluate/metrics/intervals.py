@@ -1,7 +1,8 @@
-"""Bootstrap intervals of differences between models measured on the same inputs.
+"""Intervals and p-values of differences between models measured on the same inputs.
 
-Test images are drawn with replacement, each with all its inputs, the same for every model; above them, where
-several training seeds were run, the seeds are too. The real images stay as they are.
+With several training seeds, both come from Student's t over the seeds' differences on the same test images. With
+one, they come from a bootstrap: test images are resampled, each with all its inputs and the same for every model.
+The real images are never resampled.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-__all__ = ["LEVEL", "Interval", "contrast", "inception", "kernel", "mean"]
+__all__ = ["LEVEL", "Interval", "contrast", "holm", "inception", "kernel", "mean"]
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -27,33 +29,58 @@ Statistic = Callable[[Images, Array], Array]
 
 
 class Interval(NamedTuple):
-    """A difference, the ends of its interval, and the difference within each training seed."""
+    """A difference, the ends of its interval, each training seed's difference, and the two-sided p-value."""
 
     difference: float
     low: float
     high: float
     per_training_seed: list[float]
+    p: float
 
 
 def contrast(
     seeds: Sequence[Sequence[tuple[float, Images]]], statistic: Statistic, num_rows: int, seed: int = 0
 ) -> Interval:
-    """Return the interval of a sum of coefficients times a statistic of models, for each training seed's models.
+    """Return the interval of a sum of coefficients times a statistic of models; `seeds` has each training seed's.
 
     A plain difference has the coefficients 1 and -1. `num_rows` is the length of the test split.
     """
-    generator = np.random.default_rng(seed)
-    shares = np.full(num_rows, 1 / num_rows)
-    weights = np.vstack([np.ones(num_rows), generator.multinomial(num_rows, shares, RESAMPLES)])
+    weights = np.ones((1, num_rows))
+    if len(seeds) == 1:
+        shares = np.full(num_rows, 1 / num_rows)
+        drawn = np.random.default_rng(seed).multinomial(num_rows, shares, RESAMPLES)
+        weights = np.vstack([weights, drawn])
     values = np.stack(
         [sum(factor * statistic(images, weights) for factor, images in models) for models in seeds]
     )
-    count = len(values)
-    chosen = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
-    drawn = (chosen * values[:, 1:].T).sum(axis=1)
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     points = values[:, 0]
-    return Interval(float(points.mean()), float(low), float(high), points.tolist())
+    difference = float(points.mean())
+    if len(seeds) > 1:
+        error = float(points.std(ddof=1)) / np.sqrt(len(points))
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 1)) * error
+        low, high = difference - reach, difference + reach
+        p = _two_sided(difference, error, lambda ratio: stats.t.sf(ratio, len(points) - 1))
+    else:
+        low, high = np.nanquantile(values[0, 1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        # A normal tail: the share of 1,000 resamples beyond zero is too coarse for Holm's correction.
+        p = _two_sided(difference, float(np.nanstd(values[0, 1:], ddof=1)), stats.norm.sf)
+    return Interval(difference, float(low), float(high), points.tolist(), p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values: rejecting those below a level keeps the family's error rate at the level."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values, np.float64)[order] * factors))
+    return adjusted.tolist()
+
+
+def _two_sided(difference: float, error: float, tail: Callable[[float], float]) -> float:
+    """Return the p-value of a difference with a standard error; without any error, zero differs from all else."""
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return 2 * float(tail(abs(difference) / error))
 
 
 def mean(key: str) -> Statistic:

@@ -177,8 +177,8 @@ def limits(results: Results) -> list[str]:
     notes = [
         f"The paper's numbers are for photographs (CelebA) at 128 pixels, ours for {data}"
         f"{f' at {size} pixels' if size else ''}: they stand beside each other and {apart}.",
-        "Every model was trained once, from one seed; the spread covers "
-        f"{_count(seeds, 'evaluation seed')} only, so another training could turn a small difference round.",
+        "Every model was trained once, from one training seed; the spread covers "
+        f"{_count(seeds, 'evaluation seed')} only, so another training seed could reverse a small difference.",
     ]
     reasons = sorted({row["fid_note"] for row in rows if row.get("fid") is None and row.get("fid_note")})
     if reasons:
