@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny import tiny_config
 
+from rgcluster.data.splits import hash_share, row_id
 from rgcluster.errors import DataError, TooFewNeighbours
+from rgcluster.evaluate.measure import reference
+from rgcluster.evaluate.measure.inputs import hashed_order
 from rgcluster.evaluate.metrics import counterfactual
 from rgcluster.evaluate.metrics import precision as retrieval
 from rgcluster.evaluate.metrics import scores as metrics
@@ -230,3 +237,31 @@ def test_doing_nothing_has_the_whole_edit_error_and_no_keep_error() -> None:
     edit, keep = counterfactual.edit_and_keep_errors(inputs, inputs, truth)
     assert (keep < 0.05).all() and (edit > 0.1).all()
     assert np.array_equal(counterfactual.edit_and_keep_errors(inputs, truth, truth)[0], np.zeros(3))
+
+
+def test_the_hashed_order_draws_from_every_class_folder_and_from_ids_alone() -> None:
+    names = [f"{kind}/{number}.jpg" for kind in ("cat", "dog", "wild") for number in range(400)]
+    ids = np.array([row_id("afhq", name) for name in names])
+    order = hashed_order(ids)
+    assert sorted(order) == list(range(1200)) and np.array_equal(order, hashed_order(ids))
+    shares = np.bincount(order[:300] // 400, minlength=3) / 300
+    assert (shares > 0.25).all()
+    assert np.array_equal(ids[::-1][hashed_order(ids[::-1])], ids[order])
+
+
+def test_the_hashed_order_is_independent_of_split_and_fraction() -> None:
+    ids = np.array([row_id("faces", f"{number}.jpg") for number in range(2000)])
+    first = hashed_order(ids)[:500]
+    for salt in (0, 1, 2):
+        assert 0.2 < (hash_share(ids[first], salt) < 0.25).mean() < 0.3
+
+
+def test_real_features_are_those_of_the_drawn_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    train: Any = SimpleNamespace(images=lambda rows: pixels[rows])
+    extractor = SimpleNamespace(features_and_logits=lambda images: (images[:, 0, 0, :2], images[:, 0, 0, :1]))
+    monkeypatch.setattr(reference, "ray", SimpleNamespace(get=lambda value: value))
+    monkeypatch.setattr(reference, "best_extractor", lambda *_, **__: extractor)
+    look = reference._Look(tiny_config(), train, np.array([1, 4, 7, 9]), False)
+    found = look({"start": np.array([1]), "stop": np.array([3])})
+    assert found["index"].tolist() == [4, 7] and found["features"].tolist() == [[4, 4], [7, 7]]

@@ -21,6 +21,7 @@ from rgcluster.base.checkpoint import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import RowIndex
+from rgcluster.evaluate.measure.inputs import hashed_order
 from rgcluster.evaluate.report.paper import (
     PAPER_ACC_PER_ATTRIBUTE,
     PAPER_P10_PER_ATTRIBUTE,
@@ -292,6 +293,18 @@ def test_figures(
     for name in drawn:
         with Image.open(tmp_path / "evaluation" / "figures" / name) as picture:
             assert min(picture.size) >= 128
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_figures_show_the_same_hashed_rows_for_every_training_seed(seed: int) -> None:
+    from rgcluster.evaluate.figures.scene import make_scene
+
+    config = tiny_config("evaluation.figure_rows=4", f"seed={seed}")
+    test, train = fake_source(40, 0), fake_source(60, 50)
+    store: Any = None
+    scene = make_scene(config, {}, store, test, train, None)
+    assert scene.row_ids.tolist() == test.index.row_ids[hashed_order(test.index.row_ids)[:4]].tolist()
+    assert scene.row_ids.tolist() != [0, 1, 2, 3] and len(scene.references) == 4
 
 
 def test_a_large_kid_is_printed_as_it_is() -> None:

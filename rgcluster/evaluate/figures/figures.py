@@ -61,7 +61,7 @@ def draw_figures(
 ) -> list[str]:
     """Write the figures into `run/evaluation/figures` and return their file names.
 
-    The same `evaluation.figure_rows` test images, chosen by the seed, stand in every figure. A figure
+    The same `evaluation.figure_rows` test images, whatever the training seed, stand in every figure. A figure
     that the models cannot have (masks without attention) is left out.
     """
     models = load_models(run, config, store, pick_device(config.cluster, gpu=gpu))

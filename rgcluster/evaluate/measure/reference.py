@@ -20,7 +20,7 @@ from rgcluster.base.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
-from rgcluster.evaluate.measure.inputs import MEASURE_SEED
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, hashed_order
 from rgcluster.evaluate.metrics.classifier import AttributeClassifier, train_classifier
 from rgcluster.evaluate.metrics.features import best_extractor
 from rgcluster.translate.device import pick_device
@@ -56,17 +56,21 @@ def make_reference(
     config: Config, target: Location, train: ImageSource, test: ImageSource, *, gpu: bool, workers: int,
     progress: Progress,
 ) -> None:  # fmt: skip
-    """Train the judge on all labelled training images and measure the real images; write both at `target`."""
+    """Train the judge on all labelled training images and measure the real images; write both at `target`.
+
+    The real images are the first `evaluation.images` of `hashed_order`.
+    """
     if not (target / JUDGE).exists():
         (target / JUDGE).write_bytes(_train_judge(config, train, gpu, workers, progress))
     judge = AttributeClassifier.from_bytes(read_judge(target))
     count = min(len(train.index), config.evaluation.images)
+    rows = np.sort(hashed_order(train.index.row_ids)[:count])
     look = ray.data.from_items(
         [{"start": start, "stop": min(start + CHUNK, count)} for start in range(0, count, CHUNK)],
         override_num_blocks=-(-count // CHUNK),
     ).map_batches(
         _Look,
-        fn_constructor_args=(config, ray.put(train), gpu),
+        fn_constructor_args=(config, ray.put(train), ray.put(rows), gpu),
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers, -(-count // CHUNK))),
         num_cpus=CPUS_PER_ACTOR,
@@ -118,11 +122,12 @@ def _judge(config: Config, train: ImageSource, device: str, threads: int, progre
 
 
 class _Look:
-    """Chunks of training rows in, their features and logits out: the work of one Ray Data actor."""
+    """Spans of `rows` in, the features and logits of these training rows out: the work of one Ray Data actor."""
 
-    def __init__(self, config: Config, train: Any, gpu: bool) -> None:
+    def __init__(self, config: Config, train: Any, rows: Any, gpu: bool) -> None:
         torch.set_num_threads(1)
         self.train: ImageSource = ray.get(train)
+        self.rows: npt.NDArray[np.int64] = ray.get(rows)
         device = pick_device(config.cluster, gpu=gpu)
         prefer = config.evaluation.extractor
         self.extractor = best_extractor(
@@ -130,6 +135,6 @@ class _Look:
         )
 
     def __call__(self, chunk: Block) -> Block:
-        rows = np.arange(int(chunk["start"][0]), int(chunk["stop"][0]))
+        rows = self.rows[int(chunk["start"][0]) : int(chunk["stop"][0])]
         features, logits = self.extractor.features_and_logits(self.train.images(rows))
         return {"index": rows, "features": features, "logits": logits}
