@@ -9,6 +9,7 @@ from typing import Any
 
 from rgcluster.base.storage import Location
 from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table, table
+from rgcluster.evaluate.report.reading import inflated_inception
 from rgcluster.evaluate.report.tables import (
     Table,
     accuracy_table,
@@ -142,7 +143,7 @@ def notes(results: Results) -> list[str]:
             "KID and IS are computed on all images at once here, without subsets and splits. FID has no interval: "
             "resampled images appear twice, which raises it."
         )
-    return texts
+    return texts + inflated_inception(results)
 
 
 def _text(results: Results, record: Mapping[str, Any]) -> str:

@@ -184,6 +184,20 @@ def test_reading_of_neighbours_and_negatives() -> None:
     assert "more often than one trained with easy negatives alone" in sentences[3]
 
 
+def test_an_inception_score_above_that_of_real_images_is_called_meaningless() -> None:
+    assert not any("meaningless" in sentence for sentence in reading(made_results()))
+    results = made_results(**{"is": 3.2})
+    results["tables"]["translation"][0]["is"] = 3.5  # the untouched input is no model
+    (sentence,) = [sentence for sentence in reading(results) if "meaningless" in sentence]
+    assert sentence.startswith(
+        "IS (efficientnet-lite0) is meaningless for RG-UNIT (3.200). It is above that of real"
+    )
+    results["tables"]["translation"][1]["is"] = 3.1
+    assert "for GMM-UNIT (3.100) and RG-UNIT (3.200)" in reading(results)[-1]
+    results["tables"]["translation"].pop()
+    assert not any("meaningless" in sentence for sentence in reading(results))
+
+
 def test_limits_name_data_seeds_fid_and_features() -> None:
     notes = " ".join(limits(made_results()))
     for words in (

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rgcluster.evaluate.report.tables import kid_scale
+from rgcluster.evaluate.report.tables import MODEL_NAMES, kid_scale
 
-__all__ = ["Comparison", "compare", "limits", "reading"]
+__all__ = ["Comparison", "compare", "inflated_inception", "limits", "reading"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -62,7 +62,32 @@ def reading(results: Results) -> list[str]:
     rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
     found = {row["negatives"]: row for row in results.get("tables", {}).get("retrieval", [])}
     measures = _measures(results)
-    return [*_against_baseline(rows, measures), *_against_random(rows, measures), *_negatives(found)]
+    return [
+        *_against_baseline(rows, measures),
+        *_against_random(rows, measures),
+        *_negatives(found),
+        *inflated_inception(results),
+    ]
+
+
+def inflated_inception(results: Results) -> list[str]:
+    """Return a sentence on the models whose IS is above that of real images, which says nothing about quality."""
+    rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
+    real = rows.get("real", {}).get("is")
+    if real is None:
+        return []
+    above = [
+        f"{MODEL_NAMES.get(name, name)} ({row['is']:.3f})"
+        for name, row in rows.items()
+        if name not in ("identity", "truth", "real") and row.get("is") is not None and row["is"] > real
+    ]
+    if not above:
+        return []
+    name = results.get("protocol", {}).get("names", {}).get("is", "IS")
+    return [
+        f"{name} is meaningless for {_listed(above)}. It is above that of real images ({real:.3f}), so a higher value "
+        "no longer means more realistic images; read KID and ACC of changed attributes instead."
+    ]
 
 
 def _measures(results: Results) -> list[Measure]:
@@ -202,7 +227,10 @@ def _judged(ours: Row, other: Row, measures: Sequence[Measure]) -> list[Comparis
 
 
 def _named(judged: Sequence[Comparison], verdict: str) -> str:
-    names = [item.measure.name.removesuffix(" ×1000") for item in judged if item.verdict == verdict]
+    return _listed([item.measure.name.removesuffix(" ×1000") for item in judged if item.verdict == verdict])
+
+
+def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
