@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rgcluster.evaluate.measure.reference import Reference
+from rgcluster.evaluate.metrics.catalogue import RETRIEVAL, TRANSLATION, Metric
 from rgcluster.evaluate.metrics.intervals import (
     LEVEL,
     Images,
@@ -25,36 +27,19 @@ Terms = Sequence[tuple[float, Images]]
 """Coefficients and models; a plain difference is (1, ours), (-1, the other)."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A value, which direction is better, and the statistic that it is."""
-
-    key: str
-    lower_is_better: bool
-    statistic: Statistic
-
-
 def translation_differences(
     title: str, seeds: Sequence[Terms], reference: Reference, num_test: int, *, drawn: bool
 ) -> list[dict[str, Any]]:
     """Return the records of one comparison of translators: KID, IS, ACC and what else was measured.
 
-    FID has none: resampled images come twice, which raises FID.
+    FID has none: resampled images appear twice, which raises it.
     """
-    metrics = [
-        Metric("kid", True, kernel(reference.features)),
-        Metric("is", False, inception),
-        Metric("acc", False, mean("acc")),
-        Metric("diversity", False, mean("diversity")),
-        Metric("content_kept", False, mean("content_kept")),
-    ]
-    if drawn:
-        metrics.insert(3, Metric("counterfactual", True, mean("counterfactual")))
-        metrics.insert(4, Metric("edit", True, mean("edit")))
+    statistics: dict[str, Statistic] = {"kid": kernel(reference.features), "is": inception}
+    statistics |= {metric.key: mean(metric.key) for metric in TRANSLATION if metric.per_image}
     return [
-        _record(title, metric, contrast(seeds, metric.statistic, num_test))
-        for metric in metrics
-        if _measured(seeds, metric.key)
+        _record(title, metric, contrast(seeds, statistics[metric.key], num_test))
+        for metric in TRANSLATION
+        if metric.key in statistics and (drawn or not metric.drawn_only) and _measured(seeds, metric)
     ]
 
 
@@ -63,7 +48,8 @@ def precision_differences(
 ) -> list[dict[str, Any]]:
     """Return the records of one retrieval network against another, by each query's shares."""
     records = []
-    for key in ("p10_attributes", "p10_content", "p10_average"):
+    for metric in RETRIEVAL:
+        key = metric.key
         if any(f"{ours}/{key}" not in queries for queries in seeds):
             continue
         terms = [
@@ -74,7 +60,7 @@ def precision_differences(
             for queries in seeds
         ]
         interval = contrast(terms, mean(key), num_test)
-        records.append(_record(f"{ours} − {other}", Metric(key, False, mean(key)), interval))
+        records.append(_record(f"{ours} − {other}", metric, interval))
     return records
 
 
@@ -82,11 +68,11 @@ def _signs(ours: str, other: str) -> list[tuple[float, str]]:
     return [(1.0, ours), (-1.0, other)]
 
 
-def _measured(seeds: Sequence[Terms], key: str) -> bool:
+def _measured(seeds: Sequence[Terms], metric: Metric) -> bool:
     """Return whether every model has the value for some image."""
-    if key in ("kid", "is"):
+    if not metric.per_image:
         return True
-    return all((images[key] == images[key]).any() for terms in seeds for _, images in terms)
+    return all(not np.isnan(images[metric.key]).all() for terms in seeds for _, images in terms)
 
 
 def judged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

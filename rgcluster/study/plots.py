@@ -115,9 +115,9 @@ def _plot(results: Results, axis: str, column: Column) -> str:
                 for key, value in trial["cell"].items()
                 if key != axis and (guided or key != COUNT)
             ]
-            bar = (row.get(f"{column.key}_spread") or 0.0) * column.scale
+            bar = (row.get(f"{column.key}_spread") or 0.0) * column.metric.scale
             name = ", ".join([MODEL_NAMES.get(row["model"], row["model"]), *others])
-            lines.setdefault(name, {})[float(x)] = (float(x), y * column.scale, bar)
+            lines.setdefault(name, {})[float(x)] = (float(x), y * column.metric.scale, bar)
     if not any(len(line) > 1 for line in lines.values()):
         return ""
     legend = "".join(

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from rgcluster.base.storage import Location
+from rgcluster.evaluate.metrics.catalogue import Metric, named_metrics
 from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table, table
 from rgcluster.evaluate.report.reading import inflated_inception
 from rgcluster.evaluate.report.tables import (
@@ -15,7 +16,6 @@ from rgcluster.evaluate.report.tables import (
     accuracy_table,
     counts_table,
     fractions_table,
-    kid_scale,
     p10_table,
     retrieval_table,
     translation_table,
@@ -29,13 +29,6 @@ Results = Mapping[str, Any]
 _SHOWN = {
     1: (retrieval_table, p10_table), 2: (translation_table, accuracy_table), 3: (fractions_table,),
     4: (counts_table,), 6: (p10_table, retrieval_table), 7: (accuracy_table, translation_table),
-}  # fmt: skip
-_DIGITS = {"kid": 3, "is": 3, "acc": 2, "content_kept": 2, "counterfactual": 5, "edit": 5, "diversity": 5}
-_SCALES = {"acc": 100.0, "content_kept": 100.0}
-_NAMES = {
-    "acc": "ACC, %", "content_kept": "content kept, %", "counterfactual": "counterfactual distance",
-    "edit": "edit error",
-    "p10_attributes": "P@10 attributes", "p10_content": "P@10 content", "p10_average": "P@10 average",
 }  # fmt: skip
 
 
@@ -75,32 +68,30 @@ _WORDS = {"better": "better on", "worse": "worse on", "no difference": "undecide
 
 def verdicts(results: Results) -> list[str]:
     """Return a sentence for each comparison: on what it is better, worse, or undecided after Holm's correction."""
-    by_title: dict[str, list[Mapping[str, Any]]] = {}
+    metrics = named_metrics(results)
+    said: dict[str, dict[str, list[str]]] = {}
     for record in results["differences"]:
-        by_title.setdefault(record["comparison"], []).append(record)
+        by_verdict = said.setdefault(record["comparison"], {verdict: [] for verdict in _WORDS})
+        by_verdict[record["verdict"]].append(_text(metrics[record["metric"]], record))
     sentences = []
-    for title, records in by_title.items():
-        said = [
-            f"{word} {', '.join(names)}"
-            for verdict, word in _WORDS.items()
-            if (names := [_text(results, record) for record in records if record["verdict"] == verdict])
-        ]
-        sentences.append(f"{title}: {'; '.join(said)}.")
+    for title, by_verdict in said.items():
+        parts = (f"{_WORDS[verdict]} {', '.join(texts)}" for verdict, texts in by_verdict.items() if texts)
+        sentences.append(f"{title}: {'; '.join(parts)}.")
     return sentences
 
 
 def difference_table(results: Results) -> str:
     """Return every difference with its interval, each training seed's, and its corrected p-value."""
-    rows = []
+    rows, metrics = [], named_metrics(results)
     for record in results["differences"]:
-        scale, digits, name = _how(results, record["metric"])
+        metric = metrics[record["metric"]]
         rows.append(
             [
                 record["comparison"],
-                f"{name} {'↓' if record['lower_is_better'] else '↑'}",
-                f"{record['difference'] * scale:+.{digits}f}",
-                f"[{record['low'] * scale:+.{digits}f}, {record['high'] * scale:+.{digits}f}]",
-                ", ".join(f"{value * scale:+.{digits}f}" for value in record["per_training_seed"]),
+                f"{metric.title} {metric.arrow}",
+                metric.difference(record["difference"]),
+                f"[{metric.difference(record['low'])}, {metric.difference(record['high'])}]",
+                ", ".join(map(metric.difference, record["per_training_seed"])),
                 _p_value(record.get("p_holm")),
                 record["verdict"],
             ]
@@ -146,19 +137,9 @@ def notes(results: Results) -> list[str]:
     return texts + inflated_inception(results)
 
 
-def _text(results: Results, record: Mapping[str, Any]) -> str:
-    scale, digits, name = _how(results, record["metric"])
-    low, high = record["low"] * scale, record["high"] * scale
-    return f"{name} ({record['difference'] * scale:+.{digits}f}, {low:+.{digits}f} to {high:+.{digits}f})"
-
-
-def _how(results: Results, metric: str) -> tuple[float, int, str]:
-    """Return the factor, the digits and the name with which a value is printed."""
-    if metric == "kid":
-        name, scale = kid_scale(results)
-        return scale, _DIGITS[metric], name
-    name = results["protocol"]["names"].get(metric, _NAMES.get(metric, metric))
-    return _SCALES.get(metric, 1.0), _DIGITS.get(metric, 4), _NAMES.get(metric, name)
+def _text(metric: Metric, record: Mapping[str, Any]) -> str:
+    difference, low, high = (metric.difference(record[key]) for key in ("difference", "low", "high"))
+    return f"{metric.title} ({difference}, {low} to {high})"
 
 
 def _data(results: Results) -> str:

@@ -12,6 +12,7 @@ from rgcluster.base.storage import Location
 from rgcluster.config import with_values
 from rgcluster.errors import ConfigError, RGClusterError
 from rgcluster.evaluate.measure.protocol import require_same
+from rgcluster.evaluate.metrics.catalogue import METRICS, TRANSLATION
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.live import LiveTable
 from rgcluster.study.plots import write_sweep_report
@@ -19,13 +20,7 @@ from rgcluster.study.space import Axis, cells_of
 from rgcluster.study.table import open_study
 from rgcluster.study.trials import Plan, Trial, concurrency, finished_results, run_trials
 
-__all__ = ["METRICS", "SweepOptions", "sweep"]
-
-METRICS = {
-    "kid": "min", "fid": "min", "is": "max", "acc": "max", "acc_changed": "max", "counterfactual": "min",
-    "edit": "min", "keep": "min", "content_kept": "max", "diversity": "max",
-}  # fmt: skip
-"""What a sweep may be judged by, and its better direction."""
+__all__ = ["SweepOptions", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +41,9 @@ def sweep(
     data: str | None, run: str, preset: str | None, overrides: Iterable[str], options: SweepOptions
 ) -> Location:
     """Run the sweep, or go on with it; return its report."""
-    if options.metric not in METRICS:
-        raise ConfigError(f"--metric {options.metric}: choose {', '.join(METRICS)}")
+    choices = [metric.key for metric in TRANSLATION]
+    if options.metric not in choices:
+        raise ConfigError(f"--metric {options.metric}: choose {', '.join(choices)}")
     root, config, shards = open_study(data, run, preset, overrides)
     # The baselines do not depend on what most sweeps change: a trial trains the guided translator alone.
     given = {override.partition("=")[0].strip() for override in overrides}
@@ -112,7 +108,7 @@ def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> L
     results = {
         "protocol": next(iter(protocols.values())),
         "metric": options.metric,
-        "direction": METRICS[options.metric],
+        "direction": METRICS[options.metric].direction,
         "search": "asha" if options.asha else options.search,
         "axes": [axis.key for axis in options.axes],
         "best": best,
@@ -144,5 +140,5 @@ def _best(rows: Sequence[dict[str, Any]], metric: str) -> str | None:
     }
     if not values:
         return None
-    choose = min if METRICS[metric] == "min" else max
+    choose = min if METRICS[metric].direction == "min" else max
     return choose(values, key=lambda name: values[name])

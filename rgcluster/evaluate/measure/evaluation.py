@@ -22,6 +22,7 @@ from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, evaluation_inputs
 from rgcluster.evaluate.measure.measure import Measure, Task
 from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
 from rgcluster.evaluate.measure.reference import CHUNK, Progress, Reference, load_reference
+from rgcluster.evaluate.metrics.catalogue import TRANSLATION
 from rgcluster.evaluate.metrics.scores import fid_or_reason, inception_score, kernel_distance
 from rgcluster.faces import FaceSet
 from rgcluster.model.handover import is_guided, network_digests
@@ -241,11 +242,9 @@ def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
     """Real images: IS of the training images, the judge's accuracy on the test images."""
     config, columns = evaluation.config, evaluation.columns
     right = reference.on_test[:, columns] == evaluation.test.index.labels[:, columns].astype(bool)
-    empty = (
-        "fid", "kid", "diversity", "counterfactual", "edit", "keep", "content_kept", "acc_changed",
-        "acc_changed_per_attribute",
-    )  # fmt: skip
     return {
+        **dict.fromkeys(metric.key for metric in TRANSLATION),
+        "acc_changed_per_attribute": None,
         "model": "real",
         "steps": 0,
         "retrieval_count": 0,
@@ -253,7 +252,6 @@ def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
         "acc": float(right.mean()),
         "acc_per_attribute": dict(zip(config.data.attributes, right.mean(axis=0).tolist(), strict=True)),
         "is": inception_score(reference.logits, splits=_splits(len(reference.logits)))[0],
-        **dict.fromkeys(empty),
     }
 
 

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from rgcluster.base.storage import Location, digest_json
+from rgcluster.evaluate.metrics.catalogue import TRANSLATION
 
 __all__ = ["SINGLE", "Measured", "is_measured", "load_measured", "measured_place", "save_measured"]
 
 VALUES, IMAGES = "values.json", "images.safetensors"
 
-SINGLE = ("acc", "acc_changed", "content_kept", "counterfactual", "edit", "keep", "diversity")
+SINGLE = tuple(metric.key for metric in TRANSLATION if metric.per_image)
 """Values that are means over images; NaN where an image has none."""
 
 Columns = Mapping[str, npt.NDArray[Any]]

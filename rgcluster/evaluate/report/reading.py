@@ -6,65 +6,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rgcluster.evaluate.report.tables import MODEL_NAMES, kid_scale
+from rgcluster.evaluate.metrics.catalogue import METRICS, Metric, named_metrics
+from rgcluster.evaluate.report.tables import MODEL_NAMES
 
 __all__ = ["Comparison", "compare", "inflated_inception", "limits", "reading"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Measure:
-    """A number of results.json, its name, its better direction, and how it is printed."""
-
-    key: str
-    name: str
-    lower_is_better: bool = False
-    scale: float = 1.0
-    digits: int = 3
-    unit: str = ""
-
-    def text(self, row: Row) -> str:
-        """Return the value with its spread."""
-        spread = row.get(f"{self.key}_spread")
-        known = "" if spread is None else f" ± {spread * self.scale:.{self.digits}f}"
-        return f"{row[self.key] * self.scale:.{self.digits}f}{known}{self.unit}"
+COMPARED = ("kid", "acc", "counterfactual", "edit")
+"""The metrics on which two models are compared in a sentence."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of one model against another's: the verdict, and the numbers as text."""
+    """One metric of one model against another's: the verdict, and the numbers as text."""
 
-    measure: Measure
+    metric: Metric
     verdict: Literal["better", "worse", "no difference", "not judged"]
     numbers: str
 
 
-def compare(ours: Row, other: Row, measure: Measure) -> Comparison | None:
+def compare(ours: Row, other: Row, metric: Metric) -> Comparison | None:
     """Judge a difference against the two spreads added up; None where a value is missing."""
-    a, b = ours.get(measure.key), other.get(measure.key)
+    a, b = ours.get(metric.key), other.get(metric.key)
     if a is None or b is None:
         return None
-    numbers = f"{measure.text(ours)} against {measure.text(other)}"
-    spreads = [row.get(f"{measure.key}_spread") for row in (ours, other)]
+    numbers = f"{metric.text(ours)} against {metric.text(other)}"
+    spreads = [row.get(f"{metric.key}_spread") for row in (ours, other)]
     known = [spread for spread in spreads if spread is not None]
     if not known:
-        return Comparison(measure, "not judged", numbers)
+        return Comparison(metric, "not judged", numbers)
     if abs(a - b) <= sum(known):
-        return Comparison(measure, "no difference", numbers)
-    better = (a < b) == measure.lower_is_better
-    return Comparison(measure, "better" if better else "worse", numbers)
+        return Comparison(metric, "no difference", numbers)
+    better = (a < b) == metric.lower_is_better
+    return Comparison(metric, "better" if better else "worse", numbers)
 
 
 def reading(results: Results) -> list[str]:
     """Return what the run shows: retrieval against none, nearest against random neighbours, the negatives."""
     rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
     found = {row["negatives"]: row for row in results.get("tables", {}).get("retrieval", [])}
-    measures = _measures(results)
+    named = named_metrics(results)
+    metrics = [named[key] for key in COMPARED]
     return [
-        *_against_baseline(rows, measures),
-        *_against_random(rows, measures),
+        *_against_baseline(rows, metrics),
+        *_against_random(rows, metrics),
         *_negatives(found),
         *inflated_inception(results),
     ]
@@ -83,24 +70,14 @@ def inflated_inception(results: Results) -> list[str]:
     ]
     if not above:
         return []
-    name = results.get("protocol", {}).get("names", {}).get("is", "IS")
+    name = named_metrics(results)["is"].name
     return [
         f"{name} is meaningless for {_listed(above)}. It is above that of real images ({real:.3f}), so a higher value "
         "no longer means more realistic images; read KID and ACC of changed attributes instead."
     ]
 
 
-def _measures(results: Results) -> list[Measure]:
-    name, scale = kid_scale(results)
-    return [
-        Measure("kid", name, True, scale, 2),
-        Measure("acc", "ACC", False, 100, 1, "\N{NO-BREAK SPACE}%"),
-        Measure("counterfactual", "counterfactual distance", True, 1, 4),
-        Measure("edit", "edit error", True, 1, 4),
-    ]
-
-
-def _against_baseline(rows: Mapping[str, Row], measures: Sequence[Measure]) -> list[str]:
+def _against_baseline(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[str]:
     if "rg-unit" not in rows:
         return ["RG-UNIT was not measured: nothing can be said about retrieval."]
     if "gmm-unit-continued" not in rows:
@@ -108,7 +85,7 @@ def _against_baseline(rows: Mapping[str, Row], measures: Sequence[Measure]) -> l
             "Whether retrieval helps cannot be told: GMM-UNIT was not continued without retrieval (add "
             "gmm-unit-continued to guidance.variants), so further training alone may explain a difference."
         ]
-    judged = _judged(rows["rg-unit"], rows["gmm-unit-continued"], measures)
+    judged = _judged(rows["rg-unit"], rows["gmm-unit-continued"], metrics)
     lead = "RG-UNIT against GMM-UNIT continued for the same number of steps without retrieval"
     return [f"{_baseline_verdict(judged)} {lead}: {_list_verdicts(judged)}."] if judged else []
 
@@ -126,10 +103,10 @@ def _baseline_verdict(judged: Sequence[Comparison]) -> str:
     return "Retrieval does not help in this run: no measure differs beyond the spread."
 
 
-def _against_random(rows: Mapping[str, Row], measures: Sequence[Measure]) -> list[str]:
+def _against_random(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[str]:
     if "rg-unit" not in rows or "rg-unit-random" not in rows:
         return []
-    judged = _judged(rows["rg-unit"], rows["rg-unit-random"], measures)
+    judged = _judged(rows["rg-unit"], rows["rg-unit-random"], metrics)
     if not judged:
         return []
     return [f"{_random_verdict(judged)} Nearest against random: {_list_verdicts(judged)}."]
@@ -149,19 +126,19 @@ def _random_verdict(judged: Sequence[Comparison]) -> str:
 
 
 def _negatives(rows: Mapping[str, Row]) -> list[str]:
-    measure = Measure("p10_attributes", "P@10 of the attributes")
+    metric = METRICS["p10_attributes"]
     sentences = []
     trained = [name for name in ("all", "hard", "medium", "easy") if name in rows]
     if trained and "random" in rows:
         sentences.append(
             _precision(
-                compare(rows[trained[0]], rows["random"], measure), _trained_with(trained[0]), "random images"
+                compare(rows[trained[0]], rows["random"], metric), _trained_with(trained[0]), "random images"
             )
         )
     if "all" in rows and "easy" in rows:
         sentences.append(
             _precision(
-                compare(rows["all"], rows["easy"], measure), _trained_with("all"), _trained_with("easy")
+                compare(rows["all"], rows["easy"], metric), _trained_with("all"), _trained_with("easy")
             )
         )
     return [sentence for sentence in sentences if sentence]
@@ -221,13 +198,13 @@ def limits(results: Results) -> list[str]:
     return notes
 
 
-def _judged(ours: Row, other: Row, measures: Sequence[Measure]) -> list[Comparison]:
-    found = (compare(ours, other, measure) for measure in measures)
+def _judged(ours: Row, other: Row, metrics: Sequence[Metric]) -> list[Comparison]:
+    found = (compare(ours, other, metric) for metric in metrics)
     return [item for item in found if item is not None]
 
 
 def _named(judged: Sequence[Comparison], verdict: str) -> str:
-    return _listed([item.measure.name.removesuffix(" ×1000") for item in judged if item.verdict == verdict])
+    return _listed([item.metric.name.removesuffix(" ×1000") for item in judged if item.verdict == verdict])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -237,7 +214,7 @@ def _listed(names: Sequence[str]) -> str:
 def _list_verdicts(judged: Sequence[Comparison]) -> str:
     words = {"no difference": "no difference beyond the spread"}
     return "; ".join(
-        f"{item.measure.name} {words.get(item.verdict, item.verdict)} ({item.numbers})" for item in judged
+        f"{item.metric.name} {words.get(item.verdict, item.verdict)} ({item.numbers})" for item in judged
     )
 
 

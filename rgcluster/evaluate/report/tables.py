@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rgcluster.evaluate.metrics.catalogue import METRICS, RETRIEVAL, TRANSLATION, Metric, named_metrics
 from rgcluster.evaluate.report.paper import (
     PAPER_ACC_PER_ATTRIBUTE,
     PAPER_COUNTS,
@@ -25,7 +26,6 @@ __all__ = [
     "changed_table",
     "counts_table",
     "fractions_table",
-    "kid_scale",
     "p10_table",
     "retrieval_table",
     "translation_columns",
@@ -57,17 +57,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric: its key in results.json, its name, which direction is better, and how it is printed."""
+    """A column of a table: a metric, or one attribute of it; `key` is where a row has its value."""
 
     key: str
-    name: str
-    better: str = ""
-    scale: float = 1.0
-    digits: int = 3
-
-    @property
-    def heading(self) -> str:
-        return f"{self.name}\N{NO-BREAK SPACE}{self.better}" if self.better else self.name
+    heading: str
+    metric: Metric
 
     def value(self, row: Mapping[str, Any], paper: Mapping[str, float]) -> Value:
         """Return the cell of a results row."""
@@ -79,7 +73,11 @@ class Column:
         )
 
     def _text(self, number: float | None) -> str:
-        return "" if number is None else f"{number * self.scale:.{self.digits}f}"
+        return "" if number is None else self.metric.number(number)
+
+
+def _column(metric: Metric, title: str = "") -> Column:
+    return Column(metric.key, f"{title or metric.title}\N{NO-BREAK SPACE}{metric.arrow}", metric)
 
 
 @dataclass(frozen=True)
@@ -117,26 +115,22 @@ def translation_table(results: Results) -> Table:
 def accuracy_table(results: Results) -> Table:
     """Table 7: ACC per attribute."""
     return _per_attribute(
-        _rows(results, "translation"), "acc_per_attribute", "ACC per attribute (the paper's Table 7)",
-        "model", _model_name, lambda row: PAPER_ACC_PER_ATTRIBUTE.get(row["model"], {}), 100, 1, "%",
+        _rows(results, "translation"), "acc_per_attribute", METRICS["acc"], "ACC per attribute (the paper's Table 7)",
+        "model", _model_name, lambda row: PAPER_ACC_PER_ATTRIBUTE.get(row["model"], {}),
     )  # fmt: skip
 
 
 def changed_table(results: Results) -> Table:
     """ACC of the attributes that the target changes: an attribute that stays is right without any translation."""
     return _per_attribute(
-        _rows(results, "translation"), "acc_changed_per_attribute", "ACC of changed attributes",
-        "model", _model_name, lambda row: {}, 100, 1, "%",
+        _rows(results, "translation"), "acc_changed_per_attribute", METRICS["acc_changed"],
+        METRICS["acc_changed"].name, "model", _model_name, lambda row: {},
     )  # fmt: skip
 
 
 def retrieval_table(results: Results) -> Table:
     """Table 1: P@10."""
-    columns = [
-        Column("p10_attributes", "attributes", "↑"),
-        Column("p10_content", "content", "↑"),
-        Column("p10_average", "average", "↑"),
-    ]
+    columns = [_column(metric, metric.name.removeprefix("P@10 ")) for metric in RETRIEVAL]
     rows = _rows(results, "retrieval")
     spread = (_SPREAD_NOTE.split(";")[0] + ".",) if rows else ()
     notes = sorted({row["p10_content_note"] for row in rows if row.get("p10_content_note")})
@@ -152,8 +146,9 @@ def retrieval_table(results: Results) -> Table:
 def p10_table(results: Results) -> Table:
     """Table 6: P@10 per attribute."""
     return _per_attribute(
-        _rows(results, "retrieval"), "p10_per_attribute", "P@10 per attribute (the paper's Table 6)",
-        "negatives", _negatives, lambda row: PAPER_P10_PER_ATTRIBUTE.get(row["negatives"], {}), 1, 3, "",
+        _rows(results, "retrieval"), "p10_per_attribute", METRICS["p10_attributes"],
+        "P@10 per attribute (the paper's Table 6)", "negatives", _negatives,
+        lambda row: PAPER_P10_PER_ATTRIBUTE.get(row["negatives"], {}),
     )  # fmt: skip
 
 
@@ -200,33 +195,9 @@ def counts_table(results: Results) -> Table:
 
 
 def translation_columns(results: Results) -> list[Column]:
-    """Return the metrics of a translation, named as the protocol names them; KID stands first."""
-    names = results.get("protocol", {}).get("names", {})
-    kid, scale = kid_scale(results)
-    columns = [
-        Column("kid", kid, "↓", scale, 2),
-        Column("fid", names.get("fid", "FID"), "↓", 1, 2),
-        Column("is", names.get("is", "IS"), "↑", 1, 3),
-        Column("acc", "ACC, %", "↑", 100, 1),
-        Column("acc_changed", "ACC of changed attributes, %", "↑", 100, 1),
-        Column("edit", "edit error", "↓", 1, 4),
-        Column("keep", "keep error", "↓", 1, 4),
-        Column("diversity", names.get("diversity", "diversity"), "↑", 1, 4),
-        Column("counterfactual", "counterfactual distance", "↓", 1, 4),
-        Column("content_kept", "content kept, %", "↑", 100, 1),
-    ]
-    if results.get("protocol", {}).get("drawn_faces"):
-        return columns
-    return [column for column in columns if column.key not in ("counterfactual", "edit", "keep")]
-
-
-def kid_scale(results: Results) -> tuple[str, float]:
-    """Return KID's name and the factor it is printed with: 1,000 unless KID is large."""
-    name = results.get("protocol", {}).get("names", {}).get("kid", "KID")
-    values = [row["kid"] for row in _rows(results, "translation") if row.get("kid") is not None]
-    if values and max(values) >= 1:  # untrained translators, or features of another scale
-        return name, 1.0
-    return f"{name} ×1000", 1000.0
+    """Return the metrics of a translation, named as the protocol names them."""
+    metrics, drawn = named_metrics(results), results.get("protocol", {}).get("drawn_faces")
+    return [_column(metrics[metric.key]) for metric in TRANSLATION if drawn or not metric.drawn_only]
 
 
 _SPREAD_NOTE = (
@@ -263,18 +234,16 @@ def _table_rows(
 def _per_attribute(
     rows: list[dict[str, Any]],
     key: str,
+    metric: Metric,
     caption: str,
     corner: str,
     name: Callable[[Mapping[str, Any]], str],
     paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
-    scale: float,
-    digits: int,
-    unit: str,
 ) -> Table:
     attributes = list(dict.fromkeys(attribute for row in rows for attribute in row.get(key) or {}))
-    columns = [Column(attribute, attribute.replace("_", " "), "", scale, digits) for attribute in attributes]
+    columns = [Column(attribute, attribute.replace("_", " "), metric) for attribute in attributes]
     return Table(
-        f"{caption}{', in ' + unit if unit else ''}, higher is better",
+        f"{caption}{', in ' + metric.unit if metric.unit else ''}, higher is better",
         corner,
         tuple(column.heading for column in columns),
         tuple(
