@@ -11,6 +11,7 @@ from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location
 from rgcluster.config import with_values
 from rgcluster.errors import ConfigError, RGClusterError
+from rgcluster.evaluate.measure.inputs import UNPAINTED
 from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.evaluate.metrics.catalogue import METRICS, TRANSLATION
 from rgcluster.study.cells import Cell, Study
@@ -98,7 +99,7 @@ def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> L
         results = finished_results(study, trial.cell)
         if results:
             protocols[name] = results["protocol"]
-            row["rows"] = [r for r in results["tables"]["translation"] if r["model"] != "real"]
+            row["rows"] = [r for r in results["tables"]["translation"] if r["model"] not in UNPAINTED]
         rows.append(row)
     if not protocols:
         why = next((row["why"] for row in rows if "why" in row), "none was begun")

@@ -13,6 +13,7 @@ from rgcluster.base.rundir import stage_directory
 from rgcluster.config import Config
 from rgcluster.errors import ConfigError
 from rgcluster.evaluate.measure.evaluation import RESULTS, measurements
+from rgcluster.evaluate.measure.inputs import UNPAINTED
 from rgcluster.evaluate.measure.measured import load_measured
 from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.evaluate.measure.queries import load_precision
@@ -140,7 +141,7 @@ def _rows(number: int, trained: dict[str, list[Trained]]) -> Iterable[Row]:
     for key, column in trained.items():
         models = list(column[0].rows)
         if number == 3:
-            models = [model for model in models if model != "real"]
+            models = [model for model in models if model not in UNPAINTED]
         if number == 4:
             models = ["rg-unit"]
             if column is usual:

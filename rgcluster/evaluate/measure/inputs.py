@@ -15,10 +15,15 @@ from rgcluster.config import Config
 from rgcluster.data.splits import hash_share
 from rgcluster.model.noise import Draw, keyed_normal
 
-__all__ = ["IDENTITY", "MEASURE_SEED", "TRUTH", "EvaluationInputs", "evaluation_inputs", "hashed_order"]
+__all__ = [
+    "IDENTITY", "MEASURE_SEED", "TRUTH", "UNPAINTED", "EvaluationInputs", "evaluation_inputs", "hashed_order",
+]  # fmt: skip
 
 IDENTITY, TRUTH = "identity", "truth"
 """Rows that no network paints: the untouched inputs, and the true counterfactuals of drawn faces."""
+
+UNPAINTED = (IDENTITY, TRUTH, "real")
+"""Rows of a table of translations that are no model's."""
 
 MEASURE_SEED = 0
 """Stands where training has its seed: in keyed noise, and for the judge."""
