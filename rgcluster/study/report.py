@@ -131,7 +131,8 @@ def notes(results: Results) -> list[str]:
     ]
     if "translation" in results["tables"]:
         texts.append(
-            "KID and IS are computed on all images at once here, without subsets and splits. FID has no interval: "
+            "KID and IS are computed on all images at once here, without subsets and splits; ACC of changed "
+            "attributes is the mean of the images' shares, not the share of all changes. FID has no interval: "
             "resampled images appear twice, which raises it."
         )
     return texts + inflated_inception(results)

@@ -154,6 +154,7 @@ def test_notes_tell_training_seeds_from_evaluation_seeds() -> None:
     several, one = notes(results())[0], notes(results() | {"training_seeds": [0]})[0]
     assert "differences of 2 training seeds, each pooled over the evaluation seeds" in several
     assert "Holm's correction over the 2 differences of this table" in several
+    assert "ACC of changed attributes is the mean of the images' shares" in notes(results())[1]
     inflated = results()
     inflated["tables"]["translation"][-2]["is"] = 9.0
     assert "is meaningless for RG-UNIT (9.000)" in notes(inflated)[-1]
