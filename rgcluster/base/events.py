@@ -5,11 +5,11 @@ Written by the run's driver, and by the controller that it waits for, one at a t
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from rgcluster.base.jsonlines import append_line, read_lines
 from rgcluster.base.storage import Location
 from rgcluster.errors import RGClusterError
 
@@ -39,30 +39,20 @@ class Event:
 def add_event(run: Location, stage: str, kind: str, message: str = "") -> None:
     """Add an event; a log that cannot be written stops no work."""
     event = Event(datetime.now(UTC).isoformat(timespec="seconds"), stage, kind, " ".join(message.split()))
-    line = json.dumps(asdict(event)) + "\n"
-    file = run / EVENTS
     try:
         with _lock:
-            if file.is_local:
-                file.parent.make_directory()
-                with file.local().open("a") as log:
-                    log.write(line)
-            else:
-                file.write_text((file.read_text() if file.exists() else "") + line)
+            append_line(run / EVENTS, asdict(event))
     except (OSError, RGClusterError):
         pass
 
 
 def read_events(run: Location) -> list[Event]:
-    """Return the run's events; a line cut short by a crash is left out."""
-    file = run / EVENTS
-    if not file.exists():
-        return []
+    """Return the run's events; lines that are no events are left out."""
     events = []
-    for line in file.read_text().splitlines():
+    for line in read_lines(run / EVENTS):
         try:
-            events.append(Event(**json.loads(line)))
-        except (ValueError, TypeError):
+            events.append(Event(**line))
+        except TypeError:
             continue
     return events
 

@@ -29,7 +29,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 ORDER: dict[str, str] = {
     "": "errors config base client",
-    "base": "attributes remote storage events notices versions checkpoint rundir placement progress weights session",
+    "base": "attributes remote storage jsonlines events notices versions checkpoint rundir placement "
+    "progress weights session",
     "model": "noise kernels layers networks gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "images order parallel sources splits shards shard_writer stream survey",

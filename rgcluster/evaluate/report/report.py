@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from rgcluster.base.jsonlines import read_lines
 from rgcluster.base.rundir import stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
@@ -74,20 +75,9 @@ def _read(config: Config, run: Location) -> Parts:
         results.read_json() if results.exists() else None,
         {key: value for file in about for key, value in file.read_json().items()},
         {name: file.read_json() for name, file in records.items() if file.exists()},
-        {name: _lines(places[name] / "metrics.jsonl") for name in TRAINED},
+        {name: read_lines(places[name] / "metrics.jsonl") for name in TRAINED},
         {name: file.read_bytes() for name, file in pictures.items() if file.exists()},
     )
-
-
-def _lines(file: Location) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; a last line cut short by a crash is left out."""
-    lines: list[dict[str, Any]] = []
-    for text in file.read_text().splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
 
 
 def _protocol(parts: Parts) -> dict[str, Any]:

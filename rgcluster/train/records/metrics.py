@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from rgcluster.base.jsonlines import append_line, as_lines, read_lines
 from rgcluster.base.storage import Location
 from rgcluster.train.records.gauges import Gauges
 from rgcluster.train.records.trackers import Tracker, open_trackers
@@ -24,18 +24,16 @@ class MetricsLog:
 
     def __init__(self, directory: Location, step: int, trackers: Sequence[str] = ()) -> None:
         self._file = directory / METRICS
-        self._lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
+        self._lines = [line for line in read_metrics(directory) if line["step"] <= step]
         self._write_all()
         self._kept_back = False
         self._trackers: list[Tracker] = [Gauges(directory), *open_trackers(trackers, directory, step)]
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one line; it must hold `step`."""
-        line = json.dumps(values)
-        self._lines.append(line)
+        self._lines.append(values)
         if self._file.is_local:
-            with self._file.local().open("a") as file:
-                file.write(line + "\n")
+            append_line(self._file, values)
         else:  # object stores cannot append
             self._kept_back = True
             if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
@@ -57,19 +55,10 @@ class MetricsLog:
             tracker.close()
 
     def _write_all(self) -> None:
-        self._file.write_text("".join(line + "\n" for line in self._lines))
+        self._file.write_text(as_lines(self._lines))
         self._written = time.monotonic()
 
 
 def read_metrics(directory: Location) -> list[dict[str, Any]]:
-    """Return the lines of a stage's `metrics.jsonl`; a last line cut short by a crash is left out."""
-    file = directory / METRICS
-    if not file.exists():
-        return []
-    lines = []
-    for line in file.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
+    """Return the lines of a stage's `metrics.jsonl`."""
+    return read_lines(directory / METRICS)
