@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,6 +33,7 @@ __all__ = [
     "StageConfig",
     "StoreConfig",
     "TranslationConfig",
+    "keys_outside_digest",
     "load_config",
     "overridden",
     "parse_override",
@@ -48,7 +49,14 @@ Variant = Literal["gmm-unit-continued", "rg-unit-random", "rg-unit"]
 class Section(BaseModel):
     """Base of every section: frozen, no unknown keys, no infinite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class NotInDigest:
+    """Marks a setting that changes how work is done or watched, not what it yields.
+
+    A finished or begun stage accepts another value of it.
+    """
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -77,7 +85,7 @@ class DataConfig(Section):
         False, description="train on, and translate to, every domain that occurs equally often"
     )
     rows_per_shard: int = Field(2048, ge=1)
-    cache_mib: int = Field(
+    cache_mib: Annotated[int, NotInDigest] = Field(
         1024, ge=0, description="decoded images are kept in Ray's object store up to this size"
     )
 
@@ -186,14 +194,24 @@ class StageConfig(Section):
 
     steps: int = Field(..., ge=1)
     batch_size: int = Field(..., ge=1, description="over all workers")
-    report_every: int = Field(25, ge=1, description="steps between lines of metrics.jsonl")
-    checkpoint_every: int = Field(500, ge=1)
-    checkpoint_keep: int = Field(2, ge=1, description="newest checkpoints that are kept")
-    checkpoint_best: str = Field("", description="a loss whose best checkpoint is kept as well, e.g. total")
-    checkpoint_order: Literal["min", "max"] = "min"
-    sample_every: int = Field(500, ge=1)
-    accumulate: int = Field(1, ge=1, description="pieces in which a worker takes its part of a batch")
-    loss_limit: float = Field(1e6, gt=0, description="a larger loss stops the training")
+    report_every: Annotated[int, NotInDigest] = Field(
+        25, ge=1, description="steps between lines of metrics.jsonl"
+    )
+    checkpoint_every: Annotated[int, NotInDigest] = Field(500, ge=1)
+    checkpoint_keep: Annotated[int, NotInDigest] = Field(
+        2, ge=1, description="newest checkpoints that are kept"
+    )
+    checkpoint_best: Annotated[str, NotInDigest] = Field(
+        "", description="a loss whose best checkpoint is kept as well, e.g. total"
+    )
+    checkpoint_order: Annotated[Literal["min", "max"], NotInDigest] = "min"
+    sample_every: Annotated[int, NotInDigest] = Field(500, ge=1)
+    accumulate: Annotated[int, NotInDigest] = Field(
+        1, ge=1, description="pieces in which a worker takes its part of a batch"
+    )
+    loss_limit: Annotated[float, NotInDigest] = Field(
+        1e6, gt=0, description="a larger loss stops the training"
+    )
 
 
 class TranslationConfig(StageConfig):
@@ -234,7 +252,7 @@ class RetrievalConfig(StageConfig):
     margin: float = Field(0.2, gt=0)
     negatives: tuple[Negative, ...] = ("all",)
     """One network is trained for each; stage 3 uses the last."""
-    generators: int = Field(1, ge=1, description="actors that generate triplets")
+    generators: Annotated[int, NotInDigest] = Field(1, ge=1, description="actors that generate triplets")
 
     @model_validator(mode="after")
     def _distinct(self) -> RetrievalConfig:
@@ -253,8 +271,8 @@ class StoreConfig(Section):
     """How a shard searches; `auto` by the number of vectors, `memory_mib` and `recall`."""
     recall: float = Field(0.95, gt=0, le=1, description="what an approximate index is tuned to reach")
     memory_mib: int | None = Field(None, ge=1, description="what a shard's index may take")
-    replicas: int = Field(1, ge=1, description="processes for each shard")
-    timeout_s: float = Field(60.0, gt=0)
+    replicas: Annotated[int, NotInDigest] = Field(1, ge=1, description="processes for each shard")
+    timeout_s: Annotated[float, NotInDigest] = Field(60.0, gt=0)
 
 
 class GuidanceConfig(StageConfig):
@@ -362,6 +380,17 @@ class Config(Section):
     @classmethod
     def from_yaml(cls, text: str, source: str) -> Config:
         return _validated(cls, _parse(text, source), source)
+
+
+def keys_outside_digest(model: type[BaseModel] = Config, prefix: str = "") -> set[str]:
+    """Return the dotted keys of a configuration that are marked with `NotInDigest`."""
+    keys = set()
+    for name, field in model.model_fields.items():
+        if NotInDigest in field.metadata:
+            keys.add(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= keys_outside_digest(field.annotation, f"{prefix}{name}.")
+    return keys
 
 
 def presets() -> list[str]:

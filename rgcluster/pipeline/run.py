@@ -36,7 +36,7 @@ from rgcluster.base.session import interruptible, placement
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.base.versions import package_versions
 from rgcluster.base.weights import find
-from rgcluster.config import Config
+from rgcluster.config import Config, keys_outside_digest
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
@@ -337,11 +337,11 @@ class Pipeline:
     def _depends(self, *sections: str) -> dict[str, Any]:
         dump = self.config.model_dump(mode="json")
         values = flatten({name: dump[name] for name in sections})
-        # How the work is watched is no part of what it yields.
+        outside = keys_outside_digest()
         return {
             "seed": self.config.seed,
             "shards": self.shards.digest,
-            **{key: value for key, value in values.items() if key.rsplit(".", 1)[-1] not in _WATCHING},
+            **{key: value for key, value in values.items() if key not in outside},
         }
 
     def _measuring(self) -> dict[str, Any]:
@@ -455,12 +455,6 @@ class Pipeline:
                     console.print(f"{name}: {notice}", soft_wrap=True)
                     add_event(self.run, name, "notice", notice)
             raise_failure(run.directory)
-
-
-_WATCHING = {
-    "report_every", "checkpoint_every", "checkpoint_keep", "checkpoint_best", "checkpoint_order", "sample_every",
-    "accumulate", "loss_limit", "timeout_s", "cache_mib", "generators", "replicas",
-}  # fmt: skip
 
 
 def _show(directory: Location, update: Update) -> None:

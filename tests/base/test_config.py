@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from rgcluster.base.placement import Resources
-from rgcluster.config import Config, load_config, presets
+from rgcluster.config import Config, LossConfig, keys_outside_digest, load_config, presets
 from rgcluster.errors import ConfigError
 
 
@@ -235,3 +235,20 @@ def test_elastic_workers() -> None:
     for wrong in (["cluster.min_workers=2"], ["cluster.workers=1", "cluster.min_workers=2"]):
         with pytest.raises(ConfigError, match="min_workers"):
             load_config("smoke", wrong)
+
+
+def test_the_keys_outside_a_stages_digest() -> None:
+    """A change of this set changes which settings a begun run accepts: say so in the changelog."""
+    stage = {
+        "report_every", "checkpoint_every", "checkpoint_keep", "checkpoint_best", "checkpoint_order", "sample_every",
+        "accumulate", "loss_limit",
+    }  # fmt: skip
+    expected = {f"{name}.{key}" for name in ("translation", "retrieval", "guidance") for key in stage}
+    assert keys_outside_digest() == expected | {
+        "data.cache_mib", "retrieval.generators", "store.replicas", "store.timeout_s",
+    }  # fmt: skip
+
+
+def test_attribute_docstrings_reach_the_schema() -> None:
+    properties = LossConfig.model_json_schema()["properties"]
+    assert "real images" in properties["real_label"]["description"]
