@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from rgcluster.base.jsonlines import append_line, read_lines
+from rgcluster.base.rundir import EVENTS
 from rgcluster.base.storage import Location
 from rgcluster.errors import RGClusterError
 
-__all__ = ["EVENTS", "Event", "add_event", "last_error", "read_events"]
-
-EVENTS = "events.jsonl"
+__all__ = ["Event", "add_event", "last_error", "read_events"]
 
 _lock = threading.Lock()
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from rgcluster.base.jsonlines import append_line, read_lines
+from rgcluster.base.rundir import NOTICES
 from rgcluster.base.storage import Location
 
-__all__ = ["NOTICES", "add_notice", "read_notices"]
-
-NOTICES = "notices.jsonl"
+__all__ = ["add_notice", "read_notices"]
 
 
 def add_notice(directory: Location, text: str) -> None:

@@ -17,18 +17,43 @@ from rgcluster.errors import RunConflict
 
 __all__ = [
     "CONFIG",
+    "DATA",
+    "EVENTS",
+    "FAILURE",
+    "MANIFEST",
+    "METRICS",
+    "MODEL",
+    "NOTICES",
+    "RESULTS",
+    "SNAPSHOT",
     "STAGE",
     "binding",
     "enter",
     "is_finished",
     "link_stage",
+    "networks_of",
     "refuse_other",
+    "shards_of",
+    "snapshot_of",
     "stage_directory",
     "work_once",
 ]
 
-STAGE = "stage.json"
 CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+DATA = "data.json"
+EVENTS = "events.jsonl"
+"""Files of a run's own folder."""
+
+STAGE = "stage.json"
+METRICS = "metrics.jsonl"
+NOTICES = "notices.jsonl"
+FAILURE = "failure.json"
+MODEL = "model"
+SNAPSHOT = "snapshot"
+RESULTS = "results.json"
+"""Names in a stage's folder: its record, a training's losses and messages, its networks, the store, an evaluation."""
+
 LINK = "elsewhere.json"
 
 Depends = Mapping[str, Any]
@@ -42,6 +67,21 @@ def stage_directory(run: Location, stage: str) -> Location:
     found = Location(run / stage)
     found.path = posixpath.normpath(posixpath.join(found.path, link.read_json()["at"]))
     return found
+
+
+def networks_of(run: Location, stage: str) -> Location:
+    """Return where the networks of a stage of the run lie."""
+    return stage_directory(run, stage) / MODEL
+
+
+def snapshot_of(run: Location) -> Location:
+    """Return where the run's store lies."""
+    return stage_directory(run, "store") / SNAPSHOT
+
+
+def shards_of(run: Location) -> Location:
+    """Return where the shards lie that the run was begun with."""
+    return Location((run / DATA).read_json()["shards"])
 
 
 def link_stage(run: Location, stage: str, target: Location) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import networks_of, snapshot_of
 from rgcluster.base.session import placement
 from rgcluster.bench.result import Row
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store.client import Neighbours
 from rgcluster.store.store import RayStore
-from rgcluster.train.loop import MODEL
 from rgcluster.train.stage import Run, Worker
 from rgcluster.train.steps.guidance import GuidanceStage
 from rgcluster.train.steps.translation import stream_blocks
@@ -32,10 +31,8 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
     share = placement(pipeline.config).workers["guidance"]
     torch.set_num_threads(share.threads)
     worker = Worker(0, 1, pick_device(pipeline.config.cluster, gpu=share.gpu))
-    upstream = {
-        stage: str(stage_directory(pipeline.run, stage) / MODEL) for stage in ("translation", "retrieval")
-    }
-    snapshot = stage_directory(pipeline.run, "store") / "snapshot"
+    upstream = {stage: str(networks_of(pipeline.run, stage)) for stage in ("translation", "retrieval")}
+    snapshot = snapshot_of(pipeline.run)
     with RayStore.share(snapshot, "bench-guidance") as store:
         run = Run(
             pipeline.config, str(pipeline.run), "guidance", pipeline.source("train"),

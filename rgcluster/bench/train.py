@@ -81,7 +81,7 @@ def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -
     shards = write_shards(read_celeba(folder / "faces"), Location(folder / "shards"), ShardOptions())
     pipeline = Pipeline(Location(folder / "run"), _short(config, steps), shards)
     pipeline.prepare()
-    pipeline.guidance()
+    pipeline.finish("guidance")
     rows = []
     for stage in ("translation", "retrieval", "guidance"):
         line = read_metrics(Location(folder / "run" / stage))[-1]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rgcluster.base.progress import task
+from rgcluster.base.rundir import shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
 from rgcluster.client import Client
@@ -34,7 +35,6 @@ from rgcluster.translate.finished import (
     KEEP,
     Judge,
     open_run,
-    snapshot_of,
     store_name,
     style_noise,
     wanted_changes,
@@ -139,13 +139,13 @@ def train(config: Config, data: str, run: str, stage: str) -> None:
     with ray_session():
         pipeline = Pipeline(Location(run), config, shards)
         pipeline.prepare()
-        getattr(pipeline, stage)()
+        pipeline.finish(stage)
 
 
 def evaluate(run: str) -> Location:
     """Evaluate a run and write its report."""
     config, location = open_run(run)
-    shards = open_shards(Location((location / "data.json").read_json()["shards"]))
+    shards = open_shards(shards_of(location))
     with ray_session():
         return Pipeline(location, config, shards).report()
 
@@ -153,7 +153,7 @@ def evaluate(run: str) -> Location:
 def probe(run: str, count: int) -> dict[str, Any]:
     """Return whether a run uses its retrieval (`evaluate.measure.probe`), without Ray."""
     config, location = open_run(run)
-    shards = open_shards(Location((location / "data.json").read_json()["shards"]))
+    shards = open_shards(shards_of(location))
     uncached = config.data.model_copy(update={"cache_mib": 0})
     train, test = (open_source(shards, uncached, split) for split in ("train", "test"))
     device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from rgcluster.base.rundir import STAGE, stage_directory
+from rgcluster.base.rundir import CONFIG, MODEL, STAGE, networks_of
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.base.versions import package_versions
 from rgcluster.config import Config
@@ -22,7 +22,6 @@ from rgcluster.model.interop.published import (
 )
 from rgcluster.model.networks import Discriminator
 from rgcluster.pipeline.run import flatten
-from rgcluster.train.loop import MODEL
 
 __all__ = ["export", "import_published"]
 
@@ -56,7 +55,7 @@ def import_published(generator: Path, discriminator: Path | None, config: Config
     depends = {key: value for key, value in settings.items() if key.startswith("model.") or key in BINDING}
     record = {"depends": depends, "finished": True, "seconds": 0.0, "versions": package_versions()}
     (directory / STAGE).write_json({**record, "imported": origin})
-    (run / "config.yaml").write_text(config.to_yaml())
+    (run / CONFIG).write_text(config.to_yaml())
 
 
 def export(run: Location, config: Config, model: str, kind: Format, target: Path) -> Exported:
@@ -65,9 +64,9 @@ def export(run: Location, config: Config, model: str, kind: Format, target: Path
     if model not in known:
         raise ConfigError(f"--model {model}: this run has {', '.join(known)}")
     if model == "gmm-unit":
-        translator = load_translator(stage_directory(run, "translation") / MODEL, config)
+        translator = load_translator(networks_of(run, "translation"), config)
     else:
-        translator = load_guided(stage_directory(run, "guidance") / MODEL, config, model)
+        translator = load_guided(networks_of(run, "guidance"), config, model)
     exported = export_translator(translator, config, kind, target)
     about = {
         **asdict(exported),

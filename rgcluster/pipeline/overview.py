@@ -10,12 +10,12 @@ from rich.table import Table
 
 from rgcluster.base.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import STAGE, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
 from rgcluster.config import Config
 from rgcluster.model.networks import Discriminator, RetrievalEncoder, RetrievalFusion
 from rgcluster.model.translator import Translator
-from rgcluster.pipeline.run import SECTIONS, STAGE
+from rgcluster.pipeline.stages import STAGES
 from rgcluster.train.records.metrics import read_metrics
 from rgcluster.translate.finished import open_run
 
@@ -88,7 +88,7 @@ def status(run: str) -> Status:
     """Return how far a run is, from its directory alone: it may be at work elsewhere."""
     _, location = open_run(run)
     rows = []
-    for name in SECTIONS:
+    for name in STAGES:
         directory = stage_directory(location, name)
         file = directory / STAGE
         if not file.exists():

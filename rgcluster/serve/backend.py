@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.base.checkpoint import read_checkpoint_manifest
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import networks_of, snapshot_of
 from rgcluster.config import Config
 from rgcluster.errors import DataError
 from rgcluster.store.client import Neighbours
 from rgcluster.store.disk.snapshot import read_manifest
-from rgcluster.translate.finished import open_run, snapshot_of
+from rgcluster.translate.finished import open_run
 from rgcluster.translate.jobs import Job, Outcome, variant_of
 
 __all__ = ["Backend", "InProcess", "ServedModel", "ModelEngine", "describe"]
@@ -40,7 +40,7 @@ class ServedModel:
 def describe(name: str, run: str) -> ServedModel:
     """Read the metadata of a run; DataError or CheckpointError where it is not finished."""
     config, location = open_run(run)
-    digest = str(read_checkpoint_manifest(stage_directory(location, "guidance") / "model")["sha256"])
+    digest = str(read_checkpoint_manifest(networks_of(location, "guidance"))["sha256"])
     manifest = read_manifest(snapshot_of(location))
     if config.guidance.retrieval_count > manifest.count:
         raise DataError(f"{location}: the store holds fewer images than guide a picture; train the run again")

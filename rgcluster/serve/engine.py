@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.storage import Location
+from rgcluster.base.rundir import shards_of
 from rgcluster.config import ClusterConfig
 from rgcluster.data.images import encode_png
 from rgcluster.data.shards import open_shards
@@ -78,7 +78,7 @@ class Engine:
     @cached_property
     def _examples(self) -> list[bytes]:
         try:
-            shards = open_shards(Location((self._run / "data.json").read_json()["shards"]))
+            shards = open_shards(shards_of(self._run))
             if shards.prepared is None or shards.prepared.format != "raw":
                 places = shards.index("test").places
                 chosen = np.linspace(0, len(places) - 1, min(NUM_EXAMPLES, len(places))).astype(int)

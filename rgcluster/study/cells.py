@@ -16,7 +16,8 @@ from typing import Any
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import Config, with_values
 from rgcluster.data.shards import ShardSet
-from rgcluster.pipeline.run import Pipeline, Shared
+from rgcluster.pipeline.context import Shared
+from rgcluster.pipeline.run import Pipeline
 
 __all__ = ["Cell", "Study", "cell_name"]
 

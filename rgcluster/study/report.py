@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from rgcluster.base.rundir import RESULTS
 from rgcluster.base.storage import Location
 from rgcluster.evaluate.metrics.catalogue import Metric, named_metrics
 from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table, table
@@ -40,7 +41,7 @@ def shown_tables(results: Results) -> list[Table]:
 def write_table(directory: Location, results: Results) -> Location:
     """Write `results.json`, `table.csv`, `table.tex` and `report/index.html`; return the report."""
     tables = shown_tables(results)
-    (directory / "results.json").write_json(results)
+    (directory / RESULTS).write_json(results)
     (directory / "table.csv").write_text(as_csv(tables[0]))
     (directory / "table.tex").write_text(as_latex(tables[0]))
     title = f"Table {results['table']}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rgcluster.base.progress import console
+from rgcluster.base.rundir import RESULTS
 from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location
 from rgcluster.config import with_values
@@ -76,15 +77,15 @@ def _train_shared(study: Study, cells: Sequence[Cell]) -> None:
     stage3: dict[str, int] = {}
     for cell in cells:
         pipeline = study.pipeline(cell)
-        pipeline.store()
-        pipeline.precision()
-        pipeline.reference()
+        pipeline.finish("store")
+        pipeline.finish("precision")
+        pipeline.finish("reference")
         for split in ("train", "test"):
             pipeline.source(split)
-        key = str(sorted(pipeline.guidance_depends().items()))
+        key = str(sorted(pipeline.depends("guidance").items()))
         stage3[key] = stage3.get(key, 0) + 1
         if stage3[key] == 2:
-            pipeline.guidance()
+            pipeline.finish("guidance")
 
 
 def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> Location:
@@ -116,7 +117,7 @@ def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> L
         "trials": rows,
     }
     directory = study.root / "sweep"
-    (directory / "results.json").write_json(results)
+    (directory / RESULTS).write_json(results)
     if best:
         chosen = next(row["cell"] for row in rows if row["name"] == best)
         (directory / "best.yaml").write_text(with_values(study.config, chosen).to_yaml())

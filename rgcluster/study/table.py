@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rgcluster.base.rundir import CONFIG, DATA
 from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location
 from rgcluster.config import Config, load_config, parse_override, with_values
@@ -34,7 +35,7 @@ def open_study(
     What is not given is taken from the run that the directory holds; without one, the preset is celeba128.
     """
     root = Location(run)
-    own, known = root / "config.yaml", root / "data.json"
+    own, known = root / CONFIG, root / DATA
     if preset is None and own.exists():
         config = Config.from_yaml(own.read_text(), str(own))
         config = with_values(config, dict(map(parse_override, overrides)))

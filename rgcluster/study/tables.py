@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from rgcluster.base.progress import console
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import RESULTS, stage_directory
 from rgcluster.config import Config
 from rgcluster.errors import ConfigError
-from rgcluster.evaluate.measure.evaluation import RESULTS, measurements
+from rgcluster.evaluate.measure.evaluation import measurements
 from rgcluster.evaluate.measure.inputs import UNPAINTED
 from rgcluster.evaluate.measure.measured import load_measured
 from rgcluster.evaluate.measure.protocol import require_same
@@ -76,7 +76,7 @@ def _retrieval(study: Study, training_seeds: Sequence[int]) -> dict[str, Any]:
     for seed in training_seeds:
         pipeline = study.pipeline({"seed": seed, "retrieval.negatives": STRATEGIES})
         console.print(f"{pipeline.run.name}")
-        pipeline.precision()
+        pipeline.finish("precision")
         own, found = load_precision(stage_directory(pipeline.run, "precision"))
         rows.append({row["negatives"]: row for row in own})
         queries.append(found)
@@ -130,7 +130,7 @@ def _cells(config: Config, number: int) -> dict[str, Cell]:
 def _train(study: Study, cell: Cell) -> Trained:
     pipeline = study.pipeline(cell)
     console.print(f"{pipeline.run.name}")
-    pipeline.evaluation()
+    pipeline.finish("evaluation")
     results = (stage_directory(pipeline.run, "evaluation") / RESULTS).read_json()
     return Trained(pipeline, cell, results)
 

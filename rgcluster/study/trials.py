@@ -16,14 +16,14 @@ from ray.tune.schedulers import ASHAScheduler
 
 from rgcluster.base.placement import CPUS_PER_DRIVER, place
 from rgcluster.base.progress import follow
-from rgcluster.base.rundir import STAGE, stage_directory
+from rgcluster.base.rundir import RESULTS, STAGE, stage_directory
 from rgcluster.base.session import cluster_nodes
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, root_cause
-from rgcluster.evaluate.measure.evaluation import RESULTS
-from rgcluster.pipeline.run import Pipeline, Shared
+from rgcluster.pipeline.context import Shared
+from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
 from rgcluster.train.records.metrics import read_metrics
 
@@ -154,13 +154,13 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
         return told
     try:
         with follow(tell):
-            pipeline.guidance()
+            pipeline.finish("guidance")
         tell()
         if "loss" not in told:
             raise ConfigError(
                 f"--loss {plan.loss}: guidance/metrics.jsonl of {pipeline.run} has no such line"
             )
-        pipeline.evaluation()
+        pipeline.finish("evaluation")
     except Exception as error:
         raise root_cause(error) from None
     return told

@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any
 
+from rgcluster.base.rundir import CONFIG
 from rgcluster.config import Config, load_config
 from rgcluster.errors import RGClusterError, root_cause
 
@@ -44,7 +45,7 @@ def _config(asked: dict[str, Any]) -> Config:
     from rgcluster.config import with_values
     from rgcluster.translate.finished import open_run
 
-    if asked["preset"] is None and (Location(asked["run"]) / "config.yaml").exists():
+    if asked["preset"] is None and (Location(asked["run"]) / CONFIG).exists():
         config, _ = open_run(asked["run"])
         return with_values(config, dict(_pair(override) for override in asked["overrides"]))
     return load_config(asked["preset"] or "celeba128", asked["overrides"])

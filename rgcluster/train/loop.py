@@ -10,6 +10,7 @@ import ray.train
 import torch
 
 from rgcluster import errors
+from rgcluster.base.rundir import FAILURE, MODEL
 from rgcluster.base.storage import Location
 from rgcluster.data.images import encode_png
 from rgcluster.errors import CollectiveStalled, RGClusterError, TrainingDiverged, root_cause
@@ -24,17 +25,13 @@ from rgcluster.train.steps.translation import TranslationStage
 from rgcluster.train.workers import agree
 from rgcluster.translate.device import pick_device
 
-__all__ = ["FAILURE", "MODEL", "STAGES", "raise_failure", "train_stage", "train_worker"]
+__all__ = ["STAGES", "raise_failure", "train_stage", "train_worker"]
 
 STAGES: dict[str, type[Stage]] = {
     "translation": TranslationStage,
     "retrieval": RetrievalStage,
     "guidance": GuidanceStage,
 }
-MODEL = "model"
-"""Directory, below a stage's own, of the networks that it hands on."""
-FAILURE = "failure.json"
-"""Left by a worker for an error that trying again cannot mend."""
 
 
 def train_worker(task: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.attributes import parse_target
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import CONFIG, networks_of
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.config import Config, DataConfig
 from rgcluster.errors import DataError
@@ -15,7 +15,7 @@ from rgcluster.model.handover import load_discriminator
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.translate.device import Device
 
-__all__ = ["KEEP", "Judge", "open_run", "snapshot_of", "store_name", "style_noise", "wanted_changes"]
+__all__ = ["KEEP", "Judge", "open_run", "store_name", "style_noise", "wanted_changes"]
 
 KEEP = -1
 """In a target: this attribute stays as D sees it in the image."""
@@ -24,15 +24,10 @@ KEEP = -1
 def open_run(run: str) -> tuple[Config, Location]:
     """Return the run's configuration and place; DataError where there is no run."""
     location = Location(run)
-    file = location / "config.yaml"
+    file = location / CONFIG
     if not file.exists():
         raise DataError(f"{location}: not a run directory (no config.yaml); train with --run {run} first")
     return Config.from_yaml(file.read_text(), str(file)), location
-
-
-def snapshot_of(run: Location) -> Location:
-    """Return where the run's store lies."""
-    return stage_directory(run, "store") / "snapshot"
 
 
 def store_name(run: Location) -> str:
@@ -63,7 +58,7 @@ class Judge:
     """D of stage 1 as a classifier of an image's own attributes."""
 
     def __init__(self, run: Location, config: Config, device: Device) -> None:
-        network = load_discriminator(stage_directory(run, "translation") / "model", config)
+        network = load_discriminator(networks_of(run, "translation"), config)
         self._network = network.eval().requires_grad_(False).to(device.torch)
         self._data, self._device = config.data, device
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import networks_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.model.gmm import prior_mean, sample_style
@@ -129,7 +129,7 @@ def load_models(
 
     The store must be given where a guided one is loaded; StoreMismatch where other networks embedded it.
     """
-    base = load_translator(stage_directory(run, "translation") / "model", config)
+    base = load_translator(networks_of(run, "translation"), config)
     models: dict[str, GuidedTranslator] = {}
     if not names or "gmm-unit" in names:
         models["gmm-unit"] = GuidedTranslator("gmm-unit", base, config, device, None)
@@ -139,10 +139,10 @@ def load_models(
             continue
         if is_guided(name) and retriever is None:
             assert store is not None, "a guided translator needs the store"
-            found = load_retrieval(stage_directory(run, "retrieval") / "model", config, base)
+            found = load_retrieval(networks_of(run, "retrieval"), config, base)
             network = found[config.retrieval.negatives[-1]]
             retriever = Retriever(store, network.to(device.torch), base.to(device.torch), config, device)
-        translator = load_guided(stage_directory(run, "guidance") / "model", config, name)
+        translator = load_guided(networks_of(run, "guidance"), config, name)
         models[name] = GuidedTranslator(
             name, translator, config, device, retriever if is_guided(name) else None
         )

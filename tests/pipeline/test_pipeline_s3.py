@@ -11,7 +11,7 @@ from processes import start
 from s3 import FAULTS, FaultyProxy, place, s3_server
 
 from rgcluster.base.storage import Location
-from rgcluster.pipeline.run import SECTIONS
+from rgcluster.pipeline.stages import STAGES
 from rgcluster.train.records.metrics import read_metrics
 
 pytestmark = pytest.mark.long
@@ -50,13 +50,13 @@ def test_everything_on_s3_with_faults_an_outage_and_again(proxy: FaultyProxy) ->
     assert all(row["counterfactual"] is not None for row in rows if row["model"] == "rg-unit")
     assert read_metrics(root / "guidance")[-1]["step"] == 10
     assert not [name for name in root.names() if name.startswith("preflight")]
-    before = {stage: (root / stage / "stage.json").read_json() for stage in SECTIONS}
+    before = {stage: (root / stage / "stage.json").read_json() for stage in STAGES}
     assert all(record["finished"] for record in before.values())
 
     again = command("demo", "--preset", "smoke", "--run", run, timeout=200)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert {stage: (root / stage / "stage.json").read_json() for stage in SECTIONS} == before
-    assert not any(stage in again.stderr for stage in SECTIONS)
+    assert {stage: (root / stage / "stage.json").read_json() for stage in STAGES} == before
+    assert not any(stage in again.stderr for stage in STAGES)
 
     shown = command("status", "--run", run)
     assert shown.returncode == 0 and "evaluation  finished: in" in shown.stdout

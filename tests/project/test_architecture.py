@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 ORDER: dict[str, str] = {
     "": "errors config base client",
-    "base": "attributes remote storage jsonlines events notices versions checkpoint rundir placement "
+    "base": "attributes remote storage jsonlines versions rundir events notices checkpoint placement "
     "progress weights session",
     "model": "noise kernels layers networks gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
@@ -38,7 +38,7 @@ ORDER: dict[str, str] = {
     "translate": "device tensors familiar retriever finished guided jobs",
     "train": "stage workers records guards meter checkpoints watch preflight steps embed loop",
     "evaluate": "metrics measure report figures",
-    "pipeline": "run exchange overview",
+    "pipeline": "fit context stages run ladder exchange overview",
     "serve": "settings telemetry exposition batcher backend engine http deploy",
     "cli": "commands",
 }

@@ -22,13 +22,13 @@ from serving import encoded, endpoint, endpoint_of, engine_for, post, settings_f
 from untrained import noise_images
 
 import rgcluster
+from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.cli import commands
 from rgcluster.errors import ConfigError, EndpointError, RequestRefused, StoreUnavailable
 from rgcluster.serve.backend import InProcess
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.familiar import Familiarity
-from rgcluster.translate.finished import snapshot_of
 
 ALL = "0,1,0,1,1"
 

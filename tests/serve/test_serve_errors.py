@@ -14,6 +14,7 @@ from serving import encoded, endpoint, post, settings_for
 from untrained import noise_images
 
 from rgcluster.base.attributes import parse_target
+from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.config import DataConfig
 from rgcluster.errors import (
@@ -33,7 +34,6 @@ from rgcluster.serve.backend import InProcess
 from rgcluster.serve.http import targets
 from rgcluster.serve.http.errors import ApiError, api_error
 from rgcluster.store.local import LocalStore
-from rgcluster.translate.finished import snapshot_of
 
 NAMES = ("Black_Hair", "Blond_Hair", "Male")
 IMAGE = encoded(noise_images(1, 48, seed=3)[0])

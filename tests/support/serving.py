@@ -16,6 +16,7 @@ import requests
 import uvicorn
 from PIL import Image
 
+from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.serve.backend import Backend, InProcess, describe
 from rgcluster.serve.engine import Engine
@@ -23,7 +24,6 @@ from rgcluster.serve.http.application import create_app
 from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.store.client import Store
 from rgcluster.store.local import LocalStore
-from rgcluster.translate.finished import snapshot_of
 
 
 def free_port() -> int:

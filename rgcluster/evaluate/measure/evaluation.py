@@ -14,7 +14,7 @@ from ray.data import ActorPoolStrategy
 
 from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import RESULTS, networks_of, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
@@ -27,9 +27,8 @@ from rgcluster.evaluate.metrics.scores import fid_or_reason, inception_score, ke
 from rgcluster.faces import FaceSet
 from rgcluster.model.handover import is_guided, network_digests
 
-__all__ = ["RESULTS", "Evaluation", "StartStore", "evaluate_run", "measurements", "over_seeds"]
+__all__ = ["Evaluation", "StartStore", "evaluate_run", "measurements", "over_seeds"]
 
-RESULTS = "results.json"
 KID_SUBSETS = 50
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -94,8 +93,8 @@ def evaluate_run(
 def measurements(evaluation: Evaluation) -> dict[str, Location]:
     """Return where the measurements of each of the run's models lie, or will lie."""
     config, run = evaluation.config, evaluation.run
-    base = network_digests(stage_directory(run, "translation") / "model")["translator"]
-    guided = network_digests(stage_directory(run, "guidance") / "model")
+    base = network_digests(networks_of(run, "translation"))["translator"]
+    guided = network_digests(networks_of(run, "guidance"))
     protocol = {"protocol": evaluation.protocol["digest"]}
     places = {IDENTITY: measured_place(evaluation.measured, IDENTITY, protocol)}
     if evaluation.faces is not None and config.evaluation.counterfactuals:

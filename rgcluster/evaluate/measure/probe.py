@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.attributes import domain_columns
+from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource
@@ -24,7 +25,6 @@ from rgcluster.evaluate.metrics.counterfactual import edit_region
 from rgcluster.faces import FaceSet
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import Device
-from rgcluster.translate.finished import snapshot_of
 from rgcluster.translate.guided import GuidedTranslator, load_models
 
 __all__ = ["K", "content_precision", "edit_error", "probe", "swap_change"]

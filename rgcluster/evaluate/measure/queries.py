@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import networks_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches, rows_dataset
@@ -39,8 +39,8 @@ class EmbedAll:
         torch.set_num_threads(1)
         self.config, self.targets = config, targets
         self.device = pick_device(config.cluster, gpu=gpu)
-        self.translator = load_translator(stage_directory(Location(run), "translation") / "model", config)
-        found = stage_directory(Location(run), "retrieval") / "model"
+        self.translator = load_translator(networks_of(Location(run), "translation"), config)
+        found = networks_of(Location(run), "retrieval")
         networks = load_retrieval(found, config, self.translator)
         self.networks = {name: network.to(self.device.torch) for name, network in networks.items()}
         self.translator.to(self.device.torch)

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from rgcluster.base.jsonlines import read_lines
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import DATA, MANIFEST, METRICS, RESULTS, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.evaluate.report.captions import CAPTIONS, FILES
@@ -66,16 +66,16 @@ def write_report(config: Config, run: Location) -> Location:
 def _read(config: Config, run: Location) -> Parts:
     places = {name: stage_directory(run, name) for name in STAGES}
     evaluation = places["evaluation"]
-    results = evaluation / "results.json"
+    results = evaluation / RESULTS
     pictures = {name: evaluation / "figures" / FILES.get(name, f"{name}.png") for name in CAPTIONS}
-    about = [file for name in ("manifest.json", "data.json") if (file := run / name).exists()]
+    about = [file for name in (MANIFEST, DATA) if (file := run / name).exists()]
     records = {name: place / "stage.json" for name, place in places.items()}
     return Parts(
         config,
         results.read_json() if results.exists() else None,
         {key: value for file in about for key, value in file.read_json().items()},
         {name: file.read_json() for name, file in records.items() if file.exists()},
-        {name: read_lines(places[name] / "metrics.jsonl") for name in TRAINED},
+        {name: read_lines(places[name] / METRICS) for name in TRAINED},
         {name: file.read_bytes() for name, file in pictures.items() if file.exists()},
     )
 

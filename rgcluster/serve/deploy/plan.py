@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import ray
 
 from rgcluster.base.placement import Claim, Node, describe_nodes, pack
+from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.store.disk.snapshot import read_manifest
-from rgcluster.translate.finished import snapshot_of
 
 __all__ = ["QUIET_THREADS", "num_gpus", "num_shards", "require_room", "serves_directly"]
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rgcluster.base.jsonlines import append_line, as_lines, read_lines
+from rgcluster.base.rundir import METRICS
 from rgcluster.base.storage import Location
 from rgcluster.train.records.gauges import Gauges
 from rgcluster.train.records.trackers import Tracker, open_trackers
 
-__all__ = ["METRICS", "MetricsLog", "read_metrics"]
-
-METRICS = "metrics.jsonl"
+__all__ = ["MetricsLog", "read_metrics"]
 
 SECONDS_BETWEEN_WRITES = 5.0
 """Where a file cannot be appended to, the whole of it is written, at most so often."""

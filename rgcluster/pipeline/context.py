@@ -1,0 +1,146 @@
+"""What the stages of one run work with: its data, its places, its store, and what its measurements need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from rgcluster.base.placement import Placement
+from rgcluster.base.progress import task
+from rgcluster.base.rundir import STAGE, networks_of, snapshot_of, stage_directory
+from rgcluster.base.session import placement
+from rgcluster.base.storage import Location, digest_json
+from rgcluster.config import Config
+from rgcluster.data.shards import ShardSet
+from rgcluster.data.sources import UNLABELLED
+from rgcluster.data.stream import ImageSource, open_source
+from rgcluster.evaluate.measure.evaluation import Evaluation
+from rgcluster.evaluate.measure.protocol import make_protocol
+from rgcluster.model.handover import networks_digest
+from rgcluster.store.disk.snapshot import Manifest, read_manifest
+from rgcluster.store.shard.shard import IndexSettings
+from rgcluster.store.store import RayStore, list_stores
+from rgcluster.translate.finished import store_name
+
+__all__ = ["RunContext", "Shared"]
+
+_REPORTED_FROM = 20_000
+"""Images whose opening takes long enough to show progress."""
+
+
+@dataclass
+class Shared:
+    """What several runs of the same shards share: a directory of stages, and images at hand.
+
+    A stage lies at `<stages>/<digest of what it depends on>/<stage>`, unless `base`, an ordinary run, has it
+    already. `trials` runs share the cluster.
+    """
+
+    stages: Location
+    base: Location
+    sources: dict[tuple[str, float], ImageSource] = field(default_factory=dict)
+    trials: int = 1
+
+    def place(self, stage: str, depends: Mapping[str, Any]) -> Location:
+        """Return where the stage with these dependencies lies, or will lie."""
+        own = self.base / stage / STAGE
+        if own.exists():
+            record = own.read_json()
+            if record["finished"] and record["depends"] == depends:
+                return self.base / stage
+        return self.stages / digest_json({"stage": stage, **depends}) / stage
+
+
+class RunContext:
+    """One run: its directory, configuration and shards, and what it shares with other runs."""
+
+    def __init__(self, run: Location, config: Config, shards: ShardSet, shared: Shared | None = None) -> None:
+        self.run, self.config, self.shards, self.shared = run, config, shards, shared
+        self._sources = shared.sources if shared else {}
+        self._protocol: dict[str, Any] = {}
+
+    def source(self, split: str) -> ImageSource:
+        """Return the images of a split, opened once; training takes the configured fraction."""
+        return self.open(split, self.config.data.fraction if split == "train" else 1.0)
+
+    def open(self, split: str, fraction: float = 1.0) -> ImageSource:
+        key = (split, fraction)
+        if key not in self._sources:
+            reported = self.shards.splits.get(split, 0) * fraction >= _REPORTED_FROM
+            with task(self.title(f"{split} images")) if reported else nullcontext() as update:
+                self._sources[key] = open_source(self.shards, self.config.data, split, fraction, update)
+        return self._sources[key]
+
+    def retrieval_set(self) -> dict[str, ImageSource]:
+        """Return by split the images that the store holds: those that train, or all but the test and val sets."""
+        if self.config.store.images == "train":
+            return {"train": self.source("train")}
+        # What only the store needs is read once, so it is not kept decoded.
+        uncached = self.config.data.model_copy(update={"cache_mib": 0})
+        opened = self._sources.get(("train", 1.0))
+        train = opened or (
+            self.source("train")
+            if self.config.data.fraction >= 1
+            else open_source(self.shards, uncached, "train")
+        )
+        rest = [UNLABELLED] if self.shards.splits.get(UNLABELLED) else []
+        return {"train": train} | {split: open_source(self.shards, uncached, split) for split in rest}
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the protocol by which this run is measured."""
+        if not self._protocol:
+            drawn = self.shards.faces is not None
+            self._protocol = make_protocol(self.config, self.shards, drawn=drawn)
+        return self._protocol
+
+    def measuring(self) -> Evaluation:
+        """Return what the evaluation works with; its stages must be finished."""
+        placed = self.placement()
+        kept = self.shared.base if self.shared else self.run
+        return Evaluation(
+            config=self.config, run=self.run, train=self.open("train"), test=self.open("test"),
+            faces=self.shards.faces, protocol=self.protocol(),
+            reference=stage_directory(self.run, "reference"), measured=kept / "measured",
+            store_digest=self.manifest().digest, gpu=placed.gpu, workers=placed.measurers,
+        )  # fmt: skip
+
+    def measured_by(self) -> dict[str, Any]:
+        """Return what a measurement depends on: the shards and the protocol."""
+        return {"shards": self.shards.digest, "protocol": self.protocol()["digest"]}
+
+    def model(self, stage: str) -> str:
+        """Return where a stage's networks lie."""
+        return str(networks_of(self.run, stage))
+
+    def digest(self, stage: str) -> str:
+        """Return the digest of what a finished stage hands on: of the store as it was built, else of networks."""
+        if stage == "store":
+            return self.manifest().built_digest
+        return networks_digest(networks_of(self.run, stage))
+
+    def manifest(self) -> Manifest:
+        """Return the manifest of the run's store."""
+        return read_manifest(snapshot_of(self.run))
+
+    def start_store(self, name: str) -> RayStore:
+        """Connect to the store of that name, or start its actors, which end with the `with` block."""
+        settings = self.config.store
+        return RayStore.share(
+            snapshot_of(self.run), name, replicas=settings.replicas, index=IndexSettings.of(settings),
+            timeout=settings.timeout_s,
+        )  # fmt: skip
+
+    def name_of_store(self, use: str) -> str:
+        """Return the name of the run's store if it is being served, else of one for this use alone."""
+        served = store_name(self.run)
+        return served if served in list_stores() else f"{served}-{use}"
+
+    def title(self, stage: str) -> str:
+        """Return how progress lines name a stage: with the run's name where several runs are at work."""
+        return f"{self.run.name} {stage}" if self.shared else stage
+
+    def placement(self) -> Placement:
+        """Return where the processes of each stage go."""
+        return placement(self.config, self.shared.trials if self.shared else 1)
