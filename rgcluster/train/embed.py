@@ -20,6 +20,7 @@ from rgcluster.model.handover import encoder_digests, load_retrieval, load_trans
 from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.store.index.rows import tag_of
 from rgcluster.translate.device import pick_device
+from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Embedder", "build_store", "store_digests"]
@@ -46,8 +47,9 @@ class Embedder:
         image = to_images(block["image"], self.device)
         with self.device.autocast():
             content = self.translator.content_encoder(image)
-            vector = self.network(content, self.translator.style_encoder(image).mean.float())
-        return {"row_id": block["row_id"], "vector": vector.float().cpu().numpy(), "image": block["image"]}
+            style = self.translator.style_encoder(image).mean
+        vector = query_vectors(self.network, content, style, self.device)
+        return {"row_id": block["row_id"], "vector": vector, "image": block["image"]}
 
 
 def store_digests(config: Config, translator: str, retrieval: str) -> dict[str, str]:

@@ -77,8 +77,8 @@ class GuidedTranslator:
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
             content = self.translator.content_encoder(to_images(pixels, self.device))
-            vector = self.retriever.network(content, prior_mean(domain, self.config.model.style_dim))
-        return self.retriever.store.neighbours(vector.float().cpu().numpy(), count, row_ids)
+        query = self.retriever.query(content, prior_mean(domain, self.config.model.style_dim))
+        return self.retriever.store.neighbours(query, count, row_ids)
 
     @torch.inference_mode()
     def guided_by(

@@ -166,7 +166,7 @@ class Translators:
         _, targets = self._targets([job], image)
         with self.device.autocast():
             content = self._base.content_encoder(image)
-        query = self._queries(content.expand(job.rows, -1, -1, -1), self._styles([job], targets))
+        query = self.retriever.query(content.expand(job.rows, -1, -1, -1), self._styles([job], targets))
         return self.retriever.store.neighbours(query, count, np.full(job.rows, job.row_id))
 
     def warm_up(self) -> None:
@@ -228,10 +228,6 @@ class Translators:
                 parts.append(torch.from_numpy(job.weights) @ means + noise)
         return torch.cat(parts).to(self.device.torch)
 
-    def _queries(self, content: Tensor, style: Tensor) -> FloatArray:
-        with self.device.autocast():
-            return self.retriever.network(content, style).float().cpu().numpy()
-
     def _chunks(self, index: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         for start in range(0, len(index), self.max_rows):
             yield index[start : start + self.max_rows]
@@ -252,7 +248,7 @@ class Translators:
             for chunk in self._chunks(rows.index):
                 barred = np.array([jobs[number].row_id for number in owner[chunk]], np.int64)
                 if kind == "on":
-                    query = self._queries(content[owner[chunk]], style[chunk])
+                    query = self.retriever.query(content[owner[chunk]], style[chunk])
                     rows.pending.append(store.neighbours_async(query, count, barred))
                 else:
                     keys = [

@@ -16,6 +16,7 @@ from rgcluster.model.networks import RetrievalEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Pending, Store
 from rgcluster.translate.device import Device
+from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Retriever"]
@@ -37,6 +38,10 @@ class Retriever:
         self.config, self.device = config, device
         self.waited = 0.0
 
+    def query(self, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
+        """Return the vectors [B, retrieval_dim] that stand for contents [B, C, h, w] in styles [B, n * style_dim]."""
+        return query_vectors(self.network, content, style, self.device)
+
     @torch.no_grad()
     def ask(
         self,
@@ -56,9 +61,7 @@ class Retriever:
         exclude = row_ids if self.config.guidance.exclude_self else None
         if random:
             return self.store.random_async(row_ids if draws is None else draws, count, exclude, seed=key)
-        with self.device.autocast():
-            query = self.network(content, style.float())
-        return self.store.neighbours_async(query.float().cpu().numpy(), count, exclude)
+        return self.store.neighbours_async(self.query(content, style), count, exclude)
 
     def contents(self, pending: Pending[Neighbours]) -> Tensor:
         """Wait for the neighbours; return their contents [B, M, C, h/4, w/4]."""

@@ -126,10 +126,11 @@ def retrievals(scene: Scene) -> bytes:
     assert retriever is not None, "rg-unit looks at neighbours"
     style = prior_mean(torch.from_numpy(scene.targets).to(device.torch), scene.config.model.style_dim)
     with torch.inference_mode(), device.autocast():
-        query = retriever.network(retriever.encode(to_images(scene.images, device)), style)
+        content = retriever.encode(to_images(scene.images, device))
+    query = retriever.query(content, style)
     own_ids = scene.row_ids if scene.config.guidance.exclude_self else None
     count = min(NEIGHBOURS, scene.store.count - 1)
-    near = scene.store.neighbours(query.float().cpu().numpy(), count, own_ids)
+    near = scene.store.neighbours(query, count, own_ids)
     rows = [
         [
             Tile(image),

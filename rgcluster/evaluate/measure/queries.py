@@ -21,6 +21,7 @@ from rgcluster.evaluate.metrics.precision import query_shares, random_shares
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import load_retrieval, load_translator
 from rgcluster.translate.device import pick_device
+from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["load_precision", "measure_precision"]
@@ -55,8 +56,11 @@ class EmbedAll:
             else:
                 target = torch.from_numpy(self.targets[block["row"]]).to(self.device.torch)
                 style = prior_mean(target, self.config.model.style_dim)
-            vectors = {name: network(content, style) for name, network in self.networks.items()}
-        return {"row": block["row"], **{name: vector.cpu().numpy() for name, vector in vectors.items()}}
+        vectors = {
+            name: query_vectors(network, content, style, self.device)
+            for name, network in self.networks.items()
+        }
+        return {"row": block["row"], **vectors}
 
 
 def measure_precision(
