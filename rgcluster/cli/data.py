@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -76,7 +76,7 @@ def shard(
     crop: Annotated[
         int, typer.Option(help="centre crop of prepared images in source pixels, 0: none", min=0)
     ] = 178,
-    format_: Annotated[str, typer.Option("--format", help="of prepared images: jpeg or raw")] = "jpeg",
+    format_: Annotated[Literal["jpeg", "raw"], typer.Option("--format", help="of prepared images")] = "jpeg",
     rows: Annotated[int, typer.Option(help="images a shard", min=1)] = 2048,
     max_unreadable: Annotated[
         float,

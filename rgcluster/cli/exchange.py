@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -53,20 +53,17 @@ def published(
 def export(
     run: Annotated[str, typer.Option("--run", help="run directory")],
     target: Annotated[Path, typer.Option("--out", help="file to write; what it takes goes to FILE.json")],
-    format_: Annotated[str, typer.Option("--format", help="onnx or torch")] = "onnx",
+    format_: Annotated[Literal["onnx", "torch"], typer.Option("--format")] = "onnx",
     model: Annotated[
         str, typer.Option(help="gmm-unit, gmm-unit-continued, rg-unit-random or rg-unit")
     ] = "rg-unit",
 ) -> None:
     """Write a trained translator as one ONNX or torch.export file, checked against the original."""
-    from rgcluster.errors import ConfigError
     from rgcluster.pipeline import exchange
     from rgcluster.translate.finished import open_run
 
-    if format_ not in ("onnx", "torch"):
-        raise ConfigError(f"--format {format_}: expected onnx or torch")
     config, location = open_run(run)
-    done = exchange.export(location, config, model, format_, target)  # type: ignore[arg-type]
+    done = exchange.export(location, config, model, format_, target)
     out.print(
         f"{target}: {', '.join(f'{name} {shape}' for name, shape in done.inputs.items())} -> "
         f"{done.outputs['translation']}; differs from the original by {done.largest_difference:.1g} at most",

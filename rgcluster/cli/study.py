@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -55,7 +55,9 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="KEY=VALUES", help="any key: key=1,2,3 or, to draw from, key=1e-5..1e-3:log"),
     ] = None,
-    search: Annotated[str, typer.Option(help="grid: all combinations; random: --samples drawn")] = "grid",
+    search: Annotated[
+        Literal["grid", "random"], typer.Option(help="grid: all combinations; random: --samples drawn")
+    ] = "grid",
     samples: Annotated[int, typer.Option(help="trials of a random search", min=1)] = 10,
     asha: Annotated[bool, typer.Option("--asha", help="stop trials early that fall behind")] = False,
     grace: Annotated[int, typer.Option(help="steps before --asha may stop a trial; 0: a quarter", min=0)] = 0,
@@ -68,18 +70,13 @@ def sweep(
     ] = None,
 ) -> None:
     """Run many trials on Ray Tune; stages that trials share are trained once. The same command goes on."""
-    from rgcluster.errors import ConfigError
     from rgcluster.study.space import parse_axis
     from rgcluster.study.sweep import SweepOptions
     from rgcluster.study.sweep import sweep as make
 
-    if search not in ("grid", "random"):
-        raise ConfigError(f"--search {search}: choose grid or random")
     named = (("guidance.retrieval_count", retrieval_count), ("data.fraction", data_fraction))
     axes = [parse_axis(f"{key}={values}") for key, values in named if values]
     axes += [parse_axis(text) for text in over or ()]
-    options = SweepOptions(
-        tuple(axes), "random" if search == "random" else "grid", samples, asha, grace, loss, metric, trials
-    )
+    options = SweepOptions(tuple(axes), search, samples, asha, grace, loss, metric, trials)
     report = make(data, run, preset, set_ or (), options)
     out.print(f"report: {report}", soft_wrap=True)

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -65,16 +65,14 @@ def shard_options(
     split_seed: int,
     size: int,
     crop: int,
-    format_: str,
+    format_: Literal["jpeg", "raw"],
     max_unreadable: float,
     dataset: str | None,
 ) -> ShardOptions:
     """Return the options that words of a command line mean; ConfigError names the one that does not fit."""
     if split not in get_args(SplitRule):
         raise ConfigError(f"--split {split}: expected {', '.join(get_args(SplitRule))}")
-    if format_ not in ("jpeg", "raw"):
-        raise ConfigError(f"--format {format_}: expected jpeg or raw")
-    prepared = Prepared(crop, size, format_) if size else None  # type: ignore[arg-type]  # checked above
+    prepared = Prepared(crop, size, format_) if size else None
     return ShardOptions(dataset, rows, split, split_seed, prepared, max_unreadable)  # type: ignore[arg-type]
 
 

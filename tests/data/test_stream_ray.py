@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import command
 from tiny import tiny_config, tiny_translator, write_celeba
 
 from rgcluster.base.attributes import domain_columns
@@ -257,8 +258,9 @@ def test_a_survey_of_shards_compares_checksums(copy: Path) -> None:
 def test_words_that_are_no_options() -> None:
     with pytest.raises(ConfigError, match="--split half: expected auto, random, official"):
         shard_options(1, "half", 0, 0, 0, "jpeg", 0.1, None)
-    with pytest.raises(ConfigError, match="--format gif: expected jpeg or raw"):
-        shard_options(1, "auto", 0, 0, 0, "gif", 0.1, None)
+    result = command("data", "shard", "a", "b", "--size", "32", "--format", "gif")
+    words = " ".join(result.stderr.replace("│", " ").split())
+    assert result.returncode == 2 and "'gif' is not one of 'jpeg', 'raw'" in words
 
 
 def fault(directory: Path) -> str:
