@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Client":  # imported when asked for: the command line starts faster without
+    if name == "Client":  # imported on first use: the command line starts faster without
         from rgcluster.client import Client
 
         return Client

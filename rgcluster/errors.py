@@ -7,7 +7,7 @@
     ├── CollectiveStalled     a worker waited too long for the others
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
-    ├── StorageError          no room, or no leave, to write a file
+    ├── StorageError          no space, or no permission, to write a file
     ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
         ├── ConfigError       a key or a value of the configuration
@@ -18,7 +18,7 @@
         ├── RunConflict       a run directory made by another configuration
         └── CheckpointError   missing, corrupt, or made for other networks
             └── StoreMismatch a store embedded by other networks
-        └── TooFewNeighbours  more neighbours asked for than the store can give
+        └── TooFewNeighbours  more neighbours requested than the store has
 
 A message is one line: what is wrong (file, row or key), then the remedy.
 """
@@ -142,11 +142,11 @@ class CheckpointError(UserError):
 
 
 class StoreMismatch(CheckpointError):
-    """The store was embedded by other networks than those at hand."""
+    """The store was embedded by other networks than the loaded ones."""
 
 
 class TooFewNeighbours(UserError):
-    """More neighbours were asked for than the store can give."""
+    """More neighbours were requested than the store has."""
 
 
 def root_cause(error: BaseException) -> BaseException:

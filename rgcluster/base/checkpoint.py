@@ -46,7 +46,7 @@ class Snapshot:
 
 
 def take_snapshot(tree: Mapping[str, Any]) -> Snapshot:
-    """Copy `tree`, so that it can be written while training goes on."""
+    """Copy `tree`, so that it can be written while training continues."""
     tensors: dict[str, Tensor] = {}
     skeleton = _split(tree, "", tensors)
     return Snapshot(tensors, skeleton)

@@ -2,7 +2,7 @@
 
 Everything that asks Ray for CPUs or GPUs takes its numbers from here. Workers take at most half of a
 machine's CPUs, and leave one CPU's worth of the cluster to reading; on GPUs they leave to others what those
-need of the device. What does not fit is a ConfigError with the sum. Pure arithmetic: Ray is not asked.
+need of the device. What does not fit is a ConfigError with the sum. This is arithmetic only; it makes no call to Ray.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def place(config: Config, nodes: Sequence[Node], trials: int = 1) -> Placement:
     gpu = cluster.gpu != "never" and gpus // trials > 0
     if cluster.gpu == "always" and not gpu:
         raise ConfigError(
-            f"cluster.gpu = always: {max(1, cluster.workers) * trials} GPUs are asked for, the cluster has {gpus} "
+            f"cluster.gpu = always: {max(1, cluster.workers) * trials} GPUs are needed, the cluster has {gpus} "
             f"({describe_nodes(nodes)}); add machines that have some, or --set cluster.gpu=auto"
         )
     wanted = cluster.workers or (gpus // trials if gpu else 0) or 1

@@ -26,10 +26,10 @@ ATTEMPTS = 11
 """Of a request: pauses double from 25 ms, so a store may fail for 25 s."""
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 20.0
-"""How long an answer may stand still before it is asked for again."""
+"""Seconds without progress of a response before the request is repeated."""
 
 _GIVEN_UP_AT_ONCE = ("Failed to flush response stream", "CompleteMultipartUpload", "CompletedMultipartUpload")
-"""Arrow takes a refusal longer than the range it asked for, and one that ends an upload, for a final answer."""
+"""Arrow treats an error body longer than the requested range, and one that ends an upload, as final."""
 
 _S3_OPTIONS = ("region", "endpoint_override", "scheme", "attempts")
 

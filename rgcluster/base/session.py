@@ -48,11 +48,11 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        # A local cluster's processes inherit the environment; another cluster's must be told of weights.
-        told = chosen_paths()
+        # A local cluster's processes inherit the environment; those of another cluster need the paths of the weights.
+        weights = chosen_paths()
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.WARNING,
-            runtime_env={"env_vars": told} if told else None,
+            runtime_env={"env_vars": weights} if weights else None,
         )  # fmt: skip
     else:
         ray.init(

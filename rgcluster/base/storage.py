@@ -1,7 +1,7 @@
 """Paths, local or remote (`s3://`, `gs://`), through pyarrow's file systems.
 
 Every file is committed by a rename, or in an object store by the request that ends its upload, so a reader
-never sees half of one. What a remote store answers with an error of its own is asked again (`remote.py`);
+never sees half of one. Requests that a remote store answers with a server error are repeated (`remote.py`);
 where it stays so, the StorageError is one line.
 """
 

@@ -1,4 +1,4 @@
-"""Measurements: ratios of two things taken in one run, since machines differ and have moods."""
+"""Benchmarks: ratios of two measurements of one run, since machines differ and their speed varies."""
 
 import os
 

@@ -181,9 +181,9 @@ def _wait_share(source: ImageSource) -> float:
     work = _work()
     waited, start = 0.0, time.perf_counter()
     for _ in range(STEPS):
-        asked = time.perf_counter()
+        issued = time.perf_counter()
         next(stream)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - issued
         until = time.perf_counter() + STEP_SECONDS
         while time.perf_counter() < until:
             next(work)

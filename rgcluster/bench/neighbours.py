@@ -42,8 +42,8 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
         blocks = list(
             islice(stream_blocks(run, worker, 0, STEPS, stage.settings.batch_size, stage.ingest.seed), STEPS)
         )
-        asked, held = stage.retriever.store, _InMemory(store)
-        seconds: dict[Any, list[float]] = {asked: [], held: []}
+        live, held = stage.retriever.store, _InMemory(store)
+        seconds: dict[Any, list[float]] = {live: [], held: []}
         waited = 0.0
         for turn in range(ROUNDS + 1):
             for source, times in seconds.items():
@@ -55,9 +55,9 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
                 took = time.perf_counter() - start
                 if turn:  # the first round is for warming up, and fills the memory
                     times.append(took / STEPS)
-                    waited += stage.waits()["neighbours"] if source is asked else 0.0
+                    waited += stage.waits()["neighbours"] if source is live else 0.0
     ours, theirs = (1000 * statistics.median(times) for times in seconds.values())
-    share_waited = waited / (STEPS * sum(seconds[asked]))
+    share_waited = waited / (STEPS * sum(seconds[live]))
     return [
         Row("guidance, step", "with the store, median", ours, "ms", "neighbours in memory", theirs),
         Row("guidance, step", "waiting for neighbours", share_waited, "share"),

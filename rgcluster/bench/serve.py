@@ -25,7 +25,7 @@ __all__ = ["bench_serve"]
 
 CLIENTS = (1, 8, 16, 32)
 TARGET = 1
-"""Requests set the second attribute and leave the others: a full vector, so that D is not asked."""
+"""Requests set the second attribute and leave the others: a full vector, so that D is not evaluated."""
 DIRECT_CALLS = 60
 KINDS: tuple[Guidance, ...] = ("off", "on")
 SPOKEN = {"off": "without retrieval", "on": "with retrieval"}
@@ -168,7 +168,7 @@ def _overload(endpoint: _Endpoint, clients: int) -> list[Row]:
     case = f"{clients} clients"
     return [
         Row(case, "accepted", len(load.seconds), "requests"),
-        Row(case, "told to come again (429)", load.refused, "requests"),
+        Row(case, "refused (429)", load.refused, "requests"),
         Row(case, "failed", load.failed, "requests"),
         Row(case, "p50 of the accepted", load.percentile(50), "ms"),
         Row(case, "p99 of the accepted", load.percentile(99), "ms"),

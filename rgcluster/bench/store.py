@@ -264,7 +264,7 @@ def _approximate(place: Path, count: int, progress: Progress) -> list[Row]:
         rows.append(Row(case, "until the next answer, one killed", _timed(store.search, queries[:1], K), "s"))
     for kind in ("exact", "ivf", "hnsw", "ivfpq"):
         plan = plan_of(kind, count // 2, DIMENSION, 0.95)  # type: ignore[arg-type]
-        rows.append(Row(f"{kind}, reckoned", "memory a vector, index", plan.bytes_per_vector, "bytes"))
+        rows.append(Row(f"{kind}, estimated", "memory a vector, index", plan.bytes_per_vector, "bytes"))
     return rows
 
 

@@ -52,7 +52,7 @@ INTERRUPTED = 130
 RunOption = Annotated[
     str,
     typer.Option(
-        "--run", help="run directory, local or s3://..., gs://...; the same one goes on where it stopped"
+        "--run", help="run directory, local or s3://..., gs://...; the same one continues where it stopped"
     ),
 ]
 DataOption = Annotated[str, typer.Option("--data", help="directory of shards, local or remote")]
@@ -72,7 +72,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise
-        _fail("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+        _fail("interrupted; the same command continues where this one stopped", INTERRUPTED)
     except Exception as error:
         cause = root_cause(error)
         if isinstance(cause, RGClusterError):

@@ -119,7 +119,7 @@ def shard(
 
 
 def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
-    """Read everything in a source or a directory of shards; write a contact sheet if asked."""
+    """Read everything in a source or a directory of shards; write a contact sheet to `sheet` if given."""
     location = Location(path)
     inside = location.names() if location.exists() and not location.is_file() else []
     is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
@@ -213,7 +213,7 @@ def _translations(
 
 
 def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:
-    """Return the row ids and distances of the stored images nearest to the query, and draw them if asked."""
+    """Return the row ids and distances of the nearest stored images; draw them to `target` if given."""
     config, location = open_run(run)
     device = pick_device(config.cluster, gpu=False)
     model = _load_model(location, config, "rg-unit", device)

@@ -84,7 +84,7 @@ def shard(
     ] = 0.001,
     dataset: Annotated[str | None, typer.Option(help="name that row ids are made of")] = None,
 ) -> None:
-    """Write images and labels as Parquet shards; an interrupted run goes on."""
+    """Write images and labels as Parquet shards; an interrupted run continues."""
     from rgcluster.cli import commands
     from rgcluster.data.shard_writer import shard_options
 

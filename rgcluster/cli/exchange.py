@@ -35,7 +35,7 @@ def published(
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
 ) -> None:
-    """Make published networks a run's finished stage 1, from which stages 2 and 3 go on."""
+    """Make published networks a run's finished stage 1, from which stages 2 and 3 continue."""
     from rgcluster.base.storage import Location
     from rgcluster.config import load_config
     from rgcluster.pipeline.exchange import import_published

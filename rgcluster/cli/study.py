@@ -69,7 +69,7 @@ def sweep(
         int | None, typer.Option(help="most trials at once; by default what the cluster can hold", min=1)
     ] = None,
 ) -> None:
-    """Run many trials on Ray Tune; stages that trials share are trained once. The same command goes on."""
+    """Run many trials on Ray Tune; stages that trials share are trained once. The same command continues."""
     from rgcluster.study.space import parse_axis
     from rgcluster.study.sweep import SweepOptions
     from rgcluster.study.sweep import sweep as make

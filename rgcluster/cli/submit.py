@@ -11,7 +11,7 @@ from rich.console import Console
 
 __all__ = ["submit"]
 
-told = Console(stderr=True, highlight=False)
+messages = Console(stderr=True, highlight=False)
 
 
 def submit(
@@ -32,7 +32,7 @@ def submit(
     working_dir: Annotated[Path, typer.Option(help="directory that the job takes along")] = Path("."),
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the logs until the job ends")] = True,
 ) -> None:
-    """Submit a job: rgcluster submit pipeline -- --run s3://bucket/run. The same command goes on, or follows it."""
+    """Submit a job: rgcluster submit pipeline -- --run s3://bucket/run. The same command continues, or follows it."""
     from rgcluster.submission import submit as work
     from rgcluster.submission.job import plan_job
 
@@ -42,7 +42,7 @@ def submit(
         working_dir.resolve(),
         address,
         max_upload_mib,
-        lambda text: told.print(text, style="dim", soft_wrap=True),
+        lambda text: messages.print(text, style="dim", soft_wrap=True),
     )
     if not wait:
         return
@@ -54,6 +54,6 @@ def submit(
     try:
         status = work.follow(client, submission, write)
     except KeyboardInterrupt:
-        told.print(f"{submission} goes on; `ray job stop {submission}` would end it", soft_wrap=True)
+        messages.print(f"{submission} continues; `ray job stop {submission}` would end it", soft_wrap=True)
         raise
     raise typer.Exit(status)

@@ -2,7 +2,7 @@
 
 Training reads one endless stream of positions: epoch after epoch, each a permutation, so every row comes
 exactly once an epoch whatever the batch. Global batch t is positions [t * G, (t + 1) * G), of which each
-rank takes an equal slice; so a run can stop and go on at any step, with any number of workers.
+rank takes an equal slice; so a run can stop and continue at any step, with any number of workers.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _REPORTED_FROM = 20_000
 
 @dataclass
 class Shared:
-    """What several runs of the same shards share: a directory of stages, and images at hand.
+    """What several runs of the same shards share: a directory of stages, and opened images.
 
     A stage lies at `<stages>/<digest of what it depends on>/<stage>`, unless `base`, an ordinary run, has it
     already. `trials` runs share the cluster.

@@ -1,4 +1,4 @@
-"""Training of one stage by Ray Train: started, followed, and its failure told in one line."""
+"""Training of one stage by Ray Train: starts it, shows its progress, and reports a failure in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ladder of trainings: the longest one of a preset that ends in the minutes at hand.
+"""The ladder of trainings: the longest one of a preset that ends within a time limit.
 
 A rung is a share of the preset's steps in stages 1 and 3. A few timed steps of stage 1 tell how fast this
 machine is; everything else is counted in such steps, because it slows down with them.
@@ -98,7 +98,7 @@ def choose(config: Config, minutes: float, per_step: float) -> Rung:
 def fit_to_time(config: Config, run: Location, minutes: float) -> tuple[Config, str]:
     """Return the configuration whose run ends within `minutes`, and a line that says what was chosen and why.
 
-    A run that was begun goes on with the steps it was begun with. Short trainings are left as they are.
+    A run that was begun continues with the steps it was begun with. Short trainings are left as they are.
     """
     begun = kept(run)
     if begun is not None:
@@ -111,7 +111,7 @@ def fit_to_time(config: Config, run: Location, minutes: float) -> tuple[Config, 
         f"a step takes {1000 * per_step:.0f} ms here, so {rung.share:.0%} of the preset's steps "
         f"take about {rung.seconds / 60:.0f} min"
     )
-    end = "" if rung.fits else f", more than the {minutes:g} min asked for, but fewer would teach nothing"
+    end = "" if rung.fits else f", more than the {minutes:g} min limit, but fewer steps would teach nothing"
     return with_values(config, rung.values), f"{why}{end}: {_described(rung.values)}"
 
 

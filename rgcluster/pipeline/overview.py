@@ -1,4 +1,4 @@
-"""A run before it starts and while it goes on: what it would take, and how far it is."""
+"""A run before it starts, with its expected cost, and while it runs, with its progress."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _placement_table(placed: Placement, where: str) -> Table:
 
 @dataclass(frozen=True)
 class Status:
-    """A run as it is now: a row a stage (stage, state, step, images/s, seconds spent, time left), and its events."""
+    """A run as it is now: a row a stage (stage, state, step, images/s, seconds taken, time left), and its events."""
 
     rows: list[tuple[str, str, str, str, str, str]]
     events: list[Event]

@@ -1,7 +1,7 @@
 """A run's stages in order: each is keyed by what it depends on, and a finished one is not repeated.
 
 The same command continues where it stopped; another configuration is refused (`rundir.py`). Runs that share a
-directory of stages find there what another has finished, and leave there what others may use.
+directory of stages reuse the stages that another run has finished.
 """
 
 from __future__ import annotations

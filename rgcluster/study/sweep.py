@@ -42,7 +42,7 @@ class SweepOptions:
 def sweep(
     data: str | None, run: str, preset: str | None, overrides: Iterable[str], options: SweepOptions
 ) -> Location:
-    """Run the sweep, or go on with it; return its report."""
+    """Run the sweep, or continue it; return its report."""
     choices = [metric.key for metric in TRANSLATION]
     if options.metric not in choices:
         raise ConfigError(f"--metric {options.metric}: choose {', '.join(choices)}")

@@ -1,6 +1,6 @@
 """Ray Tune over the cells of a sweep: a trial trains stage 3 and measures; earlier stages are there already.
 
-What is finished is known from the disk, so a sweep whose driver died goes on with the same command.
+Finished work is found on disk, so a sweep whose driver died continues with the same command.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def concurrency(config: Config, most: int | None = None) -> int:
 def run_trials(
     plan: Plan, cells: Sequence[Cell], *, asha: bool, grace: int, report: Callable[[list[Trial]], None]
 ) -> list[Trial]:
-    """Run the cells that have no results yet; return every trial's state. `report` is told of every change."""
+    """Run the cells that have no results yet; return every trial's state. `report` is called at every change."""
     study = plan.study()
     trials = [Trial(cell, _state(study.pipeline(cell), plan.root, asha)) for cell in cells]
     report(trials)
-    # ASHA compares with the trials before: those that ended tell it again what they told.
+    # ASHA compares with earlier trials: finished ones report their values again.
     open_ = [number for number, trial in enumerate(trials) if trial.state == "waiting" or asha]
     if not any(trials[number].state == "waiting" for number in open_):
         return trials
@@ -139,31 +139,31 @@ def finished_results(study: Study, cell: Cell) -> dict[str, Any] | None:
 
 
 def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, Any]:
-    """Be a trial: train stage 3, telling Tune of its loss, then measure."""
+    """Run one trial: train stage 3, report its loss to Tune, then measure."""
     pipeline = plan.study().pipeline(cells[setting["cell"]])
-    told: dict[str, Any] = {"step": 0}
+    reported: dict[str, Any] = {"step": 0}
 
-    def tell() -> None:
+    def report_loss() -> None:
         for line in read_metrics(stage_directory(pipeline.run, "guidance")):
-            if line["step"] > told["step"] and plan.loss in line:
-                told.update(step=line["step"], loss=line[plan.loss])
-                tune.report(dict(told))
+            if line["step"] > reported["step"] and plan.loss in line:
+                reported.update(step=line["step"], loss=line[plan.loss])
+                tune.report(dict(reported))
 
     if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped before: it stays stopped
-        tell()
-        return told
+        report_loss()
+        return reported
     try:
-        with follow(tell):
+        with follow(report_loss):
             pipeline.finish("guidance")
-        tell()
-        if "loss" not in told:
+        report_loss()
+        if "loss" not in reported:
             raise ConfigError(
                 f"--loss {plan.loss}: guidance/metrics.jsonl of {pipeline.run} has no such line"
             )
         pipeline.finish("evaluation")
     except Exception as error:
         raise root_cause(error) from None
-    return told
+    return reported
 
 
 class _Watch(tune.Callback):
@@ -223,7 +223,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    # Ctrl-C ends the sweep, which goes on later, rather than every trial by itself.
+    # Ctrl-C ends the sweep, which continues later, rather than every trial by itself.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Its own files of every trial, in formats that the results do not need.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

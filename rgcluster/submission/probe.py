@@ -2,7 +2,7 @@
 
     python -m rgcluster.submission.probe '{"places": [...], "run": ..., "preset": ..., "overrides": [...]}'
 
-Its last line tells the one who submitted it.
+Its last line is the result for the submitter.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["MARK", "look", "read_answer"]
 MARK = "rgcluster-probe:"
 
 
-def look(asked: dict[str, Any]) -> None:
+def look(request: dict[str, Any]) -> None:
     """Raise the error that the job would meet."""
     from rgcluster.base.session import placement, ray_session
     from rgcluster.base.storage import Location
     from rgcluster.train.preflight import check_storage
 
     with ray_session():
-        for place in asked["places"]:
+        for place in request["places"]:
             check_storage(Location(place))
-        if asked["run"]:
-            placement(_config(asked))
+        if request["run"]:
+            placement(_config(request))
 
 
 def read_answer(logs: str) -> dict[str, str] | None:
@@ -40,15 +40,15 @@ def read_answer(logs: str) -> dict[str, str] | None:
     return dict(json.loads(lines[-1].removeprefix(MARK))) if lines else None
 
 
-def _config(asked: dict[str, Any]) -> Config:
+def _config(request: dict[str, Any]) -> Config:
     from rgcluster.base.storage import Location
     from rgcluster.config import with_values
     from rgcluster.translate.finished import open_run
 
-    if asked["preset"] is None and (Location(asked["run"]) / CONFIG).exists():
-        config, _ = open_run(asked["run"])
-        return with_values(config, dict(_pair(override) for override in asked["overrides"]))
-    return load_config(asked["preset"] or "celeba128", asked["overrides"])
+    if request["preset"] is None and (Location(request["run"]) / CONFIG).exists():
+        config, _ = open_run(request["run"])
+        return with_values(config, dict(_pair(override) for override in request["overrides"]))
+    return load_config(request["preset"] or "celeba128", request["overrides"])
 
 
 def _pair(override: str) -> tuple[str, Any]:
@@ -58,7 +58,7 @@ def _pair(override: str) -> tuple[str, Any]:
 
 
 def _told(cause: BaseException) -> dict[str, str]:
-    """Return an error as the one who submits shall see it; one that nobody foresaw is in the job's log, too."""
+    """Return the error message for the submitter; the job's log has an unexpected error in full."""
     text = " ".join(str(cause).split()) or "no message"
     if isinstance(cause, RGClusterError):
         return {"type": type(cause).__name__, "message": text}

@@ -73,7 +73,7 @@ def connect(address: str | None) -> Any:
 
     logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto"
-    # Ray would let the environment overrule what was asked for.
+    # Ray would prefer the environment to the option.
     before = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
     try:
         with _answered(where):
@@ -163,11 +163,11 @@ def _number(submission: str | None, name: str) -> int | None:
 def _probe(client: Any, plan: JobPlan, environment: dict[str, str]) -> None:
     from rgcluster.submission.probe import read_answer
 
-    asked = {
+    request = {
         "places": plan.places, "run": plan.run, "preset": plan.preset, "overrides": plan.overrides,
     }  # fmt: skip
     name = client.submit_job(
-        entrypoint=shlex.join(["python", "-m", "rgcluster.submission.probe", json.dumps(asked)]),
+        entrypoint=shlex.join(["python", "-m", "rgcluster.submission.probe", json.dumps(request)]),
         submission_id=f"{plan.name}-look-{uuid.uuid4().hex[:6]}",
         runtime_env=environment,
     )

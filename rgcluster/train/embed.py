@@ -72,7 +72,7 @@ def build_store(
 ) -> None:
     """Embed every image of `sources` (by split) with an actor pool and commit the snapshot at `target`.
 
-    An interrupted build goes on, with the same networks and images, behind the last rows that it saved.
+    An interrupted build continues, with the same networks and images, behind the last rows that it saved.
     """
     shape = (config.data.image_size, config.data.image_size, 3)
     digests = store_digests(config, translator, retrieval)

@@ -17,7 +17,7 @@ from rgcluster.train.stage import Stage
 __all__ = ["DIVERGENCE", "check_losses", "explained", "is_out_of_memory", "memory_advice"]
 
 DIVERGENCE = "divergence"
-"""Directory, below a stage's own, of what was at hand when a loss left its bounds."""
+"""Directory, below a stage's own, with the batch and the networks at the time when a loss left its bounds."""
 IDS_SHOWN = 4
 
 

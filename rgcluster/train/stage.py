@@ -107,7 +107,7 @@ class Stage(ABC):
         ]
 
     def waits(self) -> dict[str, float]:
-        """Return seconds spent waiting since the last call, by what for."""
+        """Return the seconds waited since the last call, by cause."""
         waited, self._waited_for_data = self._waited_for_data, 0.0
         return {"data": waited}
 

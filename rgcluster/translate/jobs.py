@@ -135,7 +135,7 @@ class Translators:
 
         kinds = np.array([job.guidance for job in jobs])[owner]
         groups = {kind: _Rows(np.flatnonzero(kinds == kind)) for kind in ("off", "random", "on")}
-        for kind in ("on", "random"):  # asked first, collected last
+        for kind in ("on", "random"):  # issued first, collected last
             self._ask(kind, groups[kind], jobs, owner, content, style)
         images = np.empty((len(owner), *jobs[0].pixels.shape), np.uint8)
         masks = np.empty(images.shape[:3], np.uint8)

@@ -72,7 +72,7 @@ class Retriever:
 
     @torch.no_grad()
     def encoded(self, neighbours: Neighbours) -> Tensor:
-        """Return the contents [B, M, C, h/4, w/4] of neighbours at hand."""
+        """Return the contents [B, M, C, h/4, w/4] of neighbours."""
         images = neighbours.images
         with self.device.autocast():
             content = self.encode(to_images(images.reshape(-1, *images.shape[2:]), self.device))

@@ -138,7 +138,7 @@ def test_too_many_unreadable_images_stop_the_job_after_all_are_listed(tmp_path: 
     assert [Path(item["file"]).name for item in listed] == bad and all(item["reason"] for item in listed)
     with pytest.raises(DataError, match="unfinished"):
         open_shards(Location(target))
-    # Mended, the same command goes on: the file without faults stays, the others are written again.
+    # Mended, the same command continues: the file without faults stays, the others are written again.
     kept = next(target.glob("part-*.parquet"))
     for name in bad:
         shutil.copy(celeba / "img_align_celeba" / name, folder / "img_align_celeba" / name)

@@ -1,4 +1,4 @@
-"""Networks in and out by the command: published weights go on into stages 2 and 3; exports compute the same."""
+"""Networks in and out by the command: published weights continue into stages 2 and 3; exports compute the same."""
 
 from __future__ import annotations
 

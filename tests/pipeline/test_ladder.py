@@ -44,7 +44,7 @@ def test_a_slow_machine_is_told_that_the_time_does_not_suffice(
     monkeypatch.setattr(ladder, "seconds_per_step", lambda config: 3.0)
     config, why = ladder.fit_to_time(DEMO, Location(tmp_path / "run"), 15)
     assert config.translation.steps == ladder._scaled(DEMO, ladder.RUNGS[-1])["translation.steps"]
-    assert "more than the 15 min asked for" in why and "--set translation.steps=" in why
+    assert "more than the 15 min limit" in why and "--set translation.steps=" in why
 
 
 def test_a_run_that_was_begun_keeps_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "interrupted; the same command goes on" in errors and "Traceback" not in errors, errors
+    assert "interrupted; the same command continues" in errors and "Traceback" not in errors, errors
     checkpoints = sorted(
         path.parent.name for path in (run / stage / "checkpoints").glob("step-*/manifest.json")
     )

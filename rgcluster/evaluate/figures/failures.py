@@ -1,4 +1,4 @@
-"""Failure cases: the translations in which the judge sees least of what was asked for."""
+"""Failure cases: the translations in which the judge sees fewest of the target attributes."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def comparison(scene: Scene) -> bytes:
 
 
 def retrievals(scene: Scene) -> bytes:
-    """Figure 3: an image, the attributes asked for, and its nearest neighbours in the store."""
+    """Figure 3: an image, the target attributes, and its nearest neighbours in the store."""
     retriever, device = scene.best.retriever, scene.best.device
     assert retriever is not None, "rg-unit looks at neighbours"
     style = prior_mean(torch.from_numpy(scene.targets).to(device.torch), scene.config.model.style_dim)

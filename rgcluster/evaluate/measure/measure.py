@@ -96,21 +96,21 @@ class Measure:
         images = self.test.images(rows)
         before = self.classifier.predict(images)
         truth = self._counterfactuals(rows, targets, start)
-        told = 0 if truth is None else len(truth)
+        known = 0 if truth is None else len(truth)
         blocks = []
         if IDENTITY in self.task.models:
             block = self._rows(IDENTITY, seed, start, images, before)
-            blocks.append(block | self._errors(images, images[:told], truth))
+            blocks.append(block | self._errors(images, images[:known], truth))
         if TRUTH in self.task.models and truth is not None:
-            block = self._rows(TRUTH, seed, start, truth, before[:told])
-            blocks.append(block | self._errors(images[:told], truth, truth))
+            block = self._rows(TRUTH, seed, start, truth, before[:known])
+            blocks.append(block | self._errors(images[:known], truth, truth))
         for name, model in self.models.items():
             ids = self.test.index.row_ids[rows]
             made = model.translate(images, targets, noise, ids, key=seed).image
             block = self._rows(name, seed, start, made, before)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
             if truth is not None:  # with the mean style: less diversity alone shall not lower an error
-                made = model.translate(images[:told], targets[:told], None, ids[:told], key=seed).image
+                made = model.translate(images[:known], targets[:known], None, ids[:known], key=seed).image
                 block |= self._errors(images, made, truth)
             blocks.append(block)
         return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
@@ -147,9 +147,9 @@ class Measure:
         """Return the errors [N] of the first inputs' translations to their truths, NaN where none was drawn."""
         errors = {key: np.full(len(inputs), np.nan) for key in ("counterfactual", "edit", "keep")}
         if truth is not None:
-            told = slice(len(truth))
-            errors["counterfactual"][told] = mean_absolute_difference(made, truth)
-            errors["edit"][told], errors["keep"][told] = edit_and_keep_errors(inputs[told], made, truth)
+            known = slice(len(truth))
+            errors["counterfactual"][known] = mean_absolute_difference(made, truth)
+            errors["edit"][known], errors["keep"][known] = edit_and_keep_errors(inputs[known], made, truth)
         return errors
 
     def _counterfactuals(
@@ -169,7 +169,7 @@ class Measure:
     def _diversity(
         self, model: GuidedTranslator, images: UInt8Array, rows: npt.NDArray[np.int64], seed: int, start: int
     ) -> npt.NDArray[np.float64]:
-        """Return for each input the mean distance of its samples within a domain, meaned over domains."""
+        """Return for each input the mean distance of its samples within a domain, averaged over domains."""
         settings, samples = self.config.evaluation, self.config.evaluation.diversity_samples
         values = np.full(len(images), np.nan)
         for place in range(min(len(images), max(0, settings.diversity_inputs - start))):

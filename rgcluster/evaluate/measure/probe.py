@@ -53,7 +53,7 @@ def content_precision(labels: npt.NDArray[np.int8], wanted: npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class _Queries:
-    """Test images and what is asked of them: rows [B], images [B, h, w, 3], targets [B, n]."""
+    """Test images and their targets: rows [B], images [B, h, w, 3], targets [B, n]."""
 
     rows: npt.NDArray[np.int64]
     images: UInt8Array
@@ -112,9 +112,9 @@ def probe(
     }
     oracle = None
     if truth is not None:
-        told = _translate(model, queries, np.repeat(truth[:, None], neighbours, axis=1))
+        with_truth = _translate(model, queries, np.repeat(truth[:, None], neighbours, axis=1))
         oracle = {
-            "edit": edit_error(told, truth, region),
+            "edit": edit_error(with_truth, truth, region),
             "edit_nearest": edit_error(nearest, truth, region),
             "edit_without": edit_error(none, truth, region),
             "edit_identity": edit_error(queries.images, truth, region),

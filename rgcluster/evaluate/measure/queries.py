@@ -77,7 +77,7 @@ def measure_precision(
     gallery = _embed(config, run, train, None, gpu)
     count = min(config.evaluation.queries, len(test.index))
     found: dict[str, list[Shares]] = {}
-    asked = []
+    queried_rows = []
     for seed in config.evaluation.seeds:
         generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 2000 + seed]))
         donors = generator.permutation(len(test.index))
@@ -85,7 +85,7 @@ def measure_precision(
         wanted[:, columns] = test.index.labels[donors][:, columns]
         queries = _embed(config, run, test, wanted[:, columns], gpu)
         chosen = generator.permutation(len(test.index))[:count]
-        asked.append(chosen)
+        queried_rows.append(chosen)
         found.setdefault("random", []).append(random_shares(train.index.labels, wanted[chosen]))
         for strategy in config.retrieval.negatives:
             shares = query_shares(
@@ -96,7 +96,7 @@ def measure_precision(
                 min(K, len(train.index)),
             )
             found.setdefault(strategy, []).append(shares)
-    queried = {"row": np.concatenate(asked)}
+    queried = {"row": np.concatenate(queried_rows)}
     for name, by_seed in found.items():
         for key, values in _summed(np.concatenate(by_seed), columns, content).items():
             queried[f"{name}/{key}"] = values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Precision of retrieval (P@10, Tables 1 and 6): have the nearest neighbours the labels asked for?"""
+"""Precision of retrieval (P@10, Tables 1 and 6): the share of the nearest neighbours that have the queried labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
             f"embeddings are {list(gallery.shape)} and {list(queries.shape)}: [G, d] and [Q, d] wanted"
         )
     if not 1 <= k <= len(gallery):
-        raise TooFewNeighbours(f"{k} neighbours were asked of {len(gallery)} images: use 1 to {len(gallery)}")
+        raise TooFewNeighbours(f"{k} neighbours of {len(gallery)} images: use 1 to {len(gallery)}")
     points = torch.tensor(gallery, dtype=torch.float32)
     found = np.empty((len(queries), k), np.int64)
     step = max(1, _DISTANCES_AT_ONCE // len(gallery))
@@ -49,7 +49,7 @@ def precision_at_k(
     """Return the share of the k nearest whose label is the wanted one, float64 [A] (section 4.1).
 
     Embeddings are [G, d] and [Q, d], labels 0 or 1, [G, A] and [Q, A]; the
-    attributes asked for give P@10 attributes, the 35 others P@10 content.
+    queried attributes give P@10 attributes, the 35 others P@10 content.
     """
     return query_shares(gallery_embeddings, gallery_labels, query_embeddings, wanted_labels, k).mean(0)
 

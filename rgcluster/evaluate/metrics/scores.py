@@ -110,7 +110,7 @@ def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int = 2020) -
 
 
 def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
-    """Return the mean squared distance of two rows of a group, each [S, P], meaned over the groups.
+    """Return the mean squared distance of two rows of a group, each [S, P], averaged over the groups.
 
     On the rows of a perceptual extractor this is the paper's LPIPS diversity
     (section 4.1); S must be at least 2, else DataError.

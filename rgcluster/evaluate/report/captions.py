@@ -17,8 +17,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "retrievals": (
         "Retrievals (Figure 3)",
-        "An image, the attributes asked for at its left, and the nearest images in the store. They should "
-        "have the attributes asked for and otherwise resemble the query.",
+        "An image, the target attributes at its left, and the nearest images in the store. They should "
+        "have the target attributes and otherwise resemble the query.",
     ),
     "samples": (
         "Samples (Figure 5)",
@@ -50,7 +50,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "counterfactuals": (
         "Translations and the truth",
-        "Drawn faces only: the translation beside the same face drawn with the attributes asked for, and what "
+        "Drawn faces only: the translation beside the same face drawn with the target attributes, and what "
         "differs. Below stand the mean absolute distances to the truth, of the input and of the translation: "
         "where the second is larger, the change was not worth its errors.",
     ),

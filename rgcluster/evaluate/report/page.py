@@ -29,7 +29,7 @@ def paragraphs(texts: Iterable[str], kind: str = "") -> str:
 
 
 def details(summary: str, text: str) -> str:
-    """Return text that is folded away until it is asked for."""
+    """Return text in a collapsed section."""
     return f"<details>\n<summary>{escape(summary)}</summary>\n<pre>{escape(text)}</pre>\n</details>\n"
 
 

@@ -16,7 +16,7 @@ _WAIT = "wait_"
 class Gauges:
     """Takes the lines of `metrics.jsonl`; tags are the run and the stage, by the names of their directories.
 
-    Losses are told apart by `name`, waiting by `what` it was for. Outside of Ray it does nothing.
+    Losses are labelled by `name`, waiting times by `what`. Outside of Ray it does nothing.
     """
 
     def __init__(self, directory: Location) -> None:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a stage goes on; and the trackers."""
+"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a stage continues; and the trackers."""
 
 from __future__ import annotations
 

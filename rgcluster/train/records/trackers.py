@@ -37,7 +37,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the experiment `rgcluster`, where MLFLOW_TRACKING_URI says; found again when a stage goes on."""
+    """A run of the experiment `rgcluster`, where MLFLOW_TRACKING_URI says; found again when a stage continues."""
 
     def __init__(self, directory: Location, step: int) -> None:
         self._mlflow = _imported("mlflow")
@@ -59,7 +59,7 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of the project `rgcluster`, as WANDB_MODE and WANDB_API_KEY say; continued when a stage goes on."""
+    """A run of the project `rgcluster`, as WANDB_MODE and WANDB_API_KEY say; continued when a stage continues."""
 
     def __init__(self, directory: Location, step: int) -> None:
         folder = str(directory.local()) if directory.is_local else None
@@ -82,7 +82,7 @@ KINDS: dict[str, Callable[[Location, int], Tracker]] = {
 
 
 def open_trackers(names: Sequence[str], directory: Location, step: int) -> list[Tracker]:
-    """Return the trackers for a stage that goes on after `step`; ConfigError where one is not installed.
+    """Return the trackers for a stage that continues after `step`; ConfigError where one is not installed.
 
     TensorBoard needs a local directory and is left out elsewhere.
     """

@@ -52,7 +52,7 @@ class Optimizer:
         self.inner.zero_grad(set_to_none=True)
 
     def step(self, step: int) -> None:
-        """Update with the gradients at hand, at the rate of `step`."""
+        """Update the parameters with their gradients, at the rate of `step`."""
         for group in self.inner.param_groups:
             group["lr"] = learning_rate(self.config, step, self.batch, self.steps)
         if self.config.gradient_clip:
