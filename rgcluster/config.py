@@ -154,6 +154,14 @@ class LossConfig(Section):
     gradient_penalty_every: int = Field(
         8, ge=1, description="steps between two penalties, each so much larger"
     )
+    conditional: float = Field(
+        0.0, ge=0, description="weight of the domain logits in D's score: D judges an image with its domain"
+    )
+    mismatched: float = Field(
+        0.0,
+        ge=0,
+        description="weight of D's loss on real images with the target's domain, as if they were fakes",
+    )
     adversarial_form: Literal["least-squares", "hinge", "non-saturating"] = "least-squares"
     """`least-squares` is the paper's."""
     perceptual: float = Field(0.0, ge=0, description="needs VGG16 weights; the paper's 0.1")

@@ -15,6 +15,7 @@ __all__ = [
     "Parts",
     "PerceptualDistance",
     "adversarial_loss",
+    "conditional_scores",
     "discriminator_loss",
     "domain_loss",
     "generator_adversarial_loss",
@@ -49,6 +50,19 @@ def generator_adversarial_loss(scores: Tensor, config: LossConfig) -> Tensor:
     return adversarial_loss(scores, real=True, config=config)
 
 
+def conditional_scores(scores: Tensor, logits: Tensor, domain: Tensor, config: LossConfig) -> Tensor:
+    """Return D's map [B, 1, h, w] of images together with their domains [B, n] in {0, 1}.
+
+    The mean agreement of the logits with the domain is added to the map, a projection discriminator whose
+    embedding of a domain is its sign (Miyato and Koyama 2018, eq. 4). Unlike a classifier of real images alone,
+    it sees what the generator makes of a domain.
+    """
+    if not config.conditional:
+        return scores
+    agreement = (logits * (2 * domain - 1)).mean(dim=1)
+    return scores + config.conditional * agreement[:, None, None, None]
+
+
 def gradient_penalty(scores: Tensor, image: Tensor) -> Tensor:
     """Return R1: the squared norm of the gradient of D's averaged map at `image` [B, 3, h, w], a mean over B.
 
@@ -73,11 +87,14 @@ def discriminator_loss(
     real: Tensor,
     fake: Tensor,
     domain: Tensor,
+    target: Tensor,
     config: LossConfig,
     kind: str,
     step: int = 0,
 ) -> tuple[Tensor, Parts]:
-    """Return D's loss on real images with their domains and on fakes [B, 3, h, w], in one forward.
+    """Return D's loss on real images with their domains and on fakes [B, 3, h, w] with their targets.
+
+    D sees both in one forward.
 
     The gradient penalty is computed every `gradient_penalty_every` steps and weighs as many times as much,
     so that its average over steps is that of a penalty at every step.
@@ -87,13 +104,22 @@ def discriminator_loss(
     if penalised:
         real = real.detach().requires_grad_()
     scores, logits = discriminator(torch.cat([real, fake.detach()]))
-    real_scores, fake_scores = scores.chunk(2)
+    real_logits, fake_logits = logits.chunk(2)
+    plain_scores, fake_scores = scores.chunk(2)
+    real_scores = conditional_scores(plain_scores, real_logits, domain, config)
+    fake_scores = conditional_scores(fake_scores, fake_logits, target, config)
     parts = {
         "d_real": adversarial_loss(real_scores, real=True, config=config),
         "d_fake": adversarial_loss(fake_scores, real=False, config=config),
-        "d_domain": domain_loss(logits[: len(real)], domain, kind),
+        "d_domain": domain_loss(real_logits, domain, kind),
     }
     total = config.adversarial * (parts["d_real"] + parts["d_fake"]) + config.domain * parts["d_domain"]
+    if config.mismatched:
+        wrong = (target != domain).any(dim=1).float()
+        refused = conditional_scores(plain_scores, real_logits, target, config)
+        each = torch.stack([adversarial_loss(one, real=False, config=config) for one in refused])
+        parts["d_mismatched"] = (each * wrong).mean()
+        total = total + config.mismatched * parts["d_mismatched"]
     if config.gradient_penalty:
         penalty = gradient_penalty(real_scores, real) * every if penalised else real.new_zeros(())
         parts["d_penalty"] = penalty

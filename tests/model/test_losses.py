@@ -86,15 +86,41 @@ def test_a_lazy_penalty_averages_to_that_of_every_step() -> None:
         random_domains(2, 3),
     )
     config = LossConfig(gradient_penalty=0.5, gradient_penalty_every=4)
-    plain, _ = losses.discriminator_loss(judge, real, fake, domain, LossConfig(), "independent")
+    plain, _ = losses.discriminator_loss(judge, real, fake, domain, domain, LossConfig(), "independent")
     found = [
-        losses.discriminator_loss(judge, real, fake, domain, config, "independent", step) for step in range(8)
+        losses.discriminator_loss(judge, real, fake, domain, domain, config, "independent", step)
+        for step in range(8)
     ]
     penalties = torch.stack([parts["d_penalty"] for _, parts in found])
     torch.testing.assert_close(penalties.mean(), judge.weight.square().sum())
     assert penalties.count_nonzero() == 2 and not real.requires_grad
     extra = torch.stack([total for total, _ in found]) - plain
     torch.testing.assert_close(extra, 0.25 * penalties)
+
+
+def test_conditional_scores_add_the_agreement_of_logits_and_domain() -> None:
+    scores, logits = torch.zeros(2, 1, 2, 2), torch.tensor([[1.0, -2.0], [1.0, -2.0]])
+    domain = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = losses.conditional_scores(scores, logits, domain, LossConfig(conditional=2.0))
+    assert found[:, 0, 0, 0].tolist() == [3.0, -3.0] and found.shape == scores.shape
+    assert losses.conditional_scores(scores, logits, domain, LossConfig()) is scores
+
+
+def test_mismatched_real_images_are_refused() -> None:
+    """Where the target is the own domain there is nothing to refuse; elsewhere it is the loss of a fake."""
+    judge, real, fake = LinearJudge(), random_images(4, 4), random_images(4, 4, 1)
+    domain = random_domains(4, 3)
+    target = torch.cat([domain[:2], 1 - domain[2:]])
+    config = LossConfig(conditional=1.0, mismatched=0.5)
+    total, parts = losses.discriminator_loss(judge, real, fake, domain, target, config, "independent")
+    scores, logits = judge(real)
+    refused = losses.conditional_scores(scores, logits, target, config)[2:]
+    expected = losses.adversarial_loss(refused, real=False, config=config) / 2
+    torch.testing.assert_close(parts["d_mismatched"], expected)
+    without, _ = losses.discriminator_loss(
+        judge, real, fake, domain, target, LossConfig(conditional=1.0), "independent"
+    )
+    torch.testing.assert_close(total - without, 0.5 * expected)
 
 
 def test_identity_counts_the_rows_whose_target_is_their_own_domain() -> None:
@@ -208,7 +234,7 @@ def test_discriminator_loss_equals_two_separate_forwards(kind: str, real_label: 
     config = LossConfig(real_label=real_label, adversarial=2.0, domain=3.0)
     discriminator = tiny_discriminator(tiny_config())
     real, fake, domain = random_images(3), random_images(3, seed=1).requires_grad_(), random_domains(3)
-    total, parts = losses.discriminator_loss(discriminator, real, fake, domain, config, kind)
+    total, parts = losses.discriminator_loss(discriminator, real, fake, domain, domain, config, kind)
 
     scores, logits = discriminator(real)
     fake_scores, _ = discriminator(fake.detach())

@@ -14,6 +14,7 @@ from rgcluster.base.checkpoint import load_module
 from rgcluster.config import Config, GuidanceConfig, TranslationConfig
 from rgcluster.model.losses import (
     Parts,
+    conditional_scores,
     discriminator_loss,
     domain_loss,
     generator_adversarial_loss,
@@ -93,6 +94,7 @@ class TranslatorTrainer:
                         piece.batch.image,
                         fake,
                         piece.batch.domain,
+                        piece.batch.target,
                         self.stage.loss,
                         self._kind,
                         step,
@@ -108,6 +110,7 @@ class TranslatorTrainer:
                 with self.device.autocast(), _frozen(self.discriminator):
                     translated, parts = made or self._objective(piece.batch, piece.guide, attention)
                     scores, logits = self.discriminator(translated)
+                    scores = conditional_scores(scores, logits, piece.batch.target, self.stage.loss)
                     parts["adversarial"] = generator_adversarial_loss(scores, self.stage.loss)
                     parts["domain"] = domain_loss(logits, piece.batch.target, self._kind)
                     total = weighted_sum(parts, self.stage.loss)
