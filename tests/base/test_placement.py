@@ -91,7 +91,7 @@ def test_workers_with_gpus_take_no_cpus_that_only_other_machines_have() -> None:
         (
             [Node(2)],
             ["cluster.gpu=always"],
-            r"cluster.gpu = always: 1 GPUs are asked for, the cluster has 0 \(1 node",
+            r"cluster.gpu = always: 1 GPUs are needed, the cluster has 0 \(1 node",
         ),
         ([Node(0, 4), Node(16)], [], r"translation: 4 workers"),
     ],

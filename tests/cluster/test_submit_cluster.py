@@ -72,7 +72,7 @@ def test_refusals_are_one_line(cluster: RayCluster) -> None:
     cases = [
         (submit(cluster, *none, token="f" * 64), 2, "the cluster refuses the token"),
         (submit(cluster, "--max-upload-mib", "0.1", *large), 2, "MiB, the limit is 0.1; the largest files are"),
-        (submit(cluster, *gpus, "--set", "cluster.gpu=always"), 2, "1 GPUs are asked for, the cluster has 0"),
+        (submit(cluster, *gpus, "--set", "cluster.gpu=always"), 2, "1 GPUs are needed, the cluster has 0"),
         (submit(cluster, *nowhere), 1, "/proc/nowhere/run: this machine cannot write there"),
         (submit(cluster, *many, "--set", "store.shards=40"), 2, "guidance: 1 worker x 0.05 + 40 store shards x 0.1"),
     ]  # fmt: skip
