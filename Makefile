@@ -22,8 +22,8 @@ test-docs: $(INSTALLED)
 	$(TEST_ENV) $(BIN)/python -m pytest -m pages --timeout 1500 tests/project/test_docs_run.py
 
 check: $(INSTALLED)
-	$(BIN)/ruff check rgcluster jobs tests docs/picture.py
-	$(BIN)/ruff format --check rgcluster jobs tests docs/picture.py
+	$(BIN)/ruff check rgcluster jobs tests docs/picture.py docs/translations.py
+	$(BIN)/ruff format --check rgcluster jobs tests docs/picture.py docs/translations.py
 	$(BIN)/mypy
 
 # The API reference, from the docstrings: build/api/index.html.
