@@ -112,14 +112,22 @@ class ModelConfig(Section):
     style_dim: int = Field(8, ge=1, description="style dimensions per attribute")
     style_mlp_width: int = Field(256, ge=8)
     attention: bool = True
+    skip: bool = False
+    """Show the image to G's last layers, too, which then need not paint again what stays; not in the paper."""
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     adain_scale: Literal["residual", "plain"] = "residual"
     """`residual`: 1 + the MLP's output; `plain`: the output itself."""
     retrieval_dim: int = Field(100, ge=2)
     retrieval_hidden: int = Field(512, ge=8)
     retrieval_dropout: float = Field(0.1, ge=0, lt=1)
-    fusion: Literal["residual", "literal", "linear"] = "residual"
-    """`literal`: eq. 9 as printed; `linear`: without its ReLUs; `residual`: c + outer(...), zero at the start."""
+    fusion: Literal["residual", "literal", "linear", "attention"] = "residual"
+    """`literal`: eq. 9 as printed; `linear`: without its ReLUs; `residual`: c + outer(...), zero at the start.
+
+    `attention`: every place attends to the references' pixels, where E_c finds the same content; not in the paper.
+    """
+    place_std: float = Field(
+        1.5, ge=0, description="deviation of the code of a place at the start, of fusion `attention`"
+    )
     layer_norm: Literal["group", "released"] = "group"
     """`released`: the 2021 code's, whose unbiased deviation gets the epsilon."""
     retrieval_norm: Literal["instance", "layer"] = "instance"
@@ -150,10 +158,22 @@ class LossConfig(Section):
     own_targets: float = Field(
         0.0, ge=0, lt=1, description="share of the targets that are the image's own domain on purpose"
     )
+    appearance: float = Field(
+        0.0,
+        ge=0,
+        description="colours of x_hat against those that fusion `attention` finds; not in the paper",
+    )
     gradient_penalty: float = Field(0.0, ge=0, description="R1: squared gradient of D at real images, halved")
     gradient_penalty_every: int = Field(
         8, ge=1, description="steps between two penalties, each so much larger"
     )
+    cutout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="side of a square that is cut out of every image that D sees, as a share of the image's",
+    )
+    """D cannot name a domain by one part of the face alone, so G has to change all that tells the domain."""
     conditional: float = Field(
         0.0, ge=0, description="weight of the domain logits in D's score: D judges an image with its domain"
     )
@@ -295,6 +315,11 @@ class GuidanceConfig(StageConfig):
     """Start with a shorter average, min(ema, (1 + step) / (10 + step)), which forgets the first networks."""
     retrieval_count: int = Field(3, ge=1, description="M, the neighbours of a query")
     exclude_self: bool = True
+    fusion_rate: float = Field(1.0, gt=0, description="learning rate of f, in multiples of the others'")
+    own_references: Literal["retrieved", "itself"] = "retrieved"
+    """What guides reconstruction and cycle, whose result is the image itself: its neighbours, as in the paper,
+    or the image itself, shifted and sometimes mirrored. It shows what the style does not carry, so f learns to
+    look."""
     fuse_cycle: bool = True
     """Fuse retrieved content into the cycle's outer pass too (2021 code), or not (eq. 5)."""
     variants: tuple[Variant, ...] = ("rg-unit",)

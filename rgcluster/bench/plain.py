@@ -126,6 +126,8 @@ class PlainTrainer:
                 x = F.relu(x)
             else:
                 x = self._layer_norm(layer, x)
+        if net.join is not None:
+            x = net.join(torch.cat([x, image], dim=1))
         picture, gate = net.heads(x).split((3, 1), dim=1)
         raw = torch.tanh(picture)
         if not net.attention:

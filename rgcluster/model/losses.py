@@ -15,6 +15,7 @@ __all__ = [
     "Parts",
     "PerceptualDistance",
     "adversarial_loss",
+    "appearance_loss",
     "conditional_scores",
     "discriminator_loss",
     "domain_loss",
@@ -131,6 +132,17 @@ def weighted_sum(parts: Parts, config: LossConfig) -> Tensor:
     """Return the parts' sum under the weights of the same name."""
     terms = [getattr(config, name) * value for name, value in parts.items()]
     return torch.stack(terms).sum()
+
+
+def appearance_loss(image: Tensor, mask: Tensor, colour: Tensor) -> Tensor:
+    """Return how far a translation's colours are from those of its references, where the mask repaints.
+
+    image [B, 3, H, W] and mask [B, 1, H, W] are averaged over the places of colour [B, 3, h, w], which f
+    gathered from the references. The mask only weighs: repainting less is no way to a smaller loss.
+    """
+    side = image.shape[-1] // colour.shape[-1]
+    weight = F.avg_pool2d(mask.detach().float(), side)
+    return (weight * (F.avg_pool2d(image.float(), side) - colour).abs()).mean()
 
 
 def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Parts]:

@@ -1,4 +1,4 @@
-"""The networks of Tables 5 and 8: E_c, E_s, G, D, R and the fusion f.
+"""The networks of Tables 5 and 8: E_c, E_s, G, D and R.
 
 At full width (`width` 64) and 128 px the layers are the tables'. Images are
 float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.config import Config
-from rgcluster.model.kernels.convolution import Conv3x3
 from rgcluster.model.layers import (
     AdaptiveResidualBlock,
     ConvBlock,
@@ -33,7 +32,6 @@ __all__ = [
     "Generator",
     "Posterior",
     "RetrievalEncoder",
-    "RetrievalFusion",
     "StyleEncoder",
 ]
 
@@ -123,6 +121,7 @@ class Generator(nn.Module):
             layer_norm(width, model.layer_norm),
             nn.ReLU(),
         )
+        self.join = nn.Sequential(nn.Conv2d(width + 3, width, 3, padding=1), nn.ReLU()) if model.skip else None
         # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
         self.heads = nn.Conv2d(width, 4, 7, padding=3)
         initialise(self)
@@ -135,7 +134,10 @@ class Generator(nn.Module):
         x = content
         for index, block in enumerate(self.blocks):
             x = block(x, parameters[:, index] + offset)
-        picture, gate = self.heads(self.decoder(x)).float().split((3, 1), dim=1)
+        features = self.decoder(x)
+        if self.join is not None:
+            features = self.join(torch.cat([features, image.to(features.dtype)], dim=1))
+        picture, gate = self.heads(features).float().split((3, 1), dim=1)
         raw = torch.tanh(picture)
         if not self.attention or not attention:
             return Generated(raw, torch.ones_like(gate), raw)
@@ -248,29 +250,3 @@ class RetrievalEncoder(nn.Module):
             for layer in hidden:
                 x = layer(x)
             return last(x * kept)
-
-
-class RetrievalFusion(nn.Module):
-    """f (eq. 9): content [B, C, h, w] and the contents of M neighbours [B, M, C, h, w] -> c_total.
-
-    Both convolutions are 3x3, with ReLU in the literal form, without in the linear one. In the residual form
-    the outer one has no
-    ReLU, starts at zero and is added to the content, so stage 3 begins as stage 1 ended.
-    """
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        channels, count = 4 * config.model.width, config.guidance.retrieval_count
-        self.form = config.model.fusion
-        self.inner = Conv3x3(count * channels, channels, "reflect")
-        self.outer = Conv3x3(2 * channels, channels, "reflect")
-        if self.form == "residual":
-            nn.init.zeros_(self.outer.weight)
-            nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
-
-    def forward(self, content: Tensor, retrieved: Tensor) -> Tensor:
-        merged = self.inner(retrieved.flatten(1, 2))
-        if self.form == "linear":
-            return self.outer(torch.cat([content, merged], dim=1))
-        update = self.outer(torch.cat([content, F.relu(merged)], dim=1))
-        return F.relu(update) if self.form == "literal" else content + update

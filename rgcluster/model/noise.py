@@ -27,6 +27,9 @@ class Draw(IntEnum):
     HARD_STYLE = 9
     DROPOUT = 10
     OWN_TARGET = 11
+    OWN_REFERENCE = 12
+    CUTOUT = 13
+    CYCLE_STYLE = 14
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

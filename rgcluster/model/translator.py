@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from rgcluster.config import Config, LossConfig
+from rgcluster.model.fusion import Fused, References, fusion_network
 from rgcluster.model.gmm import kl_divergence
-from rgcluster.model.losses import Parts, l1
+from rgcluster.model.losses import Parts, appearance_loss, l1
 from rgcluster.model.networks import (
     ContentEncoder,
     Generated,
     Generator,
     Posterior,
-    RetrievalFusion,
     StyleEncoder,
 )
 
@@ -31,7 +31,8 @@ class Batch:
     """One generator step's input, on the device.
 
     image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
-    posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen.
+    posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen;
+    visible [B, 1, h, w] in {0, 1} where D sees a part of every image only.
     """
 
     image: Tensor
@@ -41,20 +42,25 @@ class Batch:
     posterior_noise: Tensor
     content: Tensor | None = None
     posterior: Posterior | None = None
+    visible: Tensor | None = None
+
+    def shown(self, image: Tensor) -> Tensor:
+        """Return the images [B, 3, h, w] as D sees them: grey where not visible."""
+        return image if self.visible is None else image * self.visible
 
 
 class Guide(Protocol):
-    """Gives the contents [B, M, C, h, w] of the neighbours of each pass's query."""
+    """Gives the references of each pass: the neighbours of its query, or what the configuration puts in their place."""
 
-    def translation(self) -> Tensor: ...
+    def translation(self) -> References: ...
 
-    def reconstruction(self) -> Tensor: ...
+    def reconstruction(self) -> References: ...
 
     def ask_cycle(self, content: Tensor, style: Tensor) -> None:
         """Issue the cycle's query; its answer is collected by `cycle`."""
 
-    def cycle(self) -> Tensor | None:
-        """Return the cycle's neighbours, or None where the cycle takes the plain content."""
+    def cycle(self) -> References | None:
+        """Return the cycle's references, or None where the cycle takes the plain content."""
 
 
 class Translator(nn.Module):
@@ -65,19 +71,23 @@ class Translator(nn.Module):
         self.content_encoder = ContentEncoder(config)
         self.style_encoder = StyleEncoder(config)
         self.generator = Generator(config)
-        self.fusion = RetrievalFusion(config) if guided else None
+        self.fusion = fusion_network(config) if guided else None
 
-    def total_content(self, content: Tensor, retrieved: Tensor | None) -> Tensor:
-        """Return c_total = f(c, neighbours), or c where there are none."""
-        if self.fusion is None or retrieved is None:
-            return content
-        return self.fusion(content, retrieved)
+    def look(self, images: Tensor) -> References:
+        """Return images [B, M, 3, H, W] with their contents."""
+        return References(images, self.content_encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
+
+    def fuse(self, content: Tensor, references: References | None) -> Fused:
+        """Return f(c, references), or c itself where there are none."""
+        if self.fusion is None or references is None:
+            return Fused(content, None)
+        return self.fusion(content, references)
 
     def forward(
-        self, image: Tensor, style: Tensor, retrieved: Tensor | None = None, attention: float = 1.0
+        self, image: Tensor, style: Tensor, references: References | None = None, attention: float = 1.0
     ) -> Generated:
-        """Translate images [B, 3, h, w] to styles [B, n * style_dim], guided by contents [B, M, C, h, w]."""
-        content = self.total_content(self.content_encoder(image), retrieved)
+        """Translate images [B, 3, h, w] to styles [B, n * style_dim], guided by M references."""
+        content = self.fuse(self.content_encoder(image), references).content
         return self.generator(content, style, image, attention)
 
     def freeze_encoders(self) -> None:
@@ -114,8 +124,8 @@ class TranslationObjective(nn.Module):
         posterior = net.style_encoder(x) if batch.posterior is None else batch.posterior
         style = style_of(posterior, batch.posterior_noise, self.loss)
 
-        near_target = guide.translation() if guide else None
-        made = net.generator(net.total_content(content, near_target), batch.target_style, x, attention)
+        fused = net.fuse(content, guide.translation() if guide else None)
+        made = net.generator(fused.content, batch.target_style, x, attention)
         translated = made.image
         content_again = net.content_encoder(translated)
         if guide:  # the store searches while the next three passes run
@@ -123,14 +133,12 @@ class TranslationObjective(nn.Module):
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0
-        near_own = guide.reconstruction() if guide else None
-        reconstructed = net.generator(net.total_content(content, near_own), style, x, own_attention).image
+        own = net.fuse(content, guide.reconstruction() if guide else None).content
+        reconstructed = net.generator(own, style, x, own_attention).image
 
-        near_cycle = guide.cycle() if guide else None
+        again = net.fuse(content_again, guide.cycle() if guide else None).content
         behind_mask = translated if self.loss.cycle_blend == "translated" else x
-        cycled = net.generator(
-            net.total_content(content_again, near_cycle), style, behind_mask, own_attention
-        ).image
+        cycled = net.generator(again, style, behind_mask, own_attention).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {
@@ -140,10 +148,12 @@ class TranslationObjective(nn.Module):
             "cycle": l1(cycled, x),
         }
         if self.loss.identity:  # weighted by the share of such rows, so that pieces of a batch add up
-            own = (batch.target == batch.domain).all(dim=1).float()
-            parts["identity"] = ((translated - x).float().abs().mean((1, 2, 3)) * own).mean()
+            kept = (batch.target == batch.domain).all(dim=1).float()
+            parts["identity"] = ((translated - x).float().abs().mean((1, 2, 3)) * kept).mean()
         if self.loss.mask:  # what need not change is better kept than painted
             parts["mask"] = made.mask.mean()
+        if self.loss.appearance and fused.colour is not None:
+            parts["appearance"] = appearance_loss(translated, made.mask, fused.colour)
         if batch.posterior is None:  # a frozen E_s has no use for its KL
             parts["kl"] = kl_divergence(posterior, batch.domain, self.prior_std)
         if self._perceptual[0] is not None:

@@ -16,7 +16,7 @@ from rgcluster.model.handover import is_guided, load_guided, load_retrieval, loa
 from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Store
 from rgcluster.translate.device import Device
-from rgcluster.translate.retriever import Retriever
+from rgcluster.translate.retriever import Retriever, look
 from rgcluster.translate.tensors import to_images, to_pixels
 
 __all__ = ["GuidedTranslator", "Translation", "load_models"]
@@ -92,11 +92,9 @@ class GuidedTranslator:
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
             content = self.translator.content_encoder(image)
-            if neighbours is not None:
-                shown = to_images(neighbours.reshape(-1, *neighbours.shape[2:]), self.device)
-                near = self.translator.content_encoder(shown).unflatten(0, neighbours.shape[:2])
-                content = self.translator.total_content(content, near)
-            made = self.translator.generator(content, prior_mean(domain, self.config.model.style_dim), image)
+            references = None if neighbours is None else look(self.translator, neighbours, self.device)
+            total = self.translator.fuse(content, references).content
+            made = self.translator.generator(total, prior_mean(domain, self.config.model.style_dim), image)
         return to_pixels(made.image)
 
     @torch.inference_mode()
@@ -117,7 +115,7 @@ class GuidedTranslator:
                 rows = np.full(len(pixels), -1, np.int64) if row_ids is None else row_ids
                 pending = self.retriever.ask(content, style, rows, key, random=self.name == "rg-unit-random")
                 near = pending.result()
-                total = self.translator.total_content(content, self.retriever.encoded(near))
+                total = self.translator.fuse(content, self.retriever.look(near)).content
             made = self.translator.generator(total, style, image)
         return Translation(to_pixels(made.image), made.mask[:, 0].float().cpu().numpy(), near)
 

@@ -285,7 +285,7 @@ class Translators:
             mine = content[owner[chunk]]
             with self.device.autocast():
                 if found:
-                    mine = model.translator.total_content(mine, self.retriever.encoded(next(near)))
+                    mine = model.translator.fuse(mine, self.retriever.look(next(near))).content
                 made = model.translator.generator(mine, style[chunk], image[owner[chunk]])
             images[chunk] = to_pixels(made.image)
             masks[chunk] = made.mask[:, 0].float().mul(255).round_().to(torch.uint8).cpu().numpy()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.config import Config
+from rgcluster.model.fusion import References
 from rgcluster.model.handover import encoder_digests
 from rgcluster.model.networks import RetrievalEncoder
 from rgcluster.model.translator import Translator
@@ -19,7 +20,7 @@ from rgcluster.translate.device import Device
 from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
-__all__ = ["Retriever"]
+__all__ = ["Retriever", "look"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -34,7 +35,7 @@ class Retriever:
         self, store: Store, network: RetrievalEncoder, translator: Translator, config: Config, device: Device
     ) -> None:
         store.check({**encoder_digests(translator), "retrieval": network_digest(network)})
-        self.store, self.network, self.encode = store, network, translator.content_encoder
+        self.store, self.network, self.translator = store, network, translator
         self.config, self.device = config, device
         self.waited = 0.0
 
@@ -63,17 +64,22 @@ class Retriever:
             return self.store.random_async(row_ids if draws is None else draws, count, exclude, seed=key)
         return self.store.neighbours_async(self.query(content, style), count, exclude)
 
-    def contents(self, pending: Pending[Neighbours]) -> Tensor:
-        """Wait for the neighbours; return their contents [B, M, C, h/4, w/4]."""
+    def references(self, pending: Pending[Neighbours]) -> References:
+        """Wait for the neighbours; return them with their contents."""
         start = time.perf_counter()
         neighbours = pending.result()
         self.waited += time.perf_counter() - start
-        return self.encoded(neighbours)
+        return self.look(neighbours)
 
-    @torch.no_grad()
-    def encoded(self, neighbours: Neighbours) -> Tensor:
-        """Return the contents [B, M, C, h/4, w/4] of neighbours."""
-        images = neighbours.images
-        with self.device.autocast():
-            content = self.encode(to_images(images.reshape(-1, *images.shape[2:]), self.device))
-        return content.unflatten(0, images.shape[:2])
+    def look(self, neighbours: Neighbours) -> References:
+        """Return neighbours that are already here with their contents."""
+        return look(self.translator, neighbours.images, self.device)
+
+
+@torch.no_grad()
+def look(translator: Translator, images: npt.NDArray[np.uint8], device: Device) -> References:
+    """Return images uint8 [B, M, h, w, 3] as references."""
+    with device.autocast():
+        return translator.look(
+            to_images(images.reshape(-1, *images.shape[2:]), device).unflatten(0, images.shape[:2])
+        )

@@ -16,6 +16,7 @@ from torch.autograd import gradcheck
 
 from rgcluster.config import Config, LossConfig
 from rgcluster.model import losses
+from rgcluster.model.fusion import References
 from rgcluster.model.gmm import kl_divergence
 from rgcluster.model.losses import Parts
 from rgcluster.model.networks import Posterior
@@ -387,29 +388,48 @@ def test_perceptual_part_compares_translation_and_input() -> None:
     torch.testing.assert_close(parts["perceptual"], (translated - 2 * batch.image).mean())
 
 
+@torch.no_grad()
+def test_appearance_compares_colours_where_the_mask_repaints() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 8, 8, generator=generator)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[:, :, :4, :4] = 1
+    pooled = image.unfold(2, 4, 4).unfold(3, 4, 4).mean((-1, -2))
+    assert losses.appearance_loss(image, mask, pooled) < 1e-6
+    other = pooled + 0.5
+    other[:, :, :1, 1:] = other[:, :, 1:] = 7  # outside the mask
+    torch.testing.assert_close(losses.appearance_loss(image, mask, other), torch.tensor(0.5 / 4))
+
+
+def test_appearance_gives_the_mask_no_gradient() -> None:
+    image, mask = torch.rand(1, 3, 8, 8, requires_grad=True), torch.rand(1, 1, 8, 8, requires_grad=True)
+    losses.appearance_loss(image, mask, torch.zeros(1, 3, 2, 2)).backward()
+    assert mask.grad is None and image.grad is not None and image.grad.abs().sum() > 0
+
+
 class FixedGuide:
     """Neighbours that the test chose; keeps the order of the calls."""
 
-    def __init__(self, contents: tuple[Tensor, Tensor, Tensor | None]) -> None:
-        self.contents = contents
+    def __init__(self, references: tuple[References, References, References | None]) -> None:
+        self.references = references
         self.calls: list[str] = []
         self.query: tuple[Tensor, Tensor] | None = None
 
-    def translation(self) -> Tensor:
+    def translation(self) -> References:
         self.calls.append("translation")
-        return self.contents[0]
+        return self.references[0]
 
-    def reconstruction(self) -> Tensor:
+    def reconstruction(self) -> References:
         self.calls.append("reconstruction")
-        return self.contents[1]
+        return self.references[1]
 
     def ask_cycle(self, content: Tensor, style: Tensor) -> None:
         self.calls.append("ask_cycle")
         self.query = content, style
 
-    def cycle(self) -> Tensor | None:
+    def cycle(self) -> References | None:
         self.calls.append("cycle")
-        return self.contents[2]
+        return self.references[2]
 
 
 @pytest.mark.parametrize("fuse_cycle", [True, False])
@@ -418,17 +438,17 @@ def test_guided_passes_take_their_own_neighbours(fuse_cycle: bool) -> None:
     config = tiny_config("model.fusion=literal")
     net, batch = tiny_translator(config, guided=True), random_batch(config)
     torch.manual_seed(5)
-    near = [torch.randn(4, 3, 32, 8, 8) for _ in range(3)]
+    near = [References(torch.empty(0), torch.randn(4, 3, 32, 8, 8)) for _ in range(3)]
     guide = FixedGuide((near[0], near[1], near[2] if fuse_cycle else None))
     translated, parts = TranslationObjective(net, config, LossConfig(), None)(batch, guide)
 
     assert net.fusion is not None
     x, c, s = batch.image, net.content_encoder(batch.image), net.style_encoder(batch.image).mean
-    x_hat = net.generator(net.fusion(c, near[0]), batch.target_style, x).image
+    x_hat = net.generator(net.fusion(c, near[0]).content, batch.target_style, x).image
     c_hat = net.content_encoder(x_hat)
-    again = net.fusion(c_hat, near[2]) if fuse_cycle else c_hat
+    again = net.fusion(c_hat, near[2]).content if fuse_cycle else c_hat
     torch.testing.assert_close(translated, x_hat)
-    image = net.generator(net.fusion(c, near[1]), s, x).image
+    image = net.generator(net.fusion(c, near[1]).content, s, x).image
     torch.testing.assert_close(parts["image"], losses.l1(image, x))
     torch.testing.assert_close(parts["cycle"], losses.l1(net.generator(again, s, x_hat).image, x))
     torch.testing.assert_close(guide.query, (c_hat, s))

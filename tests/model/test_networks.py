@@ -9,13 +9,13 @@ from tiny import random_images, tiny_config
 from torch import Tensor, nn
 
 from rgcluster.config import Config, load_config
+from rgcluster.model.fusion import AttentionFusion, ConvolutionFusion, Fused, References
 from rgcluster.model.layers import AdaptiveInstanceNorm, ConvBlock, LayerNorm2d, UpsampleConv, instance_norm
 from rgcluster.model.networks import (
     ContentEncoder,
     Discriminator,
     Generator,
     RetrievalEncoder,
-    RetrievalFusion,
     StyleEncoder,
 )
 from rgcluster.model.translator import Translator
@@ -71,6 +71,14 @@ RETRIEVAL_ENCODER = [
 ]
 FUSION = [("3x3 s1", 3 * 256, 256, 32, 32), ("3x3 s1", 2 * 256, 256, 32, 32)]
 
+
+class ContentFusion(ConvolutionFusion):
+    """Eq. 9's f, which looks at the references' contents alone."""
+
+    def forward(self, content: Tensor, contents: Tensor) -> Fused:  # type: ignore[override]
+        return super().forward(content, References(contents, contents))
+
+
 IMAGE, CONTENT, STYLE = (1, 3, 128, 128), (1, 256, 32, 32), (1, 40)
 
 TABLES = {
@@ -79,7 +87,7 @@ TABLES = {
     "G": (Generator, GENERATOR, [CONTENT, STYLE, IMAGE], 6_886_724),
     "D": (Discriminator, DISCRIMINATOR, [IMAGE], 2_920_902),
     "R": (RetrievalEncoder, RETRIEVAL_ENCODER, [CONTENT, STYLE], 1_328_676),
-    "f": (RetrievalFusion, FUSION, [CONTENT, (1, 3, 256, 32, 32)], 2_949_632),
+    "f": (ContentFusion, FUSION, [CONTENT, (1, 3, 256, 32, 32)], 2_949_632),
 }
 
 
@@ -148,8 +156,11 @@ def test_shapes(size: int, width: int) -> None:
         generated = Generator(config)(content, posterior.mean, image)
         source, domain = Discriminator(config)(image)
         embedding = RetrievalEncoder(config)(content, posterior.mean)
-        fused = RetrievalFusion(config)(content, torch.stack([content] * 3, dim=1))
-    assert content.shape == fused.shape == (2, 4 * width, size // 4, size // 4)
+        references = References(torch.stack([image] * 3, dim=1), torch.stack([content] * 3, dim=1))
+        fused = ConvolutionFusion(config)(content, references).content
+        looked = AttentionFusion(config)(content, references)
+    assert content.shape == fused.shape == looked.content.shape == (2, 4 * width, size // 4, size // 4)
+    assert looked.colour is not None and looked.colour.shape == (2, 3, size // 4, size // 4)
     assert posterior.mean.shape == posterior.log_variance.shape == (2, 40)
     assert generated.image.shape == generated.raw.shape == image.shape
     assert generated.mask.shape == (2, 1, size, size)
@@ -290,11 +301,12 @@ def test_memory_layout_does_not_matter() -> None:
     torch.testing.assert_close(plain, last.image)
 
 
-def test_gradients_reach_every_parameter() -> None:
-    config = tiny_config("model.fusion=literal")
+@pytest.mark.parametrize("fusion", ["literal", "attention"])
+def test_gradients_reach_every_parameter(fusion: str) -> None:
+    config = tiny_config(f"model.fusion={fusion}")
     torch.manual_seed(0)
     translator, x, style = Translator(config, guided=True), random_images(2), torch.randn(2, 40)
-    near = translator.content_encoder(random_images(6, seed=1)).unflatten(0, (2, 3))
+    near = translator.look(random_images(6, seed=1).unflatten(0, (2, 3)))
     posterior = translator.style_encoder(x)
     discriminator, retrieval = Discriminator(config), RetrievalEncoder(config)
     image = translator(x, style, near).image
@@ -356,15 +368,16 @@ def test_the_mask_may_be_in_force_in_part(attention: float) -> None:
 # --- fusion ---
 
 
-def fusion_inputs() -> tuple[Tensor, Tensor]:
+def fusion_inputs() -> tuple[Tensor, References]:
     torch.manual_seed(0)
-    return torch.randn(2, 32, 8, 8), torch.randn(2, 3, 32, 8, 8)
+    content, contents = torch.randn(2, 32, 8, 8), torch.randn(2, 3, 32, 8, 8)
+    return content, References(torch.rand(2, 3, 3, 32, 32) * 2 - 1, contents)
 
 
 def test_residual_fusion_starts_as_the_identity_and_can_leave_it() -> None:
     content, near = fusion_inputs()
-    fusion = RetrievalFusion(tiny_config())
-    fused = fusion(content, near)
+    fusion = ConvolutionFusion(tiny_config())
+    fused = fusion(content, near).content
     assert torch.equal(fused, content)
     fused.square().sum().backward()
     assert fusion.outer.weight.grad is not None and fusion.outer.weight.grad.abs().sum() > 0
@@ -373,23 +386,62 @@ def test_residual_fusion_starts_as_the_identity_and_can_leave_it() -> None:
 @torch.no_grad()
 def test_literal_fusion_is_equation_9() -> None:
     content, near = fusion_inputs()
-    fusion = RetrievalFusion(tiny_config("model.fusion=literal"))
-    merged = F.relu(conv(torch.cat([near[:, 0], near[:, 1], near[:, 2]], dim=1), fusion.inner, 1))
+    fusion = ConvolutionFusion(tiny_config("model.fusion=literal"))
+    merged = F.relu(conv(near.contents.flatten(1, 2), fusion.inner, 1))
     expected = F.relu(conv(torch.cat([content, merged], dim=1), fusion.outer, 1))
-    fused = fusion(content, near)
+    fused = fusion(content, near).content
     torch.testing.assert_close(fused, expected)
     assert fused.min() == 0 and fused.max() > 0
 
 
 @torch.no_grad()
-def test_translator_fuses_only_where_there_are_neighbours() -> None:
+def test_attention_gathers_the_colours_of_the_places_it_looks_at() -> None:
+    """With a code of places that dwarfs the contents, every place looks at itself in the references."""
+    content, near = fusion_inputs()
+    fusion = AttentionFusion(tiny_config("model.fusion=attention"))
+    fusion.place.copy_(100 * F.normalize(fusion.place))
+    colour = fusion(content, References(near.images, torch.zeros_like(near.contents))).colour
+    assert colour is not None
+    torch.testing.assert_close(colour, F.avg_pool2d(near.images.mean(dim=1), 4), atol=2e-2, rtol=0)
+
+
+@torch.no_grad()
+def test_attention_ignores_the_order_and_the_repetition_of_references() -> None:
+    content, near = fusion_inputs()
+    fusion = AttentionFusion(tiny_config("model.fusion=attention"))
+    fused = fusion(content, near)
+    for order in ([2, 0, 1], [0, 0, 1, 1, 2, 2]):
+        other = fusion(content, References(near.images[:, order], near.contents[:, order]))
+        torch.testing.assert_close(other.content, fused.content)
+        torch.testing.assert_close(other.colour, fused.colour)
+
+
+@torch.no_grad()
+def test_attention_is_the_softmax_of_scaled_products() -> None:
+    """Place by place, against the definition."""
+    content, near = fusion_inputs()
+    fusion = AttentionFusion(tiny_config("model.fusion=attention"))
+    keys = torch.stack([fusion.key(near.contents[:, k]) + fusion.place for k in range(3)], dim=1)
+    queries = fusion.query(content) + fusion.place
+    pooled = F.avg_pool2d(near.images.flatten(0, 1), 4).unflatten(0, (2, 3))
+    row, down, right = 1, 3, 6
+    scores = (queries[row, :, down, right, None, None] * keys[row]).sum(1) / 16**0.5
+    weights = scores.flatten().softmax(0).reshape(3, 1, 8, 8)
+    expected = (weights * pooled[row]).sum((0, 2, 3))
+    colour = fusion(content, near).colour
+    assert colour is not None
+    torch.testing.assert_close(colour[row, :, down, right], expected)
+
+
+@torch.no_grad()
+def test_translator_fuses_only_where_there_are_references() -> None:
     config = tiny_config("model.fusion=literal")
     content, near = fusion_inputs()
     guided, plain = Translator(config, guided=True), Translator(config)
     assert guided.fusion is not None and plain.fusion is None
-    assert torch.equal(guided.total_content(content, near), guided.fusion(content, near))
-    assert guided.total_content(content, None) is content
-    assert plain.total_content(content, near) is content
+    assert torch.equal(guided.fuse(content, near).content, guided.fusion(content, near).content)
+    assert guided.fuse(content, None).content is content
+    assert plain.fuse(content, near).content is content
 
 
 # --- layers ---

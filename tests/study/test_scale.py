@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rgcluster.bench import scale
 from rgcluster.bench.train import _batch, _direct, _flop
 from rgcluster.config import load_config
+from rgcluster.model.fusion import References
 from rgcluster.model.networks import Discriminator, RetrievalEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.train.steps.translator import Piece, TranslatorTrainer
@@ -120,10 +121,11 @@ def test_arithmetic_is_what_torch_counts() -> None:
     found = {"step": _flop((translator, Discriminator(config)), config, device, item)}
 
     class Guide:
-        def contents(self) -> torch.Tensor:
-            return torch.zeros(1, scale.NEIGHBOURS, *content.shape[1:])
+        def references(self) -> References:
+            contents = torch.zeros(1, scale.NEIGHBOURS, *content.shape[1:])
+            return References(contents, contents)
 
-        translation = reconstruction = cycle = contents
+        translation = reconstruction = cycle = references
 
         def ask_cycle(self, *_: torch.Tensor) -> None: ...
 

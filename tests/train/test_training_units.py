@@ -29,8 +29,9 @@ from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.bench.train import bench_step
 from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
+from rgcluster.model.fusion import References
 from rgcluster.model.kernels.convolution import use_convolutions
-from rgcluster.model.losses import Parts
+from rgcluster.model.losses import Parts, weighted_sum
 from rgcluster.model.noise import derived_seed
 from rgcluster.model.translator import Batch
 from rgcluster.train.records.metrics import MetricsLog, read_metrics
@@ -135,6 +136,56 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 
 # --- optimisers ---
+
+
+def test_cutout_hides_one_square_of_each_image() -> None:
+    visible = ingest().batch(block(rows=range(0, 200)), LossConfig(cutout=0.5)).visible
+    assert visible is not None and visible.shape == (200, 1, 32, 32)
+    hidden = 1 - visible[:, 0]
+    heights, widths = hidden.amax(dim=2).sum(dim=1), hidden.amax(dim=1).sum(dim=1)
+    torch.testing.assert_close(hidden.sum((1, 2)), heights * widths)  # a rectangle
+    assert heights.max() == widths.max() == 16 and heights.min() >= 8  # cut by the border at most by half
+    assert hidden.mean(dim=0).min() > 0  # every pixel is hidden in some image
+    assert ingest().batch(block(), LossConfig()).visible is None
+
+
+def test_d_never_sees_what_is_cut_out() -> None:
+    """Another image under the square changes neither D's loss nor D's gradients."""
+    subject = trainer("translation.loss.cutout=0.5")
+    batch = random_batch(subject.config)
+    visible = torch.ones(4, 1, 32, 32)
+    visible[:, :, 8:20, 4:24] = 0
+    seen: list[Tensor] = []
+    subject.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    subject.update(0, replace(batch, visible=visible))
+    assert len(seen) == 2  # real and fake together, then the fake for G
+    assert all(not image[:, :, 8:20, 4:24].any() and image[:, :, :8].any() for image in seen)
+
+
+def test_moved_images_are_shifted_and_mirrored_copies() -> None:
+    subject, data = ingest(), block(rows=range(0, 60))
+    image = to_images(data["image"], CPU)
+    moved = subject.moved(image, data)
+    middle = moved[:, :, 8:24, 8:24]
+    found = set()
+    for row, wanted in enumerate(middle):
+        candidates = {
+            (down, right, flipped): (image[row].flip(-1) if flipped else image[row])[
+                :, 8 + down : 24 + down, 8 + right : 24 + right
+            ]
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            for flipped in (False, True)
+        }
+        places = [place for place, candidate in candidates.items() if torch.equal(candidate, wanted)]
+        assert len(places) == 1
+        found.add(places[0])
+    assert len(found) > 20 and {flipped for _, _, flipped in found} == {False, True}
+    halves = [
+        subject.moved(image[part], {name: value[part] for name, value in data.items()})
+        for part in (slice(30), slice(30, 60))
+    ]
+    assert torch.equal(torch.cat(halves), moved)
 
 
 def test_learning_rate_is_a_function_of_the_step() -> None:
@@ -243,6 +294,15 @@ def test_frozen_parameters_are_left_out() -> None:
     network = small_network()
     network[0].requires_grad_(False)  # type: ignore[index]
     assert len(Optimizer(network.parameters(), OptimizerConfig()).parameters) == 2
+
+
+def test_some_parameters_learn_at_a_multiple_of_the_rate() -> None:
+    slow, fast = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    config = OptimizerConfig(learning_rate=0.1)
+    optimizer = Optimizer([slow], config, faster=[fast], factor=5.0)
+    (slow + fast).sum().backward()
+    optimizer.step(0)  # Adam's first step is the rate
+    torch.testing.assert_close(torch.cat([slow, fast]).detach(), torch.tensor([-0.1, -0.5]))
 
 
 # --- metrics ---
@@ -390,11 +450,11 @@ def test_a_step_uses_its_attention() -> None:
 class FixedGuide:
     """The same neighbours for every pass."""
 
-    def __init__(self, contents: Tensor) -> None:
-        self.contents = contents
+    def __init__(self, references: References) -> None:
+        self.references = references
 
-    def translation(self) -> Tensor:
-        return self.contents
+    def translation(self) -> References:
+        return self.references
 
     reconstruction = cycle = translation
 
@@ -411,8 +471,7 @@ def known(subject: TranslatorTrainer, batch: Batch) -> Batch:
 
 def guide_of(subject: TranslatorTrainer) -> FixedGuide:
     with torch.no_grad():
-        contents = subject.translator.content_encoder(random_images(12, seed=99))
-    return FixedGuide(contents.unflatten(0, (4, 3)))
+        return FixedGuide(subject.translator.look(random_images(12, seed=99).unflatten(0, (4, 3))))
 
 
 def test_guidance_trains_generator_and_fusion_and_leaves_the_encoders() -> None:
@@ -426,6 +485,21 @@ def test_guidance_trains_generator_and_fusion_and_leaves_the_encoders() -> None:
         encoder = name.startswith(("content_encoder.", "style_encoder."))
         assert torch.equal(value, before[name]) is encoder, name
         assert torch.equal(subject.average.state_dict()[name], before[name]) is encoder, name
+
+
+def test_attention_learns_from_the_appearance_of_its_references() -> None:
+    """Every parameter of f moves, the codes of the places too, and the loss reaches the total under its weight."""
+    switches = ("model.fusion=attention", "guidance.loss.appearance=10")
+    subject = trainer(*switches, guided=True, frozen=True)
+    before = snapshot(subject.translator)
+    batch = known(subject, random_batch(subject.config))
+    parts = subject.update(0, batch, guide_of(subject))
+    assert 0 < parts["appearance"] < 2
+    weighted = {name: value for name, value in parts.items() if not name.startswith("d_") and name != "total"}
+    torch.testing.assert_close(parts["total"], weighted_sum(weighted, subject.stage.loss))
+    for name, value in subject.translator.state_dict().items():
+        if name.startswith("fusion."):
+            assert not torch.equal(value, before[name]), name
 
 
 @torch.no_grad()
@@ -479,7 +553,12 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("translation.loss.real_label=0", "translation.loss.adversarial=2"), ("data.domains=one-hot",)],
+    [
+        (),
+        ("translation.loss.real_label=0", "translation.loss.adversarial=2"),
+        ("data.domains=one-hot",),
+        ("model.skip=true",),
+    ],
 )
 def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None:
     config = tiny_config(*overrides)

@@ -126,7 +126,7 @@ def retrievals(scene: Scene) -> bytes:
     assert retriever is not None, "rg-unit looks at neighbours"
     style = prior_mean(torch.from_numpy(scene.targets).to(device.torch), scene.config.model.style_dim)
     with torch.inference_mode(), device.autocast():
-        content = retriever.encode(to_images(scene.images, device))
+        content = retriever.translator.content_encoder(to_images(scene.images, device))
     query = retriever.query(content, style)
     own_ids = scene.row_ids if scene.config.guidance.exclude_self else None
     count = min(NEIGHBOURS, scene.store.count - 1)

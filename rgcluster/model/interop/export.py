@@ -53,11 +53,7 @@ class Portable(nn.Module):
         self, image: Tensor, domain: Tensor, noise: Tensor, neighbours: Tensor | None = None
     ) -> Tensor:
         net, style = self.translator, sample_style(domain, noise, self.std)
-        retrieved = None
-        if neighbours is not None:
-            retrieved = net.content_encoder(neighbours.flatten(0, 1)).unflatten(0, (-1, neighbours.shape[1]))
-        content = net.total_content(net.content_encoder(image), retrieved)
-        return net.generator(content, style, image).image
+        return net(image, style, None if neighbours is None else net.look(neighbours)).image
 
 
 def export_translator(translator: Translator, config: Config, kind: Format, target: Path) -> Exported:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rgcluster.base.attributes import one_change_each
 from rgcluster.base.storage import Location
 from rgcluster.config import GuidanceConfig
 from rgcluster.data.images import grid
+from rgcluster.model.fusion import References
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import (
     encoder_digests,
@@ -46,44 +48,56 @@ IntArray = npt.NDArray[np.int64]
 
 
 class StoreGuide:
-    """The neighbours of one step's passes (`model.translator.Guide`)."""
+    """The references of one step's passes (`model.translator.Guide`), from the store.
+
+    `itself` [B, 3, H, W], where given, takes the neighbours' place in reconstruction and cycle.
+    """
 
     def __init__(
         self,
         retriever: Retriever,
-        own: Pending[Neighbours],
+        queries: Pending[Neighbours],
         row_ids: IntArray,
         key: int,
         *,
         random: bool,
         fuse_cycle: bool,
+        itself: Tensor | None = None,
     ) -> None:
-        self._retriever, self._own, self._row_ids, self._key = retriever, own, row_ids, key
-        self._random, self._fuse_cycle = random, fuse_cycle
-        self._contents: tuple[Tensor, Tensor] | None = None
+        self._retriever, self._queries, self._row_ids, self._key = retriever, queries, row_ids, key
+        self._random, self._fuse_cycle, self._itself = random, fuse_cycle, itself
         self._cycle: Pending[Neighbours] | None = None
 
-    def translation(self) -> Tensor:
-        return self._both()[0]
+    def translation(self) -> References:
+        return self._answer[0]
 
-    def reconstruction(self) -> Tensor:
-        return self._both()[1]
+    def reconstruction(self) -> References:
+        return self._answer[1]
 
     def ask_cycle(self, content: Tensor, style: Tensor) -> None:
-        if self._fuse_cycle:
+        if self._fuse_cycle and self._itself is None:
             self._cycle = self._retriever.ask(
                 content.detach(), style.detach(), self._row_ids, self._key + 1, random=self._random
             )
 
-    def cycle(self) -> Tensor | None:
-        return self._retriever.contents(self._cycle) if self._cycle else None
+    def cycle(self) -> References | None:
+        if not self._fuse_cycle:
+            return None
+        return self._retriever.references(self._cycle) if self._cycle else self.reconstruction()
 
-    def _both(self) -> tuple[Tensor, Tensor]:
-        """The queries of translation and reconstruction travel, and are encoded, together."""
-        if self._contents is None:
-            first, second = self._retriever.contents(self._own).chunk(2)
-            self._contents = first, second
-        return self._contents
+    @cached_property
+    def _answer(self) -> tuple[References, References]:
+        """Of translation and reconstruction; their queries travel, and are encoded, together."""
+        found = self._retriever.references(self._queries)
+        if self._itself is not None:
+            count = found.images.shape[1]
+            with self._retriever.device.autocast(), torch.no_grad():
+                images, contents = self._retriever.translator.look(self._itself[:, None])
+            return found, References(
+                images.expand(-1, count, -1, -1, -1), contents.expand(-1, count, -1, -1, -1)
+            )
+        (first, second), (first_contents, second_contents) = (value.chunk(2) for value in found)
+        return References(first, first_contents), References(second, second_contents)
 
 
 @dataclass(frozen=True)
@@ -151,9 +165,17 @@ class GuidanceStage(Stage):
                 posterior=self.frozen.style_encoder(batch.image),
             )
         assert batch.content is not None and batch.posterior is not None
-        style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
-        contents, styles = batch.content.repeat(2, 1, 1, 1), torch.cat([batch.target_style, style])
-        row_ids = np.array(block["row_id"])
+        itself = None
+        contents, styles = batch.content, batch.target_style
+        row_ids = draws = np.array(block["row_id"])
+        if self.settings.own_references == "itself":
+            itself = self.ingest.moved(batch.image, block)
+        else:
+            style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
+            contents, styles = contents.repeat(2, 1, 1, 1), torch.cat([styles, style])
+            # The complements are other keys: a row's two queries draw different random images.
+            draws = np.concatenate([row_ids, ~row_ids])
+        barred = np.tile(row_ids, len(draws) // len(row_ids))
         key = _key(self.ingest.seed, int(block["step"][0]))
         guides: dict[str, StoreGuide | None] = {}
         for name in self.settings.variants:
@@ -161,11 +183,15 @@ class GuidanceStage(Stage):
                 guides[name] = None
                 continue
             random = name == "rg-unit-random"
-            # The complements are other keys: a row's two queries draw different random images.
-            draws = np.concatenate([row_ids, ~row_ids])
-            own = self.retriever.ask(contents, styles, np.tile(row_ids, 2), key, random=random, draws=draws)
+            queries = self.retriever.ask(contents, styles, barred, key, random=random, draws=draws)
             guides[name] = StoreGuide(
-                self.retriever, own, row_ids, key, random=random, fuse_cycle=self.settings.fuse_cycle
+                self.retriever,
+                queries,
+                row_ids,
+                key,
+                random=random,
+                fuse_cycle=self.settings.fuse_cycle,
+                itself=itself,
             )
         return GuidedBatch(batch, guides, share)
 
@@ -210,7 +236,7 @@ class GuidanceStage(Stage):
         domains = source.index.labels[rows][:, self.ingest.columns]
         for target in one_change_each(domains, self.config.data):
             style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
-            near = self.retriever.contents(
+            near = self.retriever.references(
                 self.retriever.ask(content, style, source.index.row_ids[rows], 0, random=False)
             )
             columns.append(to_pixels(translator(image, style, near).image))

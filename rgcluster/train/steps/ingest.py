@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rgcluster.config import Config, LossConfig
@@ -60,6 +61,7 @@ class Ingest:
             target=target_domain,
             target_style=sample_style(target_domain, noise, self.config.model.prior_std),
             posterior_noise=posterior,
+            visible=self._visible(block, loss.cutout) if loss.cutout else None,
         )
 
     def images(self, block: Block) -> Tensor:
@@ -70,6 +72,32 @@ class Ingest:
         flip = self._pick(Draw.MIRROR, block["step"], block["row_id"], 2).astype(bool)
         mask = torch.from_numpy(flip).to(self.device.torch)[:, None, None, None]
         return torch.where(mask, image.flip(-1), image)
+
+    def _visible(self, block: Block, cutout: float) -> Tensor:
+        """Return 0 in a square of `cutout` times the side, whose centre may be anywhere, else 1, [B, 1, H, W]."""
+        side = self.config.data.image_size
+        square = max(1, round(cutout * side))
+        corners = keyed_integers(self.seed, Draw.CUTOUT, block["step"], block["row_id"], 2)
+        first = torch.from_numpy((corners % np.uint64(side)).astype(np.int64) - square // 2)
+        places = torch.arange(side)
+        inside = (places >= first[:, :, None]) & (places < first[:, :, None] + square)
+        hidden = inside[:, 0, :, None] & inside[:, 1, None, :]
+        return (~hidden)[:, None].float().to(self.device.torch)
+
+    def moved(self, image: Tensor, block: Block) -> Tensor:
+        """Return images [B, 3, H, W] shifted by up to a sixteenth of their side, half of them mirrored."""
+        rows, step, most = block["row_id"], block["step"], image.shape[-1] // 16
+        numbers = keyed_integers(self.seed, Draw.OWN_REFERENCE, step, rows, 3)
+        flip = numbers[:, 2] % np.uint64(2) == 1
+        shifts = (numbers[:, :2] % np.uint64(2 * most + 1)).astype(np.int64)
+        wide = F.pad(image, [most] * 4, mode="replicate")
+        moved = [
+            picture[:, down : down + image.shape[-2], right : right + image.shape[-1]]
+            for picture, (down, right) in zip(wide, shifts.tolist(), strict=True)
+        ]
+        return torch.stack(
+            [picture.flip(-1) if mirrored else picture for picture, mirrored in zip(moved, flip, strict=True)]
+        )
 
     def normal(self, draw: Draw, step: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Tensor:
         """Return standard normals [B, n * style_dim]."""

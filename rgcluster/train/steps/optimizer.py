@@ -38,15 +38,21 @@ class Optimizer:
         *,
         batch: int = 0,
         steps: int = 0,
+        faster: Iterable[nn.Parameter] = (),
+        factor: float = 1.0,
     ) -> None:
+        """Train `parameters`, and those of `faster` at `factor` times the rate."""
         self.config, self.batch, self.steps = config, batch, steps
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in group if parameter.requires_grad], "factor": share}
+            for group, share in ((parameters, 1.0), (faster, factor))
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
         if sgd is not None and sgd.kind == "sgd":
-            self.inner: torch.optim.Optimizer = torch.optim.SGD(
-                self.parameters, config.learning_rate, sgd.momentum
-            )
+            self.inner: torch.optim.Optimizer = torch.optim.SGD(groups, config.learning_rate, sgd.momentum)
         else:
-            self.inner = torch.optim.Adam(self.parameters, config.learning_rate, config.betas, fused=True)
+            self.inner = torch.optim.Adam(groups, config.learning_rate, config.betas, fused=True)
 
     def zero_grad(self) -> None:
         self.inner.zero_grad(set_to_none=True)
@@ -54,7 +60,7 @@ class Optimizer:
     def step(self, step: int) -> None:
         """Update the parameters with their gradients, at the rate of `step`."""
         for group in self.inner.param_groups:
-            group["lr"] = learning_rate(self.config, step, self.batch, self.steps)
+            group["lr"] = group["factor"] * learning_rate(self.config, step, self.batch, self.steps)
         if self.config.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         self.inner.step()

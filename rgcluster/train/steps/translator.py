@@ -62,8 +62,14 @@ class TranslatorTrainer:
         objective = TranslationObjective(self.translator, config, stage.loss, perceptual)
         self._objective = distribute(objective, world, device)
         self._judge = distribute(self.discriminator, world, device)
+        named = list(net.named_parameters())
         self._generator_optimizer = Optimizer(
-            self.translator.parameters(), stage.optimizer, batch=stage.batch_size, steps=stage.steps
+            (value for name, value in named if not name.startswith("fusion.")),
+            stage.optimizer,
+            batch=stage.batch_size,
+            steps=stage.steps,
+            faster=(value for name, value in named if name.startswith("fusion.")),
+            factor=stage.fusion_rate if isinstance(stage, GuidanceConfig) else 1.0,
         )
         self._discriminator_optimizer = Optimizer(
             self.discriminator.parameters(), stage.optimizer, batch=stage.batch_size, steps=stage.steps
@@ -91,8 +97,8 @@ class TranslatorTrainer:
                     fake = made[0] if made else self._fake(piece, attention)
                     judged, parts = discriminator_loss(
                         self._judge,
-                        piece.batch.image,
-                        fake,
+                        piece.batch.shown(piece.batch.image),
+                        piece.batch.shown(fake),
                         piece.batch.domain,
                         piece.batch.target,
                         self.stage.loss,
@@ -109,7 +115,7 @@ class TranslatorTrainer:
             with synchronised(self._objective, last):
                 with self.device.autocast(), _frozen(self.discriminator):
                     translated, parts = made or self._objective(piece.batch, piece.guide, attention)
-                    scores, logits = self.discriminator(translated)
+                    scores, logits = self.discriminator(piece.batch.shown(translated))
                     scores = conditional_scores(scores, logits, piece.batch.target, self.stage.loss)
                     parts["adversarial"] = generator_adversarial_loss(scores, self.stage.loss)
                     parts["domain"] = domain_loss(logits, piece.batch.target, self._kind)
@@ -126,10 +132,8 @@ class TranslatorTrainer:
         """Return x_hat [B, 3, h, w] without its graph."""
         batch, net = piece.batch, self.translator
         content = net.content_encoder(batch.image) if batch.content is None else batch.content
-        near = piece.guide.translation() if piece.guide else None
-        return net.generator(
-            net.total_content(content, near), batch.target_style, batch.image, attention
-        ).image
+        fused = net.fuse(content, piece.guide.translation() if piece.guide else None)
+        return net.generator(fused.content, batch.target_style, batch.image, attention).image
 
     def attention(self, step: int) -> float:
         """Return how far the mask is in force at `step`: a ramp in stage 1, fully in stage 3."""

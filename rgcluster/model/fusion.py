@@ -1,0 +1,118 @@
+"""f: a content and its references, the retrieved images, to the content that G paints (eq. 9).
+
+Shapes: content [B, C, h, w] with C = 4 * width; references are M images [B, M, 3, 4h, 4w] in [-1, 1] and
+their contents [B, M, C, h, w].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rgcluster.config import Config
+from rgcluster.model.kernels.convolution import Conv3x3
+
+__all__ = ["AttentionFusion", "ConvolutionFusion", "Fused", "References", "fusion_network"]
+
+POOLING = 4
+"""The encoders' reduction: a place of the content covers as many pixels a side."""
+
+
+class References(NamedTuple):
+    """The images that guide a translation, [B, M, 3, H, W], and their contents, [B, M, C, h, w]."""
+
+    images: Tensor
+    contents: Tensor
+
+
+class Fused(NamedTuple):
+    """f's output: c_total [B, C, h, w], and the references' colours [B, 3, h, w] at the places looked at.
+
+    The colours are None where f has no notion of a place that it looks at.
+    """
+
+    content: Tensor
+    colour: Tensor | None
+
+
+class ConvolutionFusion(nn.Module):
+    """Eq. 9: the references' contents, concatenated and convolved, join the content.
+
+    Both convolutions are 3x3, with ReLU in the `literal` form, without in the `linear` one. In the `residual`
+    form the outer one has no ReLU, starts at zero and is added to the content, so stage 3 begins as stage 1
+    ended.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels, count = 4 * config.model.width, config.guidance.retrieval_count
+        self.form = config.model.fusion
+        self.inner = Conv3x3(count * channels, channels, "reflect")
+        self.outer = Conv3x3(2 * channels, channels, "reflect")
+        if self.form == "residual":
+            nn.init.zeros_(self.outer.weight)
+            nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
+
+    def forward(self, content: Tensor, references: References) -> Fused:
+        merged = self.inner(references.contents.flatten(1, 2))
+        if self.form == "linear":
+            return Fused(self.outer(torch.cat([content, merged], dim=1)), None)
+        update = self.outer(torch.cat([content, F.relu(merged)], dim=1))
+        return Fused(F.relu(update) if self.form == "literal" else content + update, None)
+
+
+class AttentionFusion(nn.Module):
+    """Every place of the content attends to all places of all references; not in the paper.
+
+    Queries and keys come from E_c, which is free of the domain, and from a learnt code of the place, so that
+    poses align; values come from the references' pixels, whose appearance E_c removes. The result is added to
+    the content; its last convolution starts near zero, so stage 3 begins as stage 1 ended. Any number of
+    references will do.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels, side = 4 * config.model.width, config.data.image_size // POOLING
+        self.scale = 1 / math.sqrt(channels // 2)
+        self.query = nn.Conv2d(channels, channels // 2, 1)
+        self.key = nn.Conv2d(channels, channels // 2, 1)
+        self.place = nn.Parameter(config.model.place_std * torch.randn(1, channels // 2, side, side))
+        self.value = nn.Sequential(
+            nn.Conv2d(3, channels, 4, 2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 4, 2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        self.join = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.outer = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.normal_(self.outer.weight, std=0.01)
+        nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
+
+    def forward(self, content: Tensor, references: References) -> Fused:
+        images, (batch, count) = references.images.flatten(0, 1), references.images.shape[:2]
+
+        def places(x: Tensor) -> Tensor:
+            """[B * M, C, h, w] -> [B, M * h * w, C]: the places of all references of a row."""
+            return x.flatten(2).unflatten(0, (batch, count)).transpose(2, 3).flatten(1, 2)
+
+        queries = (self.query(content) + self.place).flatten(2).transpose(1, 2)
+        keys = places(self.key(references.contents.flatten(0, 1)) + self.place)
+        weights = torch.softmax(queries @ keys.transpose(1, 2) * self.scale, dim=-1)
+
+        def gathered(x: Tensor) -> Tensor:
+            """[B * M, C, h, w] -> [B, C, h, w]: the weighted mean of what each place attends to."""
+            return (weights.to(x.dtype) @ places(x)).transpose(1, 2).unflatten(2, content.shape[2:])
+
+        found = gathered(self.value(images))
+        update = self.outer(F.relu(self.join(torch.cat([content, found], dim=1))))
+        return Fused(content + update, gathered(F.avg_pool2d(images, POOLING).float()))
+
+
+def fusion_network(config: Config) -> ConvolutionFusion | AttentionFusion:
+    """Return the f that `model.fusion` names."""
+    return AttentionFusion(config) if config.model.fusion == "attention" else ConvolutionFusion(config)
