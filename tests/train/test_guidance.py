@@ -1,0 +1,89 @@
+"""What guides each pass of a stage 3 step: neighbours from the store, or the image itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import CPU, random_images
+from untrained import untrained_run
+
+from rgcluster.base.storage import Location
+from rgcluster.model.handover import load_retrieval, load_translator
+from rgcluster.store.local import LocalStore
+from rgcluster.train.steps.guidance import StoreGuide
+from rgcluster.translate.retriever import Retriever
+from rgcluster.translate.tensors import to_images
+
+ROWS = np.array([1, 8, 15])
+"""Ids of three stored images."""
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    folder = tmp_path_factory.mktemp("run")
+    config, run = untrained_run(folder), Location(folder)
+    base = load_translator(run / "translation" / "model", config)
+    network = load_retrieval(run / "retrieval" / "model", config, base)[config.retrieval.negatives[-1]]
+    return Retriever(LocalStore(run / "store" / "snapshot"), network, base, config, CPU)
+
+
+def guide(retriever: Retriever, *, itself: torch.Tensor | None = None, fuse_cycle: bool = True) -> StoreGuide:
+    """A guide of three images whose queries for translation and reconstruction are under way."""
+    image = random_images(3)
+    content, style = retriever.translator.content_encoder(image), torch.zeros(3, 40)
+    if itself is None:
+        content, style, rows = content.repeat(2, 1, 1, 1), style.repeat(2, 1), np.tile(ROWS, 2)
+        style[3:] = 1
+    else:
+        rows = ROWS
+    queries = retriever.ask(content, style, rows, 0, random=False)
+    return StoreGuide(retriever, queries, ROWS, 0, random=False, fuse_cycle=fuse_cycle, itself=itself)
+
+
+def nearest(retriever: Retriever, style: float) -> torch.Tensor:
+    """The neighbours' images of the same queries, asked for one by one."""
+    content = retriever.translator.content_encoder(random_images(3))
+    found = [
+        retriever.store.neighbours(
+            retriever.query(content[k : k + 1], torch.full((1, 40), style)), 3, ROWS[k : k + 1]
+        ).images
+        for k in range(3)
+    ]
+    images = np.concatenate(found)
+    return to_images(images.reshape(-1, 32, 32, 3), CPU).unflatten(0, (3, 3))
+
+
+@torch.no_grad()
+def test_each_pass_gets_the_neighbours_of_its_own_query(retriever: Retriever) -> None:
+    subject = guide(retriever)
+    translation, reconstruction = subject.translation(), subject.reconstruction()
+    torch.testing.assert_close(translation.images, nearest(retriever, 0.0))
+    torch.testing.assert_close(reconstruction.images, nearest(retriever, 1.0))
+    expected = retriever.translator.content_encoder(reconstruction.images.flatten(0, 1)).unflatten(0, (3, 3))
+    torch.testing.assert_close(reconstruction.contents, expected)
+    subject.ask_cycle(retriever.translator.content_encoder(random_images(3)), torch.zeros(3, 40))
+    cycle = subject.cycle()
+    assert cycle is not None
+    torch.testing.assert_close(cycle.images, translation.images)
+
+
+@torch.no_grad()
+def test_the_image_itself_guides_reconstruction_and_cycle(retriever: Retriever) -> None:
+    itself = random_images(3, seed=7)
+    subject = guide(retriever, itself=itself)
+    torch.testing.assert_close(subject.translation().images, nearest(retriever, 0.0))
+    subject.ask_cycle(torch.zeros(0), torch.zeros(0))  # asks nothing: these are no contents
+    for references in (subject.reconstruction(), subject.cycle()):
+        assert references is not None
+        torch.testing.assert_close(references.images, itself[:, None].expand(-1, 3, -1, -1, -1))
+        content = retriever.translator.content_encoder(itself)
+        torch.testing.assert_close(references.contents, content[:, None].expand(-1, 3, -1, -1, -1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("own", [False, True])
+def test_a_cycle_without_fusion_has_no_references(retriever: Retriever, own: bool) -> None:
+    subject = guide(retriever, itself=random_images(3) if own else None, fuse_cycle=False)
+    subject.ask_cycle(torch.zeros(0), torch.zeros(0))
+    assert subject.cycle() is None
