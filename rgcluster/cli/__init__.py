@@ -128,15 +128,12 @@ def probe(
 
     from rgcluster.base.storage import Location
     from rgcluster.cli import commands
+    from rgcluster.evaluate.report.tables import probe_rows
 
     found = commands.probe(run, count)
     table = Table("test", "case", "value", box=None)
-    for case, value in found["swap"].items():
-        table.add_row("picture changes in the edit region, of 255", f"{case} for nearest", f"{value:.2f}")
-    for case, value in (found["oracle"] or {}).items():
-        table.add_row("edit error, [0, 1]", case.removeprefix("edit").strip("_") or "truth", f"{value:.4f}")
-    for case, value in (found["content"] or {}).items():
-        table.add_row("P@10 of content", case, f"{value:.3f}")
+    for row in probe_rows(found):
+        table.add_row(*row)
     out.print(table)
     if json_:
         Location(json_).write_text(json.dumps(found, indent=1) + "\n")

@@ -121,7 +121,9 @@ class Generator(nn.Module):
             layer_norm(width, model.layer_norm),
             nn.ReLU(),
         )
-        self.join = nn.Sequential(nn.Conv2d(width + 3, width, 3, padding=1), nn.ReLU()) if model.skip else None
+        self.join = (
+            nn.Sequential(nn.Conv2d(width + 3, width, 3, padding=1), nn.ReLU()) if model.skip else None
+        )
         # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
         self.heads = nn.Conv2d(width, 4, 7, padding=3)
         initialise(self)

@@ -57,7 +57,10 @@ def test_the_command_probes_a_finished_run(smoke_run: Path, tmp_path: Path) -> N
     content = found["content"]
     assert set(content) == {"retrieval", "random_in_domain", "pixels", "labels"}
     assert content["labels"] >= content["pixels"] and content["labels"] >= content["random_in_domain"]
-    assert "picture changes" in result.stdout
+    assert len(found["contribution"]) == 3 and all(value >= 0 for value in found["contribution"])
+    assert "random in place of nearest" in result.stdout
+    results = json.loads((smoke_run / "evaluation" / "results.json").read_text())
+    assert set(results["probe"]) == set(found)
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:

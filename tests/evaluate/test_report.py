@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from results import made_results, translation_row
+from results import made_probe, made_results, translation_row
 from tiny import CPU, tiny_config
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
@@ -182,6 +182,18 @@ def test_reading_of_neighbours_and_negatives() -> None:
     assert sentences[1].startswith("Nearest neighbours guide no better than random ones.")
     assert "more often than random images show them. P@10 is 0.900 ± 0.001 against 0.600" in sentences[2]
     assert "more often than one trained with easy negatives alone" in sentences[3]
+
+
+@pytest.mark.parametrize(("random", "verdict"), [(7.6, "looks at"), (0.2, "hardly looks at")])
+def test_the_report_says_whether_the_network_looks_at_its_neighbours(
+    tmp_path: Path, random: float, verdict: str
+) -> None:
+    results = {**made_results(), "probe": made_probe(random)}
+    _, page = report(tmp_path, results)
+    text = " ".join(page.text)
+    assert f"RG-UNIT {verdict} its neighbours." in text
+    assert "random in place of neighbour 3 alone" in text and "guided by the true counterfactual" in text
+    assert not any("its neighbours." in sentence for sentence in reading(made_results()))
 
 
 def test_an_inception_score_above_that_of_real_images_is_called_meaningless() -> None:

@@ -58,3 +58,14 @@ def made_results(spread: float | None = 0.001, **values: Any) -> dict[str, Any]:
         },
         "tables": {"translation": [*rows, real], "retrieval": found},
     }  # fmt: skip
+
+
+def made_probe(random: float) -> dict[str, Any]:
+    """What a probe finds where random neighbours change the pictures by so many levels of 255."""
+    return {
+        "images": 128,
+        "swap": {"random": random, "other_domain": 2 * random, "none": random / 2},
+        "contribution": [random / 4, random / 5, random / 6],
+        "oracle": {"edit": 0.08, "edit_nearest": 0.09, "edit_without": 0.11, "edit_identity": 0.18},
+        "content": {"retrieval": 0.77, "random_in_domain": 0.73, "pixels": 0.75, "labels": 0.86},
+    }

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import ray
+import torch
 from ray.data import ActorPoolStrategy
 
 from rgcluster.base.attributes import domain_columns
@@ -21,11 +22,13 @@ from rgcluster.data.stream import ImageSource, batches
 from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, evaluation_inputs
 from rgcluster.evaluate.measure.measure import Measure, Task
 from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
+from rgcluster.evaluate.measure.probe import probe
 from rgcluster.evaluate.measure.reference import CHUNK, Progress, Reference, load_reference
 from rgcluster.evaluate.metrics.catalogue import TRANSLATION
 from rgcluster.evaluate.metrics.scores import fid_or_reason, inception_score, kernel_distance
 from rgcluster.faces import FaceSet
 from rgcluster.model.handover import is_guided, network_digests
+from rgcluster.translate.device import pick_device
 
 __all__ = ["Evaluation", "StartStore", "evaluate_run", "measurements", "over_seeds"]
 
@@ -85,9 +88,19 @@ def evaluate_run(
         },
         "training_seed": evaluation.config.seed,
         "tables": {"translation": rows, "retrieval": list(retrieval)},
+        "probe": _probe(evaluation),
     }  # fmt: skip
     (stage_directory(evaluation.run, "evaluation") / RESULTS).write_json(results)
     return results
+
+
+def _probe(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Return whether the run uses its retrieval; None where no rg-unit was trained."""
+    config = evaluation.config
+    if "rg-unit" not in config.guidance.variants:
+        return None
+    device = pick_device(config.cluster, gpu=evaluation.gpu and torch.cuda.is_available())
+    return probe(config, evaluation.run, evaluation.train, evaluation.test, evaluation.faces, device)
 
 
 def measurements(evaluation: Evaluation) -> dict[str, Location]:

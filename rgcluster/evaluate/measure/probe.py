@@ -72,7 +72,8 @@ def probe(
     """Return the swap test, the oracle test on drawn faces, and P@10 of content against simple rankings.
 
     `swap` holds the mean change of the picture in the edit region, of 255, where random images, images of other
-    domains, or no neighbours take the place of the nearest. `oracle` holds the edit error with the true
+    domains, or no neighbours take the place of the nearest; `contribution` where a random image takes the place
+    of the nearest, of the second nearest, and so on. `oracle` holds the edit error with the true
     counterfactual as every neighbour, and without neighbours. The edit region is where the truth differs from
     the input, or, on photographs, where the translation does.
     """
@@ -104,12 +105,17 @@ def probe(
             for target in queries.targets
         ]
     )
-    none = _translate(model, queries, None)
+    none, random = _translate(model, queries, None), _images(train, anyone)
     swap = {
-        "random": swap_change(nearest, _translate(model, queries, _images(train, anyone)), region),
+        "random": swap_change(nearest, _translate(model, queries, random), region),
         "other_domain": swap_change(nearest, _translate(model, queries, _images(train, elsewhere)), region),
         "none": swap_change(nearest, none, region),
     }
+    contribution = []
+    for place in range(neighbours):
+        others = near.images[:, :neighbours].copy()
+        others[:, place] = random[:, place]
+        contribution.append(swap_change(nearest, _translate(model, queries, others), region))
     oracle = None
     if truth is not None:
         with_truth = _translate(model, queries, np.repeat(truth[:, None], neighbours, axis=1))
@@ -122,6 +128,7 @@ def probe(
     return {
         "images": len(queries.rows),
         "swap": swap,
+        "contribution": contribution,
         "oracle": oracle,
         "content": _content(train, test, queries, columns, near.ids[:, :K]),
     }

@@ -17,6 +17,9 @@ Row = Mapping[str, Any]
 COMPARED = ("kid", "acc", "counterfactual", "edit")
 """The metrics on which two models are compared in a sentence."""
 
+LOOKS = 2.0
+"""A change of the pictures by less than this, of 255, is called next to nothing."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -52,6 +55,7 @@ def reading(results: Results) -> list[str]:
     return [
         *_against_baseline(rows, metrics),
         *_against_random(rows, metrics),
+        *_use_of_retrieval(results.get("probe")),
         *_negatives(found),
         *inflated_inception(results),
     ]
@@ -123,6 +127,19 @@ def _random_verdict(judged: Sequence[Comparison]) -> str:
     if worse:
         return f"Nearest neighbours guide no better than random ones, and worse on {worse}."
     return "Nearest neighbours guide no better than random ones."
+
+
+def _use_of_retrieval(probe: Mapping[str, Any] | None) -> list[str]:
+    """Say whether the network looks at its neighbours, whatever it gains by them."""
+    if not probe:
+        return []
+    random, none = probe["swap"]["random"], probe["swap"]["none"]
+    numbers = (
+        f"Random images in the place of the nearest change its pictures by {random:.1f} of 255 where something is "
+        f"edited, no images by {none:.1f}."
+    )
+    used = "RG-UNIT looks at its neighbours" if random >= LOOKS else "RG-UNIT hardly looks at its neighbours"
+    return [f"{used}. {numbers}"]
 
 
 def _negatives(rows: Mapping[str, Row]) -> list[str]:

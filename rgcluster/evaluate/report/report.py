@@ -21,6 +21,7 @@ from rgcluster.evaluate.report.tables import (
     accuracy_table,
     changed_table,
     p10_table,
+    probe_rows,
     retrieval_table,
     translation_table,
 )
@@ -157,9 +158,13 @@ def _numbers_section(parts: Parts) -> str:
         f"the training and the features {differ} from this run's: they stand beside ours and do not compare."
     )
     tables = [translation_table, changed_table, accuracy_table, retrieval_table, p10_table]
-    return section(
-        "numbers", "Numbers", paragraphs([apart]), *(table(make(parts.results)) for make in tables)
-    )
+    shown = [table(make(parts.results)) for make in tables]
+    if parts.results.get("probe"):
+        shown.append(simple_table(_PROBE, ("test", "case", "value"), probe_rows(parts.results["probe"])))
+    return section("numbers", "Numbers", paragraphs([apart]), *shown)
+
+
+_PROBE = "Is retrieval used? One network, other neighbours (rgcluster probe)"
 
 
 def _training_section(parts: Parts) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "counts_table",
     "fractions_table",
     "p10_table",
+    "probe_rows",
     "retrieval_table",
     "translation_columns",
     "translation_table",
@@ -97,6 +98,33 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+
+def probe_rows(probe: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what `rgcluster probe` found as rows of test, case and value."""
+    change, error = "change of the picture in the edit region, of 255", "edit error, 0 to 1"
+    rows = [
+        (change, f"{case.replace('_', ' ')} in place of nearest", f"{value:.2f}")
+        for case, value in probe["swap"].items()
+    ]
+    rows += [
+        (change, f"random in place of neighbour {place} alone", f"{value:.2f}")
+        for place, value in enumerate(probe["contribution"], start=1)
+    ]
+    rows += [(error, _ORACLE_CASES[case], f"{value:.4f}") for case, value in (probe["oracle"] or {}).items()]
+    rows += [
+        ("P@10 of content", case.replace("_", " "), f"{value:.3f}")
+        for case, value in (probe["content"] or {}).items()
+    ]
+    return rows
+
+
+_ORACLE_CASES = {
+    "edit": "guided by the true counterfactual",
+    "edit_nearest": "guided by the nearest",
+    "edit_without": "without neighbours",
+    "edit_identity": "untouched input",
+}
 
 
 def translation_table(results: Results) -> Table:
