@@ -30,13 +30,15 @@ class References(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """f's output: c_total [B, C, h, w], and the references' colours [B, 3, h, w] at the places looked at.
+    """f's output: c_total [B, C, h, w]; the other two only where f attends to places of the references.
 
-    The colours are None where f has no notion of a place that it looks at.
+    colour [B, 3, h, w] are the references' colours at the places looked at; paint [B, width, 4h, 4w] is added
+    to the decoder's last features.
     """
 
     content: Tensor
-    colour: Tensor | None
+    colour: Tensor | None = None
+    paint: Tensor | None = None
 
 
 class ConvolutionFusion(nn.Module):
@@ -60,23 +62,24 @@ class ConvolutionFusion(nn.Module):
     def forward(self, content: Tensor, references: References) -> Fused:
         merged = self.inner(references.contents.flatten(1, 2))
         if self.form == "linear":
-            return Fused(self.outer(torch.cat([content, merged], dim=1)), None)
+            return Fused(self.outer(torch.cat([content, merged], dim=1)))
         update = self.outer(torch.cat([content, F.relu(merged)], dim=1))
-        return Fused(F.relu(update) if self.form == "literal" else content + update, None)
+        return Fused(F.relu(update) if self.form == "literal" else content + update)
 
 
 class AttentionFusion(nn.Module):
     """Every place of the content attends to all places of all references; not in the paper.
 
     Queries and keys come from E_c, which is free of the domain, and from a learnt code of the place, so that
-    poses align; values come from the references' pixels, whose appearance E_c removes. The result is added to
-    the content; its last convolution starts near zero, so stage 3 begins as stage 1 ended. Any number of
-    references will do.
+    poses align; values come from the references' pixels, whose appearance E_c removes. What is gathered joins the
+    content and, since G's instance norms remove a colour from it, the decoder's last features. Both
+    convolutions that end in G start near zero, so stage 3 begins as stage 1 ended. Any number of references
+    will do.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        channels, side = 4 * config.model.width, config.data.image_size // POOLING
+        width, channels, side = config.model.width, 4 * config.model.width, config.data.image_size // POOLING
         self.scale = 1 / math.sqrt(channels // 2)
         self.query = nn.Conv2d(channels, channels // 2, 1)
         self.key = nn.Conv2d(channels, channels // 2, 1)
@@ -90,8 +93,11 @@ class AttentionFusion(nn.Module):
         )
         self.join = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.outer = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.normal_(self.outer.weight, std=0.01)
-        nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
+        painted = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.paint = nn.Sequential(nn.Conv2d(channels + 3, 2 * width, 3, padding=1), nn.ReLU(), painted)
+        for last in (self.outer, painted):
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
     def forward(self, content: Tensor, references: References) -> Fused:
         images, (batch, count) = references.images.flatten(0, 1), references.images.shape[:2]
@@ -110,7 +116,10 @@ class AttentionFusion(nn.Module):
 
         found = gathered(self.value(images))
         update = self.outer(F.relu(self.join(torch.cat([content, found], dim=1))))
-        return Fused(content + update, gathered(F.avg_pool2d(images, POOLING).float()))
+        colour = gathered(F.avg_pool2d(images, POOLING).float())
+        paint = self.paint(torch.cat([found, colour.to(found.dtype)], dim=1))
+        wide = F.interpolate(paint, scale_factor=POOLING, mode="bilinear", align_corners=False)
+        return Fused(content + update, colour, wide)
 
 
 def fusion_network(config: Config) -> ConvolutionFusion | AttentionFusion:

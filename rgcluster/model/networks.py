@@ -95,7 +95,8 @@ class Generator(nn.Module):
     """G: content, style and the pass's input image -> image (Table 5).
 
     The output is raw * M + input * (1 - M), with M = 1 where the configuration has no attention.
-    `attention` is how far the mask is in force: 1 - attention * (1 - M) takes its place.
+    `attention` is how far the mask is in force: 1 - attention * (1 - M) takes its place. `paint`
+    [B, width, H, W], what f gathered from references, is added to the decoder's features.
     """
 
     def __init__(self, config: Config) -> None:
@@ -130,13 +131,22 @@ class Generator(nn.Module):
         if model.mask_bias:
             nn.init.constant_(self.heads.bias[3:], model.mask_bias)  # type: ignore[index]
 
-    def forward(self, content: Tensor, style: Tensor, image: Tensor, attention: float = 1.0) -> Generated:
+    def forward(
+        self,
+        content: Tensor,
+        style: Tensor,
+        image: Tensor,
+        attention: float = 1.0,
+        paint: Tensor | None = None,
+    ) -> Generated:
         parameters = self.style_mlp(style).unflatten(1, (len(self.blocks), 2, 2, content.shape[1]))
         offset = parameters.new_tensor([0.0, self.scale_offset])[:, None]
         x = content
         for index, block in enumerate(self.blocks):
             x = block(x, parameters[:, index] + offset)
         features = self.decoder(x)
+        if paint is not None:
+            features = features + paint
         if self.join is not None:
             features = self.join(torch.cat([features, image.to(features.dtype)], dim=1))
         picture, gate = self.heads(features).float().split((3, 1), dim=1)

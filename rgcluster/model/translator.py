@@ -80,15 +80,18 @@ class Translator(nn.Module):
     def fuse(self, content: Tensor, references: References | None) -> Fused:
         """Return f(c, references), or c itself where there are none."""
         if self.fusion is None or references is None:
-            return Fused(content, None)
+            return Fused(content)
         return self.fusion(content, references)
 
     def forward(
         self, image: Tensor, style: Tensor, references: References | None = None, attention: float = 1.0
     ) -> Generated:
         """Translate images [B, 3, h, w] to styles [B, n * style_dim], guided by M references."""
-        content = self.fuse(self.content_encoder(image), references).content
-        return self.generator(content, style, image, attention)
+        return self.generate(self.fuse(self.content_encoder(image), references), style, image, attention)
+
+    def generate(self, fused: Fused, style: Tensor, image: Tensor, attention: float = 1.0) -> Generated:
+        """Return G's translation of images [B, 3, h, w], whose content f has fused, to styles [B, n * style_dim]."""
+        return self.generator(fused.content, style, image, attention, fused.paint)
 
     def freeze_encoders(self) -> None:
         self.content_encoder.requires_grad_(False)
@@ -125,7 +128,7 @@ class TranslationObjective(nn.Module):
         style = style_of(posterior, batch.posterior_noise, self.loss)
 
         fused = net.fuse(content, guide.translation() if guide else None)
-        made = net.generator(fused.content, batch.target_style, x, attention)
+        made = net.generate(fused, batch.target_style, x, attention)
         translated = made.image
         content_again = net.content_encoder(translated)
         if guide:  # the store searches while the next three passes run
@@ -133,12 +136,12 @@ class TranslationObjective(nn.Module):
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0
-        own = net.fuse(content, guide.reconstruction() if guide else None).content
-        reconstructed = net.generator(own, style, x, own_attention).image
+        own = net.fuse(content, guide.reconstruction() if guide else None)
+        reconstructed = net.generate(own, style, x, own_attention).image
 
-        again = net.fuse(content_again, guide.cycle() if guide else None).content
+        again = net.fuse(content_again, guide.cycle() if guide else None)
         behind_mask = translated if self.loss.cycle_blend == "translated" else x
-        cycled = net.generator(again, style, behind_mask, own_attention).image
+        cycled = net.generate(again, style, behind_mask, own_attention).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {

@@ -93,8 +93,8 @@ class GuidedTranslator:
         with self.device.autocast():
             content = self.translator.content_encoder(image)
             references = None if neighbours is None else look(self.translator, neighbours, self.device)
-            total = self.translator.fuse(content, references).content
-            made = self.translator.generator(total, prior_mean(domain, self.config.model.style_dim), image)
+            fused = self.translator.fuse(content, references)
+            made = self.translator.generate(fused, prior_mean(domain, self.config.model.style_dim), image)
         return to_pixels(made.image)
 
     @torch.inference_mode()
@@ -110,13 +110,13 @@ class GuidedTranslator:
         near: Neighbours | None = None
         with self.device.autocast():
             content = self.translator.content_encoder(image)
-            total = content
+            references = None
             if self.retriever is not None:
                 rows = np.full(len(pixels), -1, np.int64) if row_ids is None else row_ids
                 pending = self.retriever.ask(content, style, rows, key, random=self.name == "rg-unit-random")
                 near = pending.result()
-                total = self.translator.fuse(content, self.retriever.look(near)).content
-            made = self.translator.generator(total, style, image)
+                references = self.retriever.look(near)
+            made = self.translator.generate(self.translator.fuse(content, references), style, image)
         return Translation(to_pixels(made.image), made.mask[:, 0].float().cpu().numpy(), near)
 
 

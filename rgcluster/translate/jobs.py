@@ -284,9 +284,9 @@ class Translators:
         for chunk in self._chunks(rows.index):
             mine = content[owner[chunk]]
             with self.device.autocast():
-                if found:
-                    mine = model.translator.fuse(mine, self.retriever.look(next(near))).content
-                made = model.translator.generator(mine, style[chunk], image[owner[chunk]])
+                references = self.retriever.look(next(near)) if found else None
+                fused = model.translator.fuse(mine, references)
+                made = model.translator.generate(fused, style[chunk], image[owner[chunk]])
             images[chunk] = to_pixels(made.image)
             masks[chunk] = made.mask[:, 0].float().mul(255).round_().to(torch.uint8).cpu().numpy()
 

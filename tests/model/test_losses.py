@@ -262,7 +262,15 @@ class Recorder(nn.Module):
         self.inner = inner
         self.passes: list[tuple[Tensor, Tensor, Tensor, float]] = []
 
-    def forward(self, content: Tensor, style: Tensor, image: Tensor, attention: float = 1.0) -> object:
+    def forward(
+        self,
+        content: Tensor,
+        style: Tensor,
+        image: Tensor,
+        attention: float = 1.0,
+        paint: Tensor | None = None,
+    ) -> object:
+        assert paint is None  # nothing guides
         self.passes.append((content.detach(), style.detach(), image.detach(), attention))
         return self.inner(content, style, image, attention)
 

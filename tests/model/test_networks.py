@@ -161,6 +161,7 @@ def test_shapes(size: int, width: int) -> None:
         looked = AttentionFusion(config)(content, references)
     assert content.shape == fused.shape == looked.content.shape == (2, 4 * width, size // 4, size // 4)
     assert looked.colour is not None and looked.colour.shape == (2, 3, size // 4, size // 4)
+    assert looked.paint is not None and looked.paint.shape == (2, width, size, size)
     assert posterior.mean.shape == posterior.log_variance.shape == (2, 40)
     assert generated.image.shape == generated.raw.shape == image.shape
     assert generated.mask.shape == (2, 1, size, size)
@@ -414,6 +415,7 @@ def test_attention_ignores_the_order_and_the_repetition_of_references() -> None:
         other = fusion(content, References(near.images[:, order], near.contents[:, order]))
         torch.testing.assert_close(other.content, fused.content)
         torch.testing.assert_close(other.colour, fused.colour)
+        torch.testing.assert_close(other.paint, fused.paint)
 
 
 @torch.no_grad()

@@ -133,7 +133,7 @@ class TranslatorTrainer:
         batch, net = piece.batch, self.translator
         content = net.content_encoder(batch.image) if batch.content is None else batch.content
         fused = net.fuse(content, piece.guide.translation() if piece.guide else None)
-        return net.generator(fused.content, batch.target_style, batch.image, attention).image
+        return net.generate(fused, batch.target_style, batch.image, attention).image
 
     def attention(self, step: int) -> float:
         """Return how far the mask is in force at `step`: a ramp in stage 1, fully in stage 3."""
