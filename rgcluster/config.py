@@ -196,6 +196,11 @@ class LossConfig(Section):
 
     Reconstruction and cycle reward M = 0, the input unchanged, on which a short training can settle.
     """
+    cycle_form: Literal["cycle", "back-translation"] = "cycle"
+    """`back-translation`: x_hat is a given image that G has to turn back into x, without a gradient through it and
+    with the mask in force, as if it were a photograph of the target domain and x the truth."""
+    cycle_style: Literal["own", "mean"] = "own"
+    """The style with which x_hat is turned back: E_s(x), as in the paper, or the mean of x's domain."""
     cycle_blend: Literal["translated", "original"] = "translated"
     """The image that the cycle's mask lets through; `original` leaks the answer."""
 

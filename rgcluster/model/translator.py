@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rgcluster.config import Config, LossConfig
 from rgcluster.model.fusion import Fused, References, fusion_network
-from rgcluster.model.gmm import kl_divergence
+from rgcluster.model.gmm import kl_divergence, prior_mean
 from rgcluster.model.losses import Parts, appearance_loss, l1
 from rgcluster.model.networks import (
     ContentEncoder,
@@ -114,7 +114,7 @@ class TranslationObjective(nn.Module):
         super().__init__()
         self.translator = translator
         self.loss = loss
-        self.prior_std = config.model.prior_std
+        self.prior_std, self.style_dim = config.model.prior_std, config.model.style_dim
         # In a tuple, so that VGG is no part of the state dict, of the optimiser or of DDP.
         self._perceptual = (perceptual,)
 
@@ -131,17 +131,24 @@ class TranslationObjective(nn.Module):
         made = net.generate(fused, batch.target_style, x, attention)
         translated = made.image
         content_again = net.content_encoder(translated)
+        style_back = style if self.loss.cycle_style == "own" else prior_mean(batch.domain, self.style_dim)
         if guide:  # the store searches while the next three passes run
-            guide.ask_cycle(content_again, style)
+            guide.ask_cycle(content_again, style_back)
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0
         own = net.fuse(content, guide.reconstruction() if guide else None)
         reconstructed = net.generate(own, style, x, own_attention).image
 
-        again = net.fuse(content_again, guide.cycle() if guide else None)
-        behind_mask = translated if self.loss.cycle_blend == "translated" else x
-        cycled = net.generate(again, style, behind_mask, own_attention).image
+        near_cycle = guide.cycle() if guide else None
+        if self.loss.cycle_form == "cycle":
+            behind_mask = translated if self.loss.cycle_blend == "translated" else x
+            again = net.fuse(content_again, near_cycle)
+            cycled = net.generate(again, style_back, behind_mask, own_attention).image
+        else:
+            given = translated.detach()
+            known = content_again.detach() if batch.content is not None else net.content_encoder(given)
+            cycled = net.generate(net.fuse(known, near_cycle), style_back, given, attention).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {

@@ -359,6 +359,37 @@ def test_how_far_each_pass_blends_with_its_input(mask_in: str, expected: list[fl
     assert [attention for *_, attention in recorder.passes] == expected
 
 
+@pytest.mark.parametrize(("form", "learns"), [("cycle", True), ("back-translation", False)])
+def test_only_a_cycle_has_a_gradient_through_the_translation(form: str, learns: bool) -> None:
+    config = tiny_config()
+    batch = random_batch(config)
+    style = batch.target_style.requires_grad_()
+    objective = TranslationObjective(tiny_translator(config), config, LossConfig(cycle_form=form), None)  # type: ignore[arg-type]
+    _, parts = objective(batch)
+    (gradient,) = torch.autograd.grad(parts["cycle"], style, allow_unused=True)
+    assert (gradient is not None and bool(gradient.abs().sum() > 0)) is learns
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_back_translation_blends_and_may_take_the_mean_style(frozen: bool) -> None:
+    """Whatever the passes of `mask_in`: x_hat is a given image, and the mask is in force."""
+    config = tiny_config()
+    net, batch = tiny_translator(config), random_batch(config)
+    if frozen:
+        batch = replace(
+            batch, content=net.content_encoder(batch.image), posterior=net.style_encoder(batch.image)
+        )
+    for kind, style in (
+        ("own", net.style_encoder(batch.image).mean),
+        ("mean", (2 * batch.domain - 1).repeat_interleave(8, dim=1)),
+    ):
+        loss = LossConfig(cycle_form="back-translation", cycle_style=kind, mask_in="translation")  # type: ignore[arg-type]
+        translated, parts = TranslationObjective(net, config, loss, None)(batch, attention=0.7)
+        back = net.generator(net.content_encoder(translated), style, translated, 0.7).image
+        torch.testing.assert_close(parts["cycle"], losses.l1(back, batch.image))
+
+
 @torch.no_grad()
 def test_posterior_mean_or_sample() -> None:
     posterior = Posterior(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, math.log(4)]]))
