@@ -117,6 +117,11 @@ class ModelConfig(Section):
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     adain_scale: Literal["residual", "plain"] = "residual"
     """`residual`: 1 + the MLP's output; `plain`: the output itself."""
+    retrieval: Literal["joint", "split"] = "joint"
+    """R's form. `joint`: the paper's; `split`: unit-length content and style side by side, in `retrieval_dim`."""
+    retrieval_style_weight: float = Field(
+        0.5, gt=0, lt=1, description="share of the style in a distance of the split R"
+    )
     retrieval_dim: int = Field(100, ge=2)
     retrieval_hidden: int = Field(512, ge=8)
     retrieval_dropout: float = Field(0.1, ge=0, lt=1)
@@ -397,6 +402,15 @@ class Config(Section):
     guidance: GuidanceConfig = GuidanceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _room_for_content(self) -> Config:
+        if self.model.retrieval == "split" and self.model.retrieval_dim <= self.style_size:
+            raise ValueError(
+                f"model.retrieval_dim {self.model.retrieval_dim} leaves no room for the content beside "
+                f"{self.style_size} numbers of style"
+            )
+        return self
 
     @property
     def num_attributes(self) -> int:

@@ -17,7 +17,8 @@ from rgcluster.base.checkpoint import (
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.errors import CheckpointError
-from rgcluster.model.networks import Discriminator, RetrievalEncoder
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.retrieval import RetrievalEncoder, retrieval_encoder
 from rgcluster.model.translator import Translator
 
 __all__ = [
@@ -70,7 +71,7 @@ def load_retrieval(location: Location, config: Config, translator: Translator) -
     _require_same(
         manifest.get("trained_against", {"encoders": "unknown"}), encoder_digests(translator), location
     )
-    return {name: _frozen(_load(RetrievalEncoder(config), tree, name, location)) for name in tree}
+    return {name: _frozen(_load(retrieval_encoder(config), tree, name, location)) for name in tree}
 
 
 def load_guided(location: Location, config: Config, variant: str) -> Translator:

@@ -1,4 +1,4 @@
-"""The networks of Tables 5 and 8: E_c, E_s, G, D and R.
+"""The networks of Table 5: E_c, E_s, G and D.
 
 At full width (`width` 64) and 128 px the layers are the tables'. Images are
 float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
@@ -8,7 +8,6 @@ float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
 from __future__ import annotations
 
 import itertools
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +30,6 @@ __all__ = [
     "Generated",
     "Generator",
     "Posterior",
-    "RetrievalEncoder",
     "StyleEncoder",
 ]
 
@@ -215,50 +213,3 @@ class _ScaleDiscriminator(nn.Module):
 def _judge(network: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     x = network.layers(image)
     return network.source(x).float(), network.domain(x).flatten(1).float()
-
-
-class RetrievalEncoder(nn.Module):
-    """R: content and style [B, n * style_dim] -> embedding [B, retrieval_dim] (Table 8)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        model, width = config.model, config.model.width
-
-        def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> ConvBlock:
-            own = model.retrieval_norm == "layer"
-            return ConvBlock(
-                inputs, outputs, kernel, stride, norm=layer_norm(outputs, model.layer_norm) if own else True
-            )
-
-        self.layers = nn.Sequential(
-            block(4 * width, 2 * width, 3),
-            block(2 * width, 2 * width, 4, 2),
-            block(2 * width, width, 3),
-            block(width, width, 4, 2),
-            block(width, width // 2, 3),
-            block(width // 2, width // 2, 4, 2),
-        )
-        side = config.data.image_size // 32
-        self.head = nn.Sequential(
-            nn.Linear(width // 2 * side * side + config.style_size, model.retrieval_hidden),
-            nn.ReLU(),
-            nn.Linear(model.retrieval_hidden, model.retrieval_hidden),
-            nn.ReLU(),
-            nn.Dropout(model.retrieval_dropout),
-            nn.Linear(model.retrieval_hidden, model.retrieval_dim),
-        )
-
-    def forward(self, content: Tensor, style: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Embed; `kept` [B, retrieval_hidden] takes dropout's place: 0 where a unit is dropped.
-
-        The head computes in fp32 whatever the precision around it: rounded embeddings would tie or swap
-        neighbours whose distances are close.
-        """
-        x = torch.cat([self.layers(content).flatten(1).float(), style.float()], dim=1)
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            if kept is None:
-                return self.head(x)
-            *hidden, _, last = self.head
-            for layer in hidden:
-                x = layer(x)
-            return last(x * kept)

@@ -14,7 +14,8 @@ from rgcluster.base.rundir import STAGE, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
 from rgcluster.config import Config
 from rgcluster.model.fusion import fusion_network
-from rgcluster.model.networks import Discriminator, RetrievalEncoder
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.retrieval import retrieval_encoder
 from rgcluster.model.translator import Translator
 from rgcluster.pipeline.stages import STAGES
 from rgcluster.train.records.metrics import read_metrics
@@ -33,7 +34,7 @@ def describe(config: Config, console: Console) -> None:
     networks = {
         "E_c, E_s, G": Translator(config),
         "D": Discriminator(config),
-        "R": RetrievalEncoder(config),
+        "R": retrieval_encoder(config),
         "f": fusion_network(config),
     }
     sizes = {name: sum(value.numel() for value in net.parameters()) for name, net in networks.items()}

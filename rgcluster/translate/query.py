@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.retrieval import RetrievalEncoder
 from rgcluster.translate.device import Device
 
 __all__ = ["query_vectors"]

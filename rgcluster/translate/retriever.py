@@ -13,7 +13,7 @@ from rgcluster.base.checkpoint import network_digest
 from rgcluster.config import Config
 from rgcluster.model.fusion import References
 from rgcluster.model.handover import encoder_digests
-from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.retrieval import RetrievalEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Pending, Store
 from rgcluster.translate.device import Device

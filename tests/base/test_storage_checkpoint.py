@@ -27,7 +27,7 @@ from rgcluster.model.handover import (
     networks_digest,
     save_networks,
 )
-from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.retrieval import JointEncoder
 
 # --- locations ---
 
@@ -290,7 +290,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Location:
     save_networks(
         run / "1", {"translator": translator, "discriminator": discriminator}, {"kind": "translation"}
     )
-    networks = {"easy": RetrievalEncoder(config), "all": RetrievalEncoder(config)}
+    networks = {"easy": JointEncoder(config), "all": JointEncoder(config)}
     save_networks(run / "2", networks, {"trained_against": encoder_digests(translator)})
     variants = {"gmm-unit-continued": translator, "rg-unit": tiny_translator(config, guided=True)}
     save_networks(run / "3", variants, {"trained_against": encoder_digests(translator)})

@@ -33,7 +33,7 @@ from rgcluster.evaluate.report.report import write_report
 from rgcluster.evaluate.report.tables import counts_table, fractions_table, retrieval_table, translation_table
 from rgcluster.faces import FaceSet
 from rgcluster.model.handover import encoder_digests, is_guided, save_networks
-from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.retrieval import JointEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.store.local import LocalStore
@@ -272,7 +272,7 @@ def random_run(config: Config, folder: Path, train: Any) -> tuple[Location, Loca
     """A run directory of untrained networks, and its store."""
     torch.manual_seed(0)
     run, base = Location(folder), Translator(config).eval()
-    networks = {name: RetrievalEncoder(config).eval() for name in config.retrieval.negatives}
+    networks = {name: JointEncoder(config).eval() for name in config.retrieval.negatives}
     save_networks(run / "translation" / "model", {"translator": base}, {})
     save_networks(run / "retrieval" / "model", networks, {"trained_against": encoder_digests(base)})
     guided = {name: Translator(config, guided=is_guided(name)) for name in config.guidance.variants}

@@ -9,15 +9,16 @@ from tiny import random_images, tiny_config
 from torch import Tensor, nn
 
 from rgcluster.config import Config, load_config
+from rgcluster.errors import ConfigError
 from rgcluster.model.fusion import AttentionFusion, ConvolutionFusion, Fused, References
 from rgcluster.model.layers import AdaptiveInstanceNorm, ConvBlock, LayerNorm2d, UpsampleConv, instance_norm
 from rgcluster.model.networks import (
     ContentEncoder,
     Discriminator,
     Generator,
-    RetrievalEncoder,
     StyleEncoder,
 )
+from rgcluster.model.retrieval import JointEncoder, SplitEncoder
 from rgcluster.model.translator import Translator
 
 Row = tuple[str, int, int, int, int]
@@ -86,7 +87,7 @@ TABLES = {
     "E_s": (StyleEncoder, STYLE_ENCODER, [IMAGE], 2_783_440),
     "G": (Generator, GENERATOR, [CONTENT, STYLE, IMAGE], 6_886_724),
     "D": (Discriminator, DISCRIMINATOR, [IMAGE], 2_920_902),
-    "R": (RetrievalEncoder, RETRIEVAL_ENCODER, [CONTENT, STYLE], 1_328_676),
+    "R": (JointEncoder, RETRIEVAL_ENCODER, [CONTENT, STYLE], 1_328_676),
     "f": (ContentFusion, FUSION, [CONTENT, (1, 3, 256, 32, 32)], 2_949_632),
 }
 
@@ -155,7 +156,7 @@ def test_shapes(size: int, width: int) -> None:
         posterior = StyleEncoder(config)(image)
         generated = Generator(config)(content, posterior.mean, image)
         source, domain = Discriminator(config)(image)
-        embedding = RetrievalEncoder(config)(content, posterior.mean)
+        embedding = JointEncoder(config)(content, posterior.mean)
         references = References(torch.stack([image] * 3, dim=1), torch.stack([content] * 3, dim=1))
         fused = ConvolutionFusion(config)(content, references).content
         looked = AttentionFusion(config)(content, references)
@@ -240,7 +241,7 @@ def plain_discriminator(network: Discriminator, x: Tensor) -> tuple[Tensor, Tens
     return source(x), domain(x).flatten(1)
 
 
-def plain_retrieval(network: RetrievalEncoder, x: Tensor, style: Tensor) -> Tensor:
+def plain_retrieval(network: JointEncoder, x: Tensor, style: Tensor) -> Tensor:
     for layer in convs(network):
         x = F.relu(norm(block(x, layer)))
     first, second, third = (layer for layer in network.head if isinstance(layer, nn.Linear))
@@ -261,7 +262,7 @@ def test_forwards_equal_the_plain_mathematics(size: int, upsampling: str) -> Non
     for layer in (generator.decoder[1], generator.decoder[4]):  # ones and zeros at first: they would hide
         nn.init.normal_(layer.weight)
         nn.init.normal_(layer.bias)
-    discriminator, retrieval = Discriminator(config), RetrievalEncoder(config).eval()
+    discriminator, retrieval = Discriminator(config), JointEncoder(config).eval()
     content, style = encoder(x), torch.randn(2, 40)
     torch.testing.assert_close(content, plain_content(encoder, x))
     torch.testing.assert_close(tuple(styles(x)), plain_style(styles, x))
@@ -275,7 +276,7 @@ def test_forwards_equal_the_plain_mathematics(size: int, upsampling: str) -> Non
 @torch.no_grad()
 def test_dropout_works_in_training_only() -> None:
     config = tiny_config("model.retrieval_dropout=0.5")
-    network, content, style = RetrievalEncoder(config), torch.randn(2, 32, 8, 8), torch.randn(2, 40)
+    network, content, style = JointEncoder(config), torch.randn(2, 32, 8, 8), torch.randn(2, 40)
     assert not torch.equal(network(content, style), network(content, style))
     network.eval()
     assert torch.equal(network(content, style), network(content, style))
@@ -309,7 +310,7 @@ def test_gradients_reach_every_parameter(fusion: str) -> None:
     translator, x, style = Translator(config, guided=True), random_images(2), torch.randn(2, 40)
     near = translator.look(random_images(6, seed=1).unflatten(0, (2, 3)))
     posterior = translator.style_encoder(x)
-    discriminator, retrieval = Discriminator(config), RetrievalEncoder(config)
+    discriminator, retrieval = Discriminator(config), JointEncoder(config)
     image = translator(x, style, near).image
     scores, logits = discriminator(image)
     embedding = retrieval(translator.content_encoder(x), style)
@@ -446,6 +447,33 @@ def test_translator_fuses_only_where_there_are_references() -> None:
     assert plain.fuse(content, near).content is content
 
 
+# --- retrieval ---
+
+
+@torch.no_grad()
+def test_a_split_distance_weighs_content_and_style() -> None:
+    """|a - b|^2 = (1 - w) |c_a - c_b|^2 + w |s_a - s_b|^2 on unit vectors, whatever the scale of the inputs."""
+    config = tiny_config("model.retrieval=split", "model.retrieval_style_weight=0.3")
+    network, contents, styles = SplitEncoder(config), torch.randn(2, 32, 8, 8), torch.randn(2, 40)
+    embedded = network(contents, styles)
+    assert embedded.shape == (2, config.model.retrieval_dim)
+    torch.testing.assert_close(embedded.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(network(7 * contents, 0.1 * styles), embedded)
+    content, style = (F.normalize(part, dim=1) for part in embedded.split([60, 40], dim=1))
+    distance = 0.7 * (content[0] - content[1]).square().sum() + 0.3 * (style[0] - style[1]).square().sum()
+    torch.testing.assert_close((embedded[0] - embedded[1]).square().sum(), distance)
+    torch.testing.assert_close(style, F.normalize(styles, dim=1))
+    same_style = network(contents, styles[:1].expand(2, -1))
+    assert torch.equal(same_style[0, 60:], same_style[1, 60:])
+
+
+def test_a_split_embedding_needs_room_for_the_style() -> None:
+    with pytest.raises(
+        ConfigError, match="retrieval_dim 40 leaves no room for the content beside 40 numbers of style"
+    ):
+        load_config("smoke", ["model.retrieval=split", "model.retrieval_dim=40"])
+
+
 # --- layers ---
 
 
@@ -538,7 +566,7 @@ def test_the_bias_of_the_mask_opens_or_closes_an_untrained_mask() -> None:
 def test_embeddings_leave_r_in_fp32_whatever_the_precision() -> None:
     config = tiny_config()
     torch.manual_seed(0)
-    network = RetrievalEncoder(config).eval()
+    network = JointEncoder(config).eval()
     content, style = torch.randn(2, 32, 8, 8), torch.randn(2, config.style_size)
     seen: list[torch.dtype] = []
     network.head[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

@@ -181,7 +181,7 @@ def test_a_store_of_other_networks_is_refused(smoke_run: Path) -> None:
 
     from rgcluster.config import load_config
     from rgcluster.errors import StoreMismatch
-    from rgcluster.model.networks import RetrievalEncoder
+    from rgcluster.model.retrieval import JointEncoder
     from rgcluster.model.translator import Translator
     from rgcluster.store.local import LocalStore
     from rgcluster.translate.device import Device
@@ -190,9 +190,7 @@ def test_a_store_of_other_networks_is_refused(smoke_run: Path) -> None:
     config = load_config("smoke")
     store = LocalStore(smoke_run / "store" / "snapshot")
     with pytest.raises(StoreMismatch, match="rgcluster store build"):
-        Retriever(
-            store, RetrievalEncoder(config), Translator(config), config, Device(torch.device("cpu"), False)
-        )
+        Retriever(store, JointEncoder(config), Translator(config), config, Device(torch.device("cpu"), False))
 
 
 def test_status_store_info_and_query_answer(smoke_run: Path) -> None:

@@ -31,7 +31,7 @@ ORDER: dict[str, str] = {
     "": "errors config base client",
     "base": "attributes remote storage jsonlines versions rundir events notices checkpoint placement "
     "progress weights session",
-    "model": "noise kernels layers networks fusion gmm losses translator triplets handover interop",
+    "model": "noise kernels layers networks retrieval fusion gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "images order parallel sources splits shards shard_writer stream survey",
     "store": "index disk changes shard results view actors client local store",

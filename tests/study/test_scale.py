@@ -17,7 +17,8 @@ from rgcluster.bench import scale
 from rgcluster.bench.train import _batch, _direct, _flop
 from rgcluster.config import load_config
 from rgcluster.model.fusion import References
-from rgcluster.model.networks import Discriminator, RetrievalEncoder
+from rgcluster.model.networks import Discriminator
+from rgcluster.model.retrieval import JointEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.train.steps.translator import Piece, TranslatorTrainer
 from rgcluster.translate.device import pick_device
@@ -88,7 +89,7 @@ def test_parameters_are_those_of_the_networks() -> None:
         "E_s": guided.style_encoder,
         "G": guided.generator,
         "D": Discriminator(config),
-        "R": RetrievalEncoder(config),
+        "R": JointEncoder(config),
         "f": guided.fusion,
     }
     counted = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net}
@@ -135,7 +136,7 @@ def test_arithmetic_is_what_torch_counts() -> None:
 
     content, found["E_c"] = counted(lambda: translator.content_encoder(item.image))
     posterior, found["E_s"] = counted(lambda: translator.style_encoder(item.image))
-    _, found["R"] = counted(lambda: RetrievalEncoder(config)(content, item.target_style))
+    _, found["R"] = counted(lambda: JointEncoder(config)(content, item.target_style))
     for name, guide in (("continued", None), ("guided", Guide())):
         network = Translator(config, guided=guide is not None)
         network.freeze_encoders()

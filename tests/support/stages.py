@@ -22,7 +22,7 @@ from rgcluster.config import Config
 from rgcluster.data.shards import RowIndex
 from rgcluster.data.stream import ImageSource, StreamPlan
 from rgcluster.model.handover import encoder_digests, save_networks
-from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.retrieval import JointEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.store.local import LocalStore
@@ -142,7 +142,7 @@ def losses(directory: Path) -> list[dict[str, Any]]:
 def _upstream(directory: Path, config: Config, source: MemorySource) -> dict[str, str]:
     translator = tiny_translator(config)
     torch.manual_seed(5)
-    networks = {name: RetrievalEncoder(config).eval() for name in config.retrieval.negatives}
+    networks = {name: JointEncoder(config).eval() for name in config.retrieval.negatives}
     here = Location(directory)
     save_networks(
         here / "translation", {"translator": translator, "discriminator": tiny_discriminator(config)}, {}
@@ -158,7 +158,7 @@ def _upstream(directory: Path, config: Config, source: MemorySource) -> dict[str
 
 @torch.no_grad()
 def _store(
-    target: Path, config: Config, translator: Translator, network: RetrievalEncoder, source: MemorySource
+    target: Path, config: Config, translator: Translator, network: JointEncoder, source: MemorySource
 ) -> None:
     image = to_images(source.pixels, CPU)
     vectors = network(translator.content_encoder(image), translator.style_encoder(image).mean).numpy()

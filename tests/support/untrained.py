@@ -11,7 +11,7 @@ from tiny import CPU, tiny_config, tiny_discriminator, tiny_translator
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.model.handover import encoder_digests, is_guided, save_networks
-from rgcluster.model.networks import RetrievalEncoder
+from rgcluster.model.retrieval import JointEncoder
 from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.translate.tensors import to_images
 
@@ -25,7 +25,7 @@ def untrained_run(folder: Path, *overrides: str, images: int = 40) -> Config:
     save_networks(
         run / "translation" / "model", {"translator": translator, "discriminator": discriminator}, {}
     )
-    retrieval = RetrievalEncoder(config).eval()
+    retrieval = JointEncoder(config).eval()
     about = {"trained_against": encoder_digests(translator)}
     manifest = save_networks(
         run / "retrieval" / "model", dict.fromkeys(config.retrieval.negatives, retrieval), about

@@ -18,8 +18,8 @@ from rgcluster.data.images import grid
 from rgcluster.data.stream import StreamPlan, batches
 from rgcluster.model.handover import encoder_digests, load_translator, save_networks
 from rgcluster.model.losses import Parts, triplet_loss
-from rgcluster.model.networks import RetrievalEncoder
 from rgcluster.model.noise import Draw, keyed_uniform
+from rgcluster.model.retrieval import retrieval_encoder
 from rgcluster.model.triplets import encode_triplets
 from rgcluster.train.stage import Run, Stage, Worker
 from rgcluster.train.steps.optimizer import Optimizer
@@ -47,10 +47,10 @@ class RetrievalStage(Stage):
             worker.device.torch
         )
         torch.manual_seed(run.config.seed)
-        first = RetrievalEncoder(run.config)
+        first = retrieval_encoder(run.config)
         self.networks = nn.ModuleDict()
         for name in self.settings.negatives:  # all start alike, so that only the negatives differ
-            self.networks[name] = RetrievalEncoder(run.config)
+            self.networks[name] = retrieval_encoder(run.config)
             self.networks[name].load_state_dict(first.state_dict())
         self.networks.to(worker.device.torch)
         self._distributed = {
