@@ -122,21 +122,50 @@ def probe(
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="write the numbers here")
     ] = None,
+    dye: Annotated[
+        str,
+        typer.Option(
+            metavar="R,G,B",
+            help="do translations follow a copy of the store where drawn hair has this colour?",
+        ),
+    ] = "",
+    attribute: Annotated[
+        str, typer.Option(help="the attribute whose stored images get that colour")
+    ] = "Blond_Hair",
 ) -> None:
     """Say whether a run uses retrieval: what changes where other neighbours take the place of the nearest."""
     import json
+    from dataclasses import asdict
 
     from rgcluster.base.storage import Location
     from rgcluster.cli import commands
     from rgcluster.evaluate.report.tables import probe_rows
 
+    colour = _colour(dye) if dye else None
     found = commands.probe(run, count)
     table = Table("test", "case", "value", box=None)
     for row in probe_rows(found):
         table.add_row(*row)
+    if colour:
+        found["following"] = asdict(commands.follow_store(run, attribute, colour))
+        moved = found["following"]["moved"]
+        table.add_row(
+            "following the store", f"share of the way to the new colour of {attribute}", f"{moved:.3f}"
+        )
     out.print(table)
     if json_:
         Location(json_).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """Return `R,G,B` as numbers; a usage error where it is none."""
+    try:
+        red, green, blue = (int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no colour: R,G,B, each 0 to 255") from None
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise typer.BadParameter(f"{text!r} is no colour: R,G,B, each 0 to 255")
+    return red, green, blue
 
 
 @app.command()

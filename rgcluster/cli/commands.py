@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
 from rgcluster.base.progress import task
-from rgcluster.base.rundir import shards_of, snapshot_of
+from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
 from rgcluster.client import Client
@@ -23,12 +24,14 @@ from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba
 from rgcluster.data.stream import open_source
 from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
+from rgcluster.evaluate.measure.following import Following, follow
 from rgcluster.evaluate.measure.probe import probe as probe_retrieval
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.model.handover import is_guided
 from rgcluster.pipeline import ladder
 from rgcluster.pipeline.run import Pipeline
+from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import Device, pick_device
 from rgcluster.translate.finished import (
@@ -48,6 +51,7 @@ __all__ = [
     "demo",
     "draw_faces",
     "evaluate",
+    "follow_store",
     "fit_to_time",
     "probe",
     "query",
@@ -158,6 +162,22 @@ def probe(run: str, count: int) -> dict[str, Any]:
     train, test = (open_source(shards, uncached, split) for split in ("train", "test"))
     device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
     return probe_retrieval(config, location, train, test, shards.faces, device, count)
+
+
+def follow_store(run: str, attribute: str, dye: tuple[int, int, int]) -> Following:
+    """Return whether translations follow a store in which an attribute gets a new colour; the run is left alone."""
+    config, location = open_run(run)
+    shards = open_shards(shards_of(location))
+    if shards.faces is None:
+        raise ConfigError(f"{run}: not trained on drawn faces, so none with another colour can be drawn")
+    uncached = config.data.model_copy(update={"cache_mib": 0})
+    train, test = (open_source(shards, uncached, split) for split in ("train", "test"))
+    device = pick_device(config.cluster, gpu=False)
+    with TemporaryDirectory(prefix="rgcluster-follow-") as folder:
+        copy_snapshot(snapshot_of(location), Location(folder) / SNAPSHOT)
+        store = LocalStore(Location(folder) / SNAPSHOT)
+        model = load_models(location, config, store, device, ("rg-unit",))["rg-unit"]
+        return follow(model, config, train, test, shards.faces, attribute, dye)
 
 
 def report(run: str) -> Location:

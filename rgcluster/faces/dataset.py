@@ -65,10 +65,12 @@ class FaceSet:
         """Return 0 where the face is for training, 1 for validation, 2 for the test."""
         return _PARTITION_OF_TEN[index % 10]
 
-    def counterfactual(self, index: int, changes: Mapping[str, int]) -> np.ndarray:
-        """Return the same person with `changes` made by `with_changes`, uint8 [218, 178, 3]."""
+    def counterfactual(
+        self, index: int, changes: Mapping[str, int], dye: tuple[int, int, int] | None = None
+    ) -> np.ndarray:
+        """Return the same person with `changes` made by `with_changes`, and hair of `dye`, uint8 [218, 178, 3]."""
         attributes, face_seed = self.face(index)
-        return draw_face(with_changes(attributes, changes), face_seed)
+        return draw_face(with_changes(attributes, changes), face_seed, dye)
 
 
 def write_faces(

@@ -28,15 +28,19 @@ _SOFTNESS = 0.12  # what each pixel gives to every neighbour
 _BLUR = 2.6
 
 
-def draw_face(attributes: Mapping[str, bool | int], seed: int) -> np.ndarray:
+def draw_face(
+    attributes: Mapping[str, bool | int], seed: int, dye: tuple[int, int, int] | None = None
+) -> np.ndarray:
     """Draw the face that `seed` stands for, with `attributes`.
+
+    `dye` is a colour of hair, 0 to 255 each, that takes the place of the attributes'.
 
     Missing names count as 0. Equal arguments give equal pixels, and other
     attributes change nothing but their own parts of the picture.
 
     Returns uint8 [218, 178, 3], RGB, aligned as CelebA's faces are.
     """
-    scene = Scene(_all_attributes(attributes), Identity.from_seed(seed))
+    scene = Scene(_all_attributes(attributes), Identity.from_seed(seed), dye)
     _paint(scene)
     return _developed(scene)
 

@@ -32,13 +32,15 @@ class Place(NamedTuple):
 class Scene:
     """One portrait in the making."""
 
-    def __init__(self, has: Mapping[str, bool], identity: Identity) -> None:
+    def __init__(
+        self, has: Mapping[str, bool], identity: Identity, dye: tuple[int, int, int] | None = None
+    ) -> None:
         self.has = has
         self.identity = identity
         self.canvas = Canvas(identity.roll, identity.scale, identity.shift_x, identity.shift_y)
         self.polar = PolarField(self.canvas.u, self.canvas.v)
         self.skin = skin_colour(has, identity)
-        self.hair = hair_colour(has, identity)
+        self.hair = hair_colour(has, identity) if dye is None else rgb(*dye)
         self.brow = self.hair if has["Young"] else mix(self.hair, rgb(186, 184, 182), 0.55)
         self.clouds = cut(CLOUDS, identity.clouds_at)
         self.speckles = cut(SPECKLES, identity.speckles_at)

@@ -11,6 +11,7 @@ from conftest import command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rgcluster.evaluate.measure.following import moved_share
 from rgcluster.evaluate.measure.probe import content_precision, edit_error, swap_change
 from rgcluster.evaluate.metrics.counterfactual import edit_region
 
@@ -44,6 +45,28 @@ def test_a_change_is_symmetric_and_zero_for_the_same_picture(first: list[int], s
 
 def test_content_precision_is_the_share_of_equal_labels() -> None:
     assert content_precision(np.array([[1, 0], [0, 0]], np.int8), np.array([1, 0], np.int8)) == 0.75
+
+
+@given(st.floats(-1, 2), st.floats(0, 50))
+def test_the_share_of_the_way_ignores_a_change_to_the_side(share: float, aside: float) -> None:
+    old, new = np.array([[200.0, 150.0, 90.0]]), np.array([[240.0, 190.0, 90.0]])
+    before = np.array([[150.0, 120.0, 80.0]])
+    after = before + share * (new - old) + aside * np.array([[1.0, -1.0, 0.0]])
+    assert moved_share(old, new, before, after) == pytest.approx(share, abs=1e-9)
+
+
+def test_the_command_says_whether_translations_follow_the_store(smoke_run: Path, tmp_path: Path) -> None:
+    file, snapshot = tmp_path / "probe.json", smoke_run / "store" / "snapshot"
+    held = {path: path.stat().st_mtime_ns for path in snapshot.rglob("*")}
+    arguments = ("--count", "8", "--dye", "245,230,205", "--json", str(file))
+    result = command("probe", "--run", str(smoke_run), *arguments)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(file.read_text())["following"]
+    assert found["added"] > 0 and found["removed"] > 0
+    assert found["new"][2] - found["old"][2] > 30  # the truth's hair is paler
+    assert {path: path.stat().st_mtime_ns for path in snapshot.rglob("*")} == held  # the run is left alone
+    refused = command("probe", "--run", str(smoke_run), "--dye", "245,230")
+    assert refused.returncode == 2 and "is no colour" in refused.stderr
 
 
 def test_the_command_probes_a_finished_run(smoke_run: Path, tmp_path: Path) -> None:

@@ -214,6 +214,18 @@ def test_a_face_outside_the_set_is_refused():
         FaceSet(4, 10).face(10)
 
 
+def test_dye_changes_the_hair_alone():
+    """As any attribute of the hair does; a dye of the hair's own colour changes nothing."""
+    faces = FaceSet(3, 20)
+    index = next(number for number in range(20) if not faces.face(number)[0]["Bald"])
+    plain = faces.counterfactual(index, {"Blond_Hair": 1}).astype(int)
+    dyed, black = (faces.counterfactual(index, {"Blond_Hair": 1}, (r, 0, 0)).astype(int) for r in (250, 20))
+    changed = np.abs(dyed - black).mean(axis=2) > 20
+    assert 0.03 < changed.mean() < 0.6
+    assert (dyed[changed][:, 0] - dyed[changed][:, 1]).mean() > 80
+    assert np.abs(plain - dyed)[np.abs(dyed - black).max(axis=2) == 0].max() <= 3
+
+
 def test_counterfactual_is_the_same_person_with_the_changes():
     face_set = FaceSet(4, 10)
     attributes, seed = face_set.face(3)

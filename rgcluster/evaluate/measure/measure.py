@@ -192,13 +192,17 @@ class Measure:
 
 
 def draw_counterfactual(
-    faces: FaceSet, file_name: str, target: npt.NDArray[np.int8], config: Config
+    faces: FaceSet,
+    file_name: str,
+    target: npt.NDArray[np.int8],
+    config: Config,
+    dye: tuple[int, int, int] | None = None,
 ) -> UInt8Array:
-    """Return the drawn face of `file_name` with the target domain [n], prepared like a training image."""
+    """Return the drawn face of `file_name` with the target domain [n] and hair of `dye`, as a training image."""
     from PIL import Image
 
     wanted = dict(zip(config.data.attributes, (int(value) for value in target), strict=True))
     # Attributes that are set come last: they clear what contradicts them.
     changes = dict(sorted(wanted.items(), key=lambda item: item[1]))
-    drawn = faces.counterfactual(int(Path(file_name).stem) - 1, changes)
+    drawn = faces.counterfactual(int(Path(file_name).stem) - 1, changes, dye)
     return prepare_image(Image.fromarray(drawn), config.data.crop, config.data.image_size)
