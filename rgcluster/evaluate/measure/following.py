@@ -14,6 +14,7 @@ from rgcluster.data.stream import ImageSource
 from rgcluster.errors import ConfigError
 from rgcluster.evaluate.measure.measure import draw_counterfactual
 from rgcluster.faces import FaceSet
+from rgcluster.model.gmm import prior_mean
 from rgcluster.translate.guided import GuidedTranslator
 from rgcluster.translate.tensors import to_images
 
@@ -24,9 +25,6 @@ Colour = tuple[int, int, int]
 
 STORED = 200
 """Faces of the new look."""
-
-FIRST_ID = 1 << 40
-"""The ids of the new faces begin here, above those of a run's shards."""
 
 VISIBLE = 10
 """Hair is where the truth of the old and of the new look differ by more than this, of 255."""
@@ -121,10 +119,11 @@ def _replace(
             for row, target in zip(chosen, targets, strict=True)
         ]
     )
-    image = to_images(drawn, model.device)
     with model.device.autocast():
-        content = model.translator.content_encoder(image)
-        style = model.translator.style_encoder(image).mean.float()
-    ids = np.arange(len(drawn), dtype=np.int64) + FIRST_ID
+        content = model.translator.content_encoder(to_images(drawn, model.device))
+    # Under the style of their labels: E_s has never seen the new look and may not call it by that name.
+    domain = torch.from_numpy(targets.astype(np.float32)).to(model.device.torch)
+    style = prior_mean(domain, config.model.style_dim)
+    ids = np.setdiff1d(np.arange(2 * len(drawn) + len(train.index)), train.index.row_ids)[: len(drawn)]
     retriever.store.add(ids, retriever.query(content, style), drawn)
     return len(drawn), retriever.store.remove(train.index.row_ids[has])
