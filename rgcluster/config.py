@@ -168,6 +168,12 @@ class LossConfig(Section):
         ge=0,
         description="colours of x_hat against those that fusion `attention` finds; not in the paper",
     )
+    recolour: float = Field(
+        0.0,
+        ge=0,
+        description="deviation of a change of colour that a back-translation's answer and reference share",
+    )
+    """Where the mask repaints and references guide: a colour that no style tells has to come from the reference."""
     gradient_penalty: float = Field(0.0, ge=0, description="R1: squared gradient of D at real images, halved")
     gradient_penalty_every: int = Field(
         8, ge=1, description="steps between two penalties, each so much larger"

@@ -29,7 +29,8 @@ class Draw(IntEnum):
     OWN_TARGET = 11
     OWN_REFERENCE = 12
     CUTOUT = 13
-    CYCLE_STYLE = 14
+    RECOLOUR = 14
+    RECOLOURED = 15
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

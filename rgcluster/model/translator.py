@@ -23,7 +23,7 @@ from rgcluster.model.networks import (
     StyleEncoder,
 )
 
-__all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "style_of", "update_ema"]
+__all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "recoloured", "style_of", "update_ema"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Batch:
 
     image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
     posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen;
-    visible [B, 1, h, w] in {0, 1} where D sees a part of every image only.
+    visible [B, 1, h, w] in {0, 1} where D sees a part of every image only; recolour [B, 2, 3], what is added to
+    the gain and to the offset of each channel in a back-translation.
     """
 
     image: Tensor
@@ -43,6 +44,7 @@ class Batch:
     content: Tensor | None = None
     posterior: Posterior | None = None
     visible: Tensor | None = None
+    recolour: Tensor | None = None
 
     def shown(self, image: Tensor) -> Tensor:
         """Return the images [B, 3, h, w] as D sees them: grey where not visible."""
@@ -59,8 +61,8 @@ class Guide(Protocol):
     def ask_cycle(self, content: Tensor, style: Tensor) -> None:
         """Issue the cycle's query; its answer is collected by `cycle`."""
 
-    def cycle(self) -> References | None:
-        """Return the cycle's references, or None where the cycle takes the plain content."""
+    def cycle(self, answer: Tensor) -> References | None:
+        """Return the cycle's references, or None where it takes the plain content; its answer is [B, 3, h, w]."""
 
 
 class Translator(nn.Module):
@@ -140,22 +142,25 @@ class TranslationObjective(nn.Module):
         own = net.fuse(content, guide.reconstruction() if guide else None)
         reconstructed = net.generate(own, style, x, own_attention).image
 
-        near_cycle = guide.cycle() if guide else None
+        answer = x
         if self.loss.cycle_form == "cycle":
             behind_mask = translated if self.loss.cycle_blend == "translated" else x
-            again = net.fuse(content_again, near_cycle)
+            again = net.fuse(content_again, guide.cycle(answer) if guide else None)
             cycled = net.generate(again, style_back, behind_mask, own_attention).image
         else:
+            if guide and batch.recolour is not None:
+                answer = recoloured(x, made.mask.detach(), batch.recolour)
             given = translated.detach()
             known = content_again.detach() if batch.content is not None else net.content_encoder(given)
-            cycled = net.generate(net.fuse(known, near_cycle), style_back, given, attention).image
+            again = net.fuse(known, guide.cycle(answer) if guide else None)
+            cycled = net.generate(again, style_back, given, attention).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {
             "content": l1(content_again, content),
             "style": l1(style_again, wanted_style),
             "image": l1(reconstructed, x),
-            "cycle": l1(cycled, x),
+            "cycle": l1(cycled, answer),
         }
         if self.loss.identity:  # weighted by the share of such rows, so that pieces of a batch add up
             kept = (batch.target == batch.domain).all(dim=1).float()
@@ -169,6 +174,12 @@ class TranslationObjective(nn.Module):
         if self._perceptual[0] is not None:
             parts["perceptual"] = self._perceptual[0](translated, x)
         return translated, parts
+
+
+def recoloured(image: Tensor, mask: Tensor, change: Tensor) -> Tensor:
+    """Return images [B, 3, h, w] whose colours change by gains and offsets [B, 2, 3], as far as the mask repaints."""
+    gain, offset = change[..., None, None].unbind(dim=1)
+    return (image + mask * (image * gain + offset)).clamp(-1, 1)
 
 
 @torch.no_grad()

@@ -20,7 +20,14 @@ from rgcluster.model.fusion import References
 from rgcluster.model.gmm import kl_divergence
 from rgcluster.model.losses import Parts
 from rgcluster.model.networks import Posterior
-from rgcluster.model.translator import Batch, TranslationObjective, Translator, style_of, update_ema
+from rgcluster.model.translator import (
+    Batch,
+    TranslationObjective,
+    Translator,
+    recoloured,
+    style_of,
+    update_ema,
+)
 
 
 def test_l1_is_the_mean_over_all_elements() -> None:
@@ -391,6 +398,37 @@ def test_back_translation_blends_and_may_take_the_mean_style(frozen: bool) -> No
 
 
 @torch.no_grad()
+def test_colours_change_as_far_as_the_mask_repaints() -> None:
+    image, mask = random_images(2), torch.zeros(2, 1, 32, 32)
+    mask[:, :, :16], mask[:, :, 16:24] = 1, 0.5
+    change = torch.tensor([[[0.5, 0, 0], [0, 0.1, 0]], [[0.0] * 3] * 2])
+    made = recoloured(image, mask, change)
+    assert torch.equal(made[:, :, 24:], image[:, :, 24:]) and torch.equal(made[1], image[1])
+    torch.testing.assert_close(made[0, 0, :16], (1.5 * image[0, 0, :16]).clamp(-1, 1))
+    torch.testing.assert_close(made[0, 1, 16:24], (image[0, 1, 16:24] + 0.05).clamp(-1, 1))
+    assert torch.equal(made[0, 2], image[0, 2])
+
+
+@torch.no_grad()
+def test_answer_and_reference_of_a_back_translation_share_their_colours() -> None:
+    config = tiny_config("model.fusion=literal")
+    net, batch = tiny_translator(config, guided=True), random_batch(config)
+    batch = replace(batch, recolour=torch.full((4, 2, 3), 0.2))
+    near = References(torch.empty(0), torch.randn(4, 3, 32, 8, 8))
+    guide = FixedGuide((near, near, None))
+    loss = LossConfig(cycle_form="back-translation")
+    translated, parts = TranslationObjective(net, config, loss, None)(batch, guide)
+    assert not torch.equal(guide.answer, batch.image)
+    back = net.generator(
+        net.content_encoder(translated), net.style_encoder(batch.image).mean, translated
+    ).image
+    torch.testing.assert_close(parts["cycle"], losses.l1(back, guide.answer))
+    _, plain = TranslationObjective(net, config, loss, None)(batch)  # nothing shows the colour
+    _, same = TranslationObjective(net, config, loss, None)(replace(batch, recolour=None))
+    assert torch.equal(plain["cycle"], same["cycle"])
+
+
+@torch.no_grad()
 def test_posterior_mean_or_sample() -> None:
     posterior = Posterior(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, math.log(4)]]))
     noise = torch.tensor([[0.5, -1.0]])
@@ -466,8 +504,9 @@ class FixedGuide:
         self.calls.append("ask_cycle")
         self.query = content, style
 
-    def cycle(self) -> References | None:
+    def cycle(self, answer: Tensor) -> References | None:
         self.calls.append("cycle")
+        self.answer = answer
         return self.references[2]
 
 

@@ -126,7 +126,10 @@ def test_arithmetic_is_what_torch_counts() -> None:
             contents = torch.zeros(1, scale.NEIGHBOURS, *content.shape[1:])
             return References(contents, contents)
 
-        translation = reconstruction = cycle = references
+        translation = reconstruction = references
+
+        def cycle(self, answer: torch.Tensor) -> References:
+            return self.references()
 
         def ask_cycle(self, *_: torch.Tensor) -> None: ...
 

@@ -28,17 +28,22 @@ def retriever(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     return Retriever(LocalStore(run / "store" / "snapshot"), network, base, config, CPU)
 
 
-def guide(retriever: Retriever, *, itself: torch.Tensor | None = None, fuse_cycle: bool = True) -> StoreGuide:
+def half_turn(image: torch.Tensor) -> torch.Tensor:
+    return image.flip(-1, -2)
+
+
+def guide(retriever: Retriever, *, moved: bool = False, fuse_cycle: bool = True) -> StoreGuide:
     """A guide of three images whose queries for translation and reconstruction are under way."""
     image = random_images(3)
-    content, style = retriever.translator.content_encoder(image), torch.zeros(3, 40)
-    if itself is None:
+    content, style, rows = retriever.translator.content_encoder(image), torch.zeros(3, 40), ROWS
+    if not moved:
         content, style, rows = content.repeat(2, 1, 1, 1), style.repeat(2, 1), np.tile(ROWS, 2)
         style[3:] = 1
-    else:
-        rows = ROWS
     queries = retriever.ask(content, style, rows, 0, random=False)
-    return StoreGuide(retriever, queries, ROWS, 0, random=False, fuse_cycle=fuse_cycle, itself=itself)
+    move = half_turn if moved else None
+    return StoreGuide(
+        retriever, queries, ROWS, 0, random=False, fuse_cycle=fuse_cycle, image=image, move=move
+    )
 
 
 def nearest(retriever: Retriever, style: float) -> torch.Tensor:
@@ -63,27 +68,28 @@ def test_each_pass_gets_the_neighbours_of_its_own_query(retriever: Retriever) ->
     expected = retriever.translator.content_encoder(reconstruction.images.flatten(0, 1)).unflatten(0, (3, 3))
     torch.testing.assert_close(reconstruction.contents, expected)
     subject.ask_cycle(retriever.translator.content_encoder(random_images(3)), torch.zeros(3, 40))
-    cycle = subject.cycle()
+    cycle = subject.cycle(random_images(3))
     assert cycle is not None
     torch.testing.assert_close(cycle.images, translation.images)
 
 
 @torch.no_grad()
-def test_the_image_itself_guides_reconstruction_and_cycle(retriever: Retriever) -> None:
-    itself = random_images(3, seed=7)
-    subject = guide(retriever, itself=itself)
+def test_the_answer_itself_guides_reconstruction_and_cycle(retriever: Retriever) -> None:
+    subject = guide(retriever, moved=True)
     torch.testing.assert_close(subject.translation().images, nearest(retriever, 0.0))
     subject.ask_cycle(torch.zeros(0), torch.zeros(0))  # asks nothing: these are no contents
-    for references in (subject.reconstruction(), subject.cycle()):
+    other = random_images(3, seed=9)
+    for references, answer in ((subject.reconstruction(), random_images(3)), (subject.cycle(other), other)):
         assert references is not None
-        torch.testing.assert_close(references.images, itself[:, None].expand(-1, 3, -1, -1, -1))
-        content = retriever.translator.content_encoder(itself)
+        turned = half_turn(answer)
+        torch.testing.assert_close(references.images, turned[:, None].expand(-1, 3, -1, -1, -1))
+        content = retriever.translator.content_encoder(turned)
         torch.testing.assert_close(references.contents, content[:, None].expand(-1, 3, -1, -1, -1))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("own", [False, True])
-def test_a_cycle_without_fusion_has_no_references(retriever: Retriever, own: bool) -> None:
-    subject = guide(retriever, itself=random_images(3) if own else None, fuse_cycle=False)
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_cycle_without_fusion_has_no_references(retriever: Retriever, moved: bool) -> None:
+    subject = guide(retriever, moved=moved, fuse_cycle=False)
     subject.ask_cycle(torch.zeros(0), torch.zeros(0))
-    assert subject.cycle() is None
+    assert subject.cycle(random_images(3)) is None

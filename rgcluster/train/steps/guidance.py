@@ -7,9 +7,9 @@ encoded and collected after the reconstruction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ IntArray = npt.NDArray[np.int64]
 class StoreGuide:
     """The references of one step's passes (`model.translator.Guide`), from the store.
 
-    `itself` [B, 3, H, W], where given, takes the neighbours' place in reconstruction and cycle.
+    `move`, where given, makes references of reconstruction and cycle from their own answers [B, 3, H, W]; `image`
+    is the reconstruction's.
     """
 
     def __init__(
@@ -62,42 +63,52 @@ class StoreGuide:
         *,
         random: bool,
         fuse_cycle: bool,
-        itself: Tensor | None = None,
+        image: Tensor,
+        move: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._retriever, self._queries, self._row_ids, self._key = retriever, queries, row_ids, key
-        self._random, self._fuse_cycle, self._itself = random, fuse_cycle, itself
+        self._random, self._fuse_cycle, self._image, self._move = random, fuse_cycle, image, move
         self._cycle: Pending[Neighbours] | None = None
 
     def translation(self) -> References:
-        return self._answer[0]
+        return self._found[0]
 
     def reconstruction(self) -> References:
-        return self._answer[1]
+        return self._found[1] if self._move is None else self._itself
 
     def ask_cycle(self, content: Tensor, style: Tensor) -> None:
-        if self._fuse_cycle and self._itself is None:
+        if self._fuse_cycle and self._move is None:
             self._cycle = self._retriever.ask(
                 content.detach(), style.detach(), self._row_ids, self._key + 1, random=self._random
             )
 
-    def cycle(self) -> References | None:
+    def cycle(self, answer: Tensor) -> References | None:
         if not self._fuse_cycle:
             return None
-        return self._retriever.references(self._cycle) if self._cycle else self.reconstruction()
+        if self._cycle is not None:
+            return self._retriever.references(self._cycle)
+        return self._itself if answer is self._image else self._moved(answer)
 
     @cached_property
-    def _answer(self) -> tuple[References, References]:
-        """Of translation and reconstruction; their queries travel, and are encoded, together."""
+    def _found(self) -> tuple[References, References]:
+        """Of translation and, unless moved, of reconstruction; their queries travel, and are encoded, together."""
         found = self._retriever.references(self._queries)
-        if self._itself is not None:
-            count = found.images.shape[1]
-            with self._retriever.device.autocast(), torch.no_grad():
-                images, contents = self._retriever.translator.look(self._itself[:, None])
-            return found, References(
-                images.expand(-1, count, -1, -1, -1), contents.expand(-1, count, -1, -1, -1)
-            )
+        if self._move is not None:
+            return found, found
         (first, second), (first_contents, second_contents) = (value.chunk(2) for value in found)
         return References(first, first_contents), References(second, second_contents)
+
+    @cached_property
+    def _itself(self) -> References:
+        return self._moved(self._image)
+
+    def _moved(self, answer: Tensor) -> References:
+        """Return M times the moved image, encoded once."""
+        assert self._move is not None
+        with self._retriever.device.autocast(), torch.no_grad():
+            once = self._retriever.translator.look(self._move(answer)[:, None])
+        shape = (-1, self._retriever.config.guidance.retrieval_count, -1, -1, -1)
+        return References(*(value.expand(shape) for value in once))
 
 
 @dataclass(frozen=True)
@@ -165,11 +176,11 @@ class GuidanceStage(Stage):
                 posterior=self.frozen.style_encoder(batch.image),
             )
         assert batch.content is not None and batch.posterior is not None
-        itself = None
+        move = None
         contents, styles = batch.content, batch.target_style
         row_ids = draws = np.array(block["row_id"])
         if self.settings.own_references == "itself":
-            itself = self.ingest.moved(batch.image, block)
+            move = partial(self.ingest.moved, block=block)
         else:
             style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
             contents, styles = contents.repeat(2, 1, 1, 1), torch.cat([styles, style])
@@ -191,7 +202,8 @@ class GuidanceStage(Stage):
                 key,
                 random=random,
                 fuse_cycle=self.settings.fuse_cycle,
-                itself=itself,
+                image=batch.image,
+                move=move,
             )
         return GuidedBatch(batch, guides, share)
 

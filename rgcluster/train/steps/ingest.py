@@ -20,6 +20,9 @@ from rgcluster.translate.tensors import to_images
 
 __all__ = ["Ingest"]
 
+RECOLOURED = 0.7
+"""The share of rows whose colours change."""
+
 Block = dict[str, npt.NDArray[Any]]
 
 
@@ -62,6 +65,7 @@ class Ingest:
             target_style=sample_style(target_domain, noise, self.config.model.prior_std),
             posterior_noise=posterior,
             visible=self._visible(block, loss.cutout) if loss.cutout else None,
+            recolour=self._recolour(block, loss.recolour) if loss.recolour else None,
         )
 
     def images(self, block: Block) -> Tensor:
@@ -83,6 +87,13 @@ class Ingest:
         inside = (places >= first[:, :, None]) & (places < first[:, :, None] + square)
         hidden = inside[:, 0, :, None] & inside[:, 1, None, :]
         return (~hidden)[:, None].float().to(self.device.torch)
+
+    def _recolour(self, block: Block, deviation: float) -> Tensor:
+        """Return changes of gain and offset [B, 2, 3], zero for those that keep their colours."""
+        rows, step = block["row_id"], block["step"]
+        change = deviation * keyed_normal(self.seed, Draw.RECOLOUR, step, rows, 6).reshape(-1, 2, 3)
+        kept = keyed_uniform(self.seed, Draw.RECOLOURED, step, rows, 1) >= RECOLOURED
+        return self._tensor(np.where(kept[:, :, None], 0, change))
 
     def moved(self, image: Tensor, block: Block) -> Tensor:
         """Return images [B, 3, H, W] shifted by up to a sixteenth of their side, half of them mirrored."""
