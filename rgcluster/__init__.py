@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rgcluster.client import Client
+    from rgcluster.translate.opened import RunTranslator
 
-__all__ = ["Client", "__version__"]
+__all__ = ["Client", "RunTranslator", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from rgcluster.client import Client
 
         return Client
+    if name == "RunTranslator":
+        from rgcluster.translate.opened import RunTranslator
+
+        return RunTranslator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,33 +17,28 @@ from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
 from rgcluster.client import Client
 from rgcluster.config import Config, StoreConfig, load_config
-from rgcluster.data.images import UInt8Array, decode_image, encode_png, grid
+from rgcluster.data.images import UInt8Array, encode_png, grid
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
 from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
 from rgcluster.data.stream import open_source
 from rgcluster.data.survey import Survey, survey_shards, survey_table
-from rgcluster.errors import ConfigError, DataError
+from rgcluster.errors import ConfigError
 from rgcluster.evaluate.measure.following import Following, follow
 from rgcluster.evaluate.measure.probe import probe as probe_retrieval
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
-from rgcluster.model.handover import is_guided
 from rgcluster.pipeline import ladder
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
-from rgcluster.translate.device import Device, pick_device
+from rgcluster.translate.device import pick_device
 from rgcluster.translate.finished import (
-    KEEP,
-    Judge,
     open_run,
     store_name,
-    style_noise,
-    wanted_changes,
 )
-from rgcluster.translate.guided import GuidedTranslator, load_models
-from rgcluster.translate.tensors import to_images
+from rgcluster.translate.guided import load_models
+from rgcluster.translate.opened import RunTranslator
 
 __all__ = [
     "check",
@@ -207,7 +202,8 @@ def translate(
         client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
         made = (client.translate(path, to, samples=samples, seed=seed, model=model).images for path in images)
     else:
-        made = _translations(images, run or "", to, samples, seed, model or "rg-unit")
+        translator = RunTranslator(run or "", model or "rg-unit")
+        made = (translator.translate(path, to, samples=samples, seed=seed) for path in images)
     written = []
     for path, pictures in zip(images, made, strict=True):
         file = target / f"{path.stem}.png" if folder else target
@@ -216,34 +212,13 @@ def translate(
     return written
 
 
-def _translations(
-    images: Sequence[Path], run: str, to: str, samples: int, seed: int, model: str
-) -> Iterator[UInt8Array]:
-    """Yield the translations [samples, h, w, 3] of each image file, by a run's own networks."""
-    config, location = open_run(run)
-    device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
-    translator = _load_model(location, config, model, device)
-    noise = style_noise(seed, samples, config.style_size)
-    for path in images:
-        pixels = _read_image(path, config)
-        domain = _target(pixels, to, location, config, device)
-        yield translator.translate(
-            np.repeat(pixels[None], samples, axis=0), np.repeat(domain, samples, axis=0), noise, key=seed
-        ).image
-
-
 def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:
     """Return the row ids and distances of the nearest stored images; draw them to `target` if given."""
-    config, location = open_run(run)
-    device = pick_device(config.cluster, gpu=False)
-    model = _load_model(location, config, "rg-unit", device)
-    assert model.retriever is not None
-    pixels = _read_image(image, config)
-    domain = _target(pixels, to, location, config, device)
-    found = model.neighbours(pixels[None], domain, count)
+    translator = RunTranslator(run, gpu=False)
+    found = translator.neighbours(image, to, count)
     if target:
         Location(target).write_bytes(
-            encode_png(grid(np.concatenate([pixels[None, None], found.images], axis=1)))
+            encode_png(grid(np.concatenate([translator.read(image)[None, None], found.images], axis=1)))
         )
     return list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
 
@@ -266,24 +241,3 @@ def _sheet(pictures: Sequence[UInt8Array], columns: int = 8) -> UInt8Array:
     rows = -(-len(pictures) // columns)
     padded = [*pictures, *[blank] * (rows * columns - len(pictures))]
     return grid(np.stack(padded).reshape(rows, columns, *blank.shape))
-
-
-def _load_model(location: Location, config: Config, name: str, device: Device) -> GuidedTranslator:
-    known = ("gmm-unit", *config.guidance.variants)
-    if name not in known:
-        raise ConfigError(f"--model {name}: this run has {', '.join(known)}")
-    store = LocalStore(snapshot_of(location)) if is_guided(name) else None
-    return load_models(location, config, store, device, (name,))[name]
-
-
-def _read_image(path: Path, config: Config) -> UInt8Array:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    return decode_image(path.read_bytes(), config.data.crop, config.data.image_size, str(path))
-
-
-def _target(pixels: UInt8Array, to: str, location: Location, config: Config, device: Device) -> np.ndarray:
-    """Return the target domain [1, n]: what D sees in the image, changed as `to` asks."""
-    wanted, judge = wanted_changes(to, config.data), Judge(location, config, device)
-    own = judge.domains(judge.probabilities(to_images(pixels[None], device)))
-    return np.where(wanted == KEEP, own, wanted)

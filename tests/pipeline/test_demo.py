@@ -204,3 +204,30 @@ def test_status_store_info_and_query_answer(smoke_run: Path) -> None:
         query.returncode == 0
         and len([line for line in query.stdout.splitlines() if "0." in line or "1." in line]) >= 4
     )
+
+
+def test_a_finished_run_is_used_from_python(smoke_run: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from rgcluster import RunTranslator
+    from rgcluster.errors import ConfigError, UnknownAttribute
+
+    face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"
+    translator = RunTranslator(smoke_run)
+    made = translator.translate(face, "Blond_Hair,-Young", samples=3, seed=5)
+    assert made.shape == (3, 32, 32, 3) and made.dtype == np.uint8 and not np.array_equal(made[0], made[1])
+    near = translator.neighbours(face, "Male", count=4)
+    assert near.images.shape == (1, 4, 32, 32, 3) and (np.diff(near.distances[0]) >= 0).all()
+    file = tmp_path / "blond.png"
+    result = command(
+        "translate", str(face), "--run", str(smoke_run), "--to", "Blond_Hair,-Young", "--samples", "3",
+        "--seed", "5", "--out", str(file),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert np.array_equal(np.asarray(Image.open(file)), np.concatenate(list(made), axis=1))
+    with pytest.raises(UnknownAttribute):
+        translator.translate(face, "Blond")
+    with pytest.raises(ConfigError, match="looks at no neighbours"):
+        RunTranslator(smoke_run, "gmm-unit").neighbours(face, "Male")
+    with pytest.raises(ConfigError, match="this run has gmm-unit"):
+        RunTranslator(smoke_run, "other")

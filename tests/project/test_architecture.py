@@ -35,7 +35,7 @@ ORDER: dict[str, str] = {
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "images order parallel sources splits shards shard_writer stream survey",
     "store": "index disk changes shard results view actors client local store",
-    "translate": "device tensors query familiar retriever finished guided jobs",
+    "translate": "device tensors query familiar retriever finished guided opened jobs",
     "train": "stage workers records guards meter checkpoints watch preflight steps embed loop",
     "evaluate": "metrics measure report figures",
     "pipeline": "fit context stages run ladder exchange overview",

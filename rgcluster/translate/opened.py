@@ -1,0 +1,80 @@
+"""A finished run opened in this process, without Ray: image files in, translations and neighbours out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rgcluster.base.rundir import snapshot_of
+from rgcluster.data.images import decode_image
+from rgcluster.errors import ConfigError, DataError
+from rgcluster.model.handover import is_guided
+from rgcluster.store.client import Neighbours
+from rgcluster.store.local import LocalStore
+from rgcluster.translate.device import pick_device
+from rgcluster.translate.finished import KEEP, Judge, open_run, style_noise, wanted_changes
+from rgcluster.translate.guided import load_models
+from rgcluster.translate.tensors import to_images
+
+__all__ = ["RunTranslator"]
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+class RunTranslator:
+    """One of a run's translators, with the run's store where it is guided.
+
+    DataError where there is no run, ConfigError where the run has no such model.
+    """
+
+    def __init__(self, run: str | Path, model: str = "rg-unit", *, gpu: bool | None = None) -> None:
+        self.config, location = open_run(str(run))
+        known = ("gmm-unit", *self.config.guidance.variants)
+        if model not in known:
+            raise ConfigError(f"--model {model}: this run has {', '.join(known)}")
+        if gpu is None:
+            gpu = torch.cuda.is_available() and self.config.cluster.gpu != "never"
+        device = pick_device(self.config.cluster, gpu=gpu)
+        store = LocalStore(snapshot_of(location)) if is_guided(model) else None
+        self._model = load_models(location, self.config, store, device, (model,))[model]
+        self._judge = Judge(location, self.config, device)
+
+    def translate(self, image: str | Path, to: str, *, samples: int = 1, seed: int = 0) -> UInt8Array:
+        """Return translations uint8 [samples, h, w, 3] of an image file with the changes of `to`.
+
+        `to` is a list such as `Blond_Hair,-Young`; what it does not mention stays as D sees it in the image. One
+        sample of seed 0 has the domain's mean style. UnknownAttribute, ContradictoryTarget or DataError name the
+        fault.
+        """
+        pixels = self.read(image)
+        noise = style_noise(seed, samples, self.config.style_size)
+        domain = np.repeat(self._target(pixels, to), samples, axis=0)
+        return self._model.translate(np.repeat(pixels[None], samples, axis=0), domain, noise, key=seed).image
+
+    def neighbours(self, image: str | Path, to: str, count: int = 3) -> Neighbours:
+        """Return the stored images, [1, count], that are nearest to an image file with the changes of `to`.
+
+        ConfigError for a model that looks at no neighbours.
+        """
+        if self._model.retriever is None:
+            raise ConfigError(f"{self._model.name} looks at no neighbours; open rg-unit")
+        pixels = self.read(image)
+        return self._model.neighbours(pixels[None], self._target(pixels, to), count)
+
+    def read(self, image: str | Path) -> UInt8Array:
+        """Return an image file as the networks see it, uint8 [h, w, 3]."""
+        path = Path(image)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        data = self.config.data
+        return decode_image(path.read_bytes(), data.crop, data.image_size, str(path))
+
+    def _target(self, pixels: UInt8Array, to: str) -> npt.NDArray[np.int8]:
+        """Return the target domain [1, n]."""
+        wanted = wanted_changes(to, self.config.data)
+        image = to_images(pixels[None], self._model.device)
+        own = self._judge.domains(self._judge.probabilities(image))
+        return np.where(wanted == KEEP, own, wanted)
