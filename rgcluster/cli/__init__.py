@@ -17,7 +17,7 @@ from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
-from rgcluster.cli.store import store_app
+from rgcluster.cli.store import FitOption, store_app
 from rgcluster.cli.study import sweep, table
 from rgcluster.cli.submit import submit
 from rgcluster.errors import RGClusterError, root_cause
@@ -280,11 +280,12 @@ def translate(
             help="gmm-unit, gmm-unit-continued, rg-unit-random or rg-unit (default); of an endpoint, a name it serves"
         ),
     ] = None,
+    fit: FitOption = "auto",
 ) -> None:
     """Translate images to a target domain with a finished run, or by an endpoint."""
     from rgcluster.cli import commands
 
-    for path in commands.translate(images, run, url, to, target, samples, seed, model):
+    for path in commands.translate(images, run, url, to, target, samples, seed, model, fit):
         out.print(str(path))
 
 

@@ -17,6 +17,7 @@ from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
 from rgcluster.client import Client
 from rgcluster.config import Config, StoreConfig, load_config
+from rgcluster.data.fits import Fit
 from rgcluster.data.images import UInt8Array, encode_png, grid
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
@@ -190,6 +191,7 @@ def translate(
     samples: int,
     seed: int,
     model: str | None,
+    fit: Fit = "auto",
 ) -> list[Path]:
     """Translate image files; return the PNGs written: one an image, its samples side by side."""
     if (run is None) == (url is None):
@@ -200,10 +202,13 @@ def translate(
     made: Iterator[UInt8Array]
     if url:
         client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
-        made = (client.translate(path, to, samples=samples, seed=seed, model=model).images for path in images)
+        made = (
+            client.translate(path, to, samples=samples, seed=seed, model=model, fit=fit).images
+            for path in images
+        )
     else:
         translator = RunTranslator(run or "", model or "rg-unit")
-        made = (translator.translate(path, to, samples=samples, seed=seed) for path in images)
+        made = (translator.translate(path, to, samples=samples, seed=seed, fit=fit) for path in images)
     written = []
     for path, pictures in zip(images, made, strict=True):
         file = target / f"{path.stem}.png" if folder else target
@@ -212,13 +217,15 @@ def translate(
     return written
 
 
-def query(image: Path, run: str, to: str, count: int, target: Path | None) -> list[tuple[int, float]]:
+def query(
+    image: Path, run: str, to: str, count: int, target: Path | None, fit: Fit = "auto"
+) -> list[tuple[int, float]]:
     """Return the row ids and distances of the nearest stored images; draw them to `target` if given."""
     translator = RunTranslator(run, gpu=False)
-    found = translator.neighbours(image, to, count)
+    found = translator.neighbours(image, to, count, fit)
     if target:
         Location(target).write_bytes(
-            encode_png(grid(np.concatenate([translator.read(image)[None, None], found.images], axis=1)))
+            encode_png(grid(np.concatenate([translator.read(image, fit)[None, None], found.images], axis=1)))
         )
     return list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
 

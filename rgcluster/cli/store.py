@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rgcluster.data.fits import FITS, Fit
 from rgcluster.errors import ConfigError
 
 if TYPE_CHECKING:
     from rgcluster.store import Manifest, RayStore
 
-__all__ = ["store_app"]
+__all__ = ["FitOption", "store_app"]
 
 store_app = typer.Typer(help="The retrieval store.", no_args_is_help=True)
 out = Console(highlight=False)
@@ -24,6 +25,11 @@ out = Console(highlight=False)
 RunOption = Annotated[str | None, typer.Option("--run", help="the store of this run directory")]
 AtOption = Annotated[str | None, typer.Option("--at", help="a snapshot, local or s3://..., gs://...")]
 NameArgument = Annotated[str, typer.Argument(help="name of a running store (`rgcluster store list`)")]
+
+
+FitOption = Annotated[
+    Fit, typer.Option("--fit", help="; ".join(f"{name}: {text}" for name, text in FITS.items()))
+]
 
 
 @store_app.command("start")
@@ -104,12 +110,13 @@ def query(
     to: Annotated[str, typer.Option("--to", help="target attributes")],
     count: Annotated[int, typer.Option("-k", help="neighbours", min=1, max=1000)] = 5,
     target: Annotated[Path | None, typer.Option("--out", help="PNG of the neighbours")] = None,
+    fit: FitOption = "auto",
 ) -> None:
     """Show the stored images that would guide a translation."""
     from rgcluster.cli import commands
 
     table = Table("image", "distance")
-    for row, distance in commands.query(image, run, to, count, target):
+    for row, distance in commands.query(image, run, to, count, target, fit):
         table.add_row(str(row), f"{distance:.4f}")
     out.print(table)
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.rundir import snapshot_of
-from rgcluster.data.images import decode_image
+from rgcluster.data.fit import read_fitted
+from rgcluster.data.fits import Fit
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.model.handover import is_guided
 from rgcluster.store.client import Neighbours
@@ -42,35 +43,36 @@ class RunTranslator:
         self._model = load_models(location, self.config, store, device, (model,))[model]
         self._judge = Judge(location, self.config, device)
 
-    def translate(self, image: str | Path, to: str, *, samples: int = 1, seed: int = 0) -> UInt8Array:
+    def translate(
+        self, image: str | Path, to: str, *, samples: int = 1, seed: int = 0, fit: Fit = "auto"
+    ) -> UInt8Array:
         """Return translations uint8 [samples, h, w, 3] of an image file with the changes of `to`.
 
         `to` is a list such as `Blond_Hair,-Young`; what it does not mention stays as D sees it in the image. One
         sample of seed 0 has the domain's mean style. UnknownAttribute, ContradictoryTarget or DataError name the
         fault.
         """
-        pixels = self.read(image)
+        pixels = self.read(image, fit)
         noise = style_noise(seed, samples, self.config.style_size)
         domain = np.repeat(self._target(pixels, to), samples, axis=0)
         return self._model.translate(np.repeat(pixels[None], samples, axis=0), domain, noise, key=seed).image
 
-    def neighbours(self, image: str | Path, to: str, count: int = 3) -> Neighbours:
+    def neighbours(self, image: str | Path, to: str, count: int = 3, fit: Fit = "auto") -> Neighbours:
         """Return the stored images, [1, count], that are nearest to an image file with the changes of `to`.
 
         ConfigError for a model that looks at no neighbours.
         """
         if self._model.retriever is None:
             raise ConfigError(f"{self._model.name} looks at no neighbours; open rg-unit")
-        pixels = self.read(image)
+        pixels = self.read(image, fit)
         return self._model.neighbours(pixels[None], self._target(pixels, to), count)
 
-    def read(self, image: str | Path) -> UInt8Array:
-        """Return an image file as the networks see it, uint8 [h, w, 3]."""
+    def read(self, image: str | Path, fit: Fit = "auto") -> UInt8Array:
+        """Return an image file as the networks see it, uint8 [h, w, 3]; `data.fit.FITS` says what `fit` does."""
         path = Path(image)
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-        data = self.config.data
-        return decode_image(path.read_bytes(), data.crop, data.image_size, str(path))
+        return read_fitted(path.read_bytes(), self.config.data, fit, str(path))
 
     def _target(self, pixels: UInt8Array, to: str) -> npt.NDArray[np.int8]:
         """Return the target domain [1, n]."""

@@ -207,8 +207,6 @@ def test_status_store_info_and_query_answer(smoke_run: Path) -> None:
 
 
 def test_a_finished_run_is_used_from_python(smoke_run: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     from rgcluster import RunTranslator
     from rgcluster.errors import ConfigError, UnknownAttribute
 

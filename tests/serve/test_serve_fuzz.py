@@ -12,8 +12,9 @@ from serving import encoded, endpoint_of, post
 from untrained import noise_images
 
 from rgcluster.config import DataConfig
+from rgcluster.data.fits import FITS
 from rgcluster.serve.http.errors import ApiError
-from rgcluster.serve.http.pictures import FITS, read_picture
+from rgcluster.serve.http.pictures import read_picture
 from rgcluster.serve.settings import Limits
 
 PICTURE = noise_images(1, 40)[0]

@@ -8,26 +8,18 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from rgcluster.config import DataConfig
-from rgcluster.data.images import UNREADABLE, UInt8Array, prepare_image, reason, upright_rgb
+from rgcluster.data.fit import fit_image
+from rgcluster.data.fits import Fit
+from rgcluster.data.images import UNREADABLE, UInt8Array, reason, upright_rgb
 from rgcluster.serve.http.errors import invalid, too_large
 from rgcluster.serve.settings import Limits
 
-__all__ = ["FITS", "Fit", "as_base64", "as_png", "decode_image", "open_image", "read_picture"]
+__all__ = ["as_base64", "as_png", "decode_image", "open_image", "read_picture"]
 
-Fit = Literal["auto", "crop", "cover", "contain", "stretch"]
-FITS: dict[str, str] = {
-    "auto": "`crop` for images of about the size of training images, else `cover`",
-    "crop": "the centre crop of training, in pixels",
-    "cover": "the largest centred square",
-    "contain": "the whole image, padded to a square by repeating its edges",
-    "stretch": "the whole image, resized to a square",
-}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SMALLEST_SIDE = 8
 LARGE_SIDE = 2048
@@ -61,7 +53,7 @@ def decode_image(image: Image.Image, data: DataConfig, fit: Fit, limits: Limits,
     with _faults(limits, field), image:
         if image.format == "JPEG" and min(image.size) > LARGE_SIDE and fit != "crop":
             image.draft("RGB", (LARGE_SIDE // 2, LARGE_SIDE // 2))
-        return _fitted(upright_rgb(image), data, fit)
+        return fit_image(upright_rgb(image), data, fit)
 
 
 @contextmanager
@@ -104,24 +96,6 @@ def _check(image: Image.Image, limits: Limits, field: str) -> None:
         )  # fmt: skip
     if getattr(image, "is_animated", False):
         raise invalid("animated", "the image is an animation", field, "send a still image")
-
-
-def _fitted(image: Image.Image, data: DataConfig, fit: Fit) -> UInt8Array:
-    short, size = min(image.size), data.image_size
-    if fit == "auto":
-        fit = "crop" if data.crop and short < 1.5 * data.crop else "cover"
-    if fit == "crop":
-        return prepare_image(image, data.crop, size)
-    if fit == "cover":
-        return prepare_image(image, 0, size)
-    if fit == "stretch":
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    over, under = (size - height) // 2, size - height - (size - height) // 2
-    left, right = (size - width) // 2, size - width - (size - width) // 2
-    return np.pad(pixels, ((over, under), (left, right), (0, 0)), mode="edge")
 
 
 def as_png(image: UInt8Array) -> bytes:

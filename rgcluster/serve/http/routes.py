@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request, Response
 
+from rgcluster.data.fits import Fit
 from rgcluster.data.images import UInt8Array
 from rgcluster.errors import UnknownId
 from rgcluster.serve.backend import Backend, ServedModel
@@ -19,7 +20,7 @@ from rgcluster.serve.http.answers import RequestTimings, neighbour_lists, transl
 from rgcluster.serve.http.errors import MAPPED_ERRORS, ApiError, api_error, invalid, unavailable
 from rgcluster.serve.http.guard import ConcurrencyLimit
 from rgcluster.serve.http.parameters import read_parameters
-from rgcluster.serve.http.pictures import Fit, decode_image, open_image, read_picture
+from rgcluster.serve.http.pictures import decode_image, open_image, read_picture
 from rgcluster.serve.http.schemas import (
     Domains,
     Example,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rgcluster.serve.http.pictures import FITS, Fit
+from rgcluster.data.fits import FITS, Fit
 from rgcluster.serve.settings import MAX_SAMPLES
 from rgcluster.translate.jobs import Guidance
 

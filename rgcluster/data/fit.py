@@ -1,0 +1,40 @@
+"""How a photo of any shape becomes an image of the shape of training images."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from rgcluster.config import DataConfig
+from rgcluster.data.fits import Fit
+from rgcluster.data.images import UNREADABLE, UInt8Array, load_image, prepare_image, reason
+from rgcluster.errors import DataError
+
+__all__ = ["fit_image", "read_fitted"]
+
+
+def read_fitted(content: bytes, data: DataConfig, fit: Fit, name: str) -> UInt8Array:
+    """Decode and fit one encoded photo; DataError names it where it cannot be read."""
+    try:
+        return fit_image(load_image(content), data, fit)
+    except UNREADABLE as error:
+        raise DataError(f"{name}: not a readable image ({reason(error)})") from None
+
+
+def fit_image(image: Image.Image, data: DataConfig, fit: Fit) -> UInt8Array:
+    """Return an RGB image of any shape as uint8 [size, size, 3]."""
+    short, size = min(image.size), data.image_size
+    if fit == "auto":
+        fit = "crop" if data.crop and short < 1.5 * data.crop else "cover"
+    if fit == "crop":
+        return prepare_image(image, data.crop, size)
+    if fit == "cover":
+        return prepare_image(image, 0, size)
+    if fit == "stretch":
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    over, under = (size - height) // 2, size - height - (size - height) // 2
+    left, right = (size - width) // 2, size - width - (size - width) // 2
+    return np.pad(pixels, ((over, under), (left, right), (0, 0)), mode="edge")
