@@ -22,7 +22,7 @@ from rgcluster.store.changes.compaction import Compaction
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.disk.writer import as_images, as_tags
-from rgcluster.store.index.exact import NO_ID, as_vectors, excluded_ids, too_few
+from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors, excluded_ids, too_few
 from rgcluster.store.index.rows import Filter
 from rgcluster.store.results import Found, Neighbours, Pending
 from rgcluster.store.shard.requests import HostCall
@@ -113,7 +113,7 @@ class Store(ABC):
         The pair (seed, batch id) determines a row's draw, independent of the batch order and the number of
         shards. Distances are NaN.
         """
-        keys = np.array(batch_ids, np.int64)
+        keys = as_ids(batch_ids)
         excluded = excluded_ids(exclude, len(keys))
         _require_positive(k)
 
@@ -125,12 +125,12 @@ class Store(ABC):
 
     def fetch(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Return the images [..., H, W, C] of ids [...]; UnknownId for an id that is not in the store."""
-        wanted = np.array(ids, np.int64)
+        wanted = as_ids(ids)
         return self._run(lambda view: view.fetch(wanted))
 
     def vectors(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the vectors [..., d] of ids [...]; UnknownId for an id that is not in the store."""
-        wanted = np.array(ids, np.int64)
+        wanted = as_ids(ids)
         return self._run(lambda view: view.vectors(wanted))
 
     def ids(self) -> NDArray[np.int64]:
@@ -145,7 +145,7 @@ class Store(ABC):
         After it returns, the rows survive a crash of every process, and new queries find them. If it fails, some
         rows may have been added; repeating the call is safe.
         """
-        numbers, rows = np.array(ids, np.int64), as_vectors(np.array(vectors), self.manifest.dimension)
+        numbers, rows = as_ids(ids), as_vectors(np.array(vectors), self.manifest.dimension)
         if (
             numbers.shape != (len(rows),)
             or len(np.unique(numbers)) != len(numbers)
@@ -159,7 +159,7 @@ class Store(ABC):
 
     def remove(self, ids: ArrayLike) -> int:
         """Remove ids [N] durably, ignoring unknown ones; return how many were in the store."""
-        return self._write(Change(np.unique(np.array(ids, np.int64))))
+        return self._write(Change(np.unique(as_ids(ids))))
 
     def compact(self) -> Manifest:
         """Rewrite the store without removed rows and return the new manifest.

@@ -28,6 +28,7 @@ from rgcluster.store import (
     verify,
 )
 from rgcluster.store.disk.snapshot import Manifest, shard_of
+from rgcluster.store.index.exact import as_ids
 from rgcluster.store.shard.shard import Shard
 
 
@@ -430,3 +431,51 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"id {ids[0]} was appended twice"):
         writer.commit()
     assert not list(tmp_path.iterdir())
+
+
+# --- ids -------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-(2**63) + 1, 2**63 - 1), max_size=8))
+def test_ids_of_64_bits_are_kept_as_they_are(values: list[int]) -> None:
+    assert as_ids(values).tolist() == values
+    assert as_ids(np.array(values, np.int64)).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [2**63],
+        [1, 2**64],
+        [-(2**70)],
+        np.array([2**63], np.uint64),
+        [1.0],
+        [float("nan")],
+        ["7"],
+        [True],
+        [None],
+    ],
+    ids=str,
+)
+def test_ids_that_would_change_are_refused(
+    faces: tuple[Path, NDArray[np.int64], NDArray[np.float32]], tmp_path: Path, ids: Any
+) -> None:
+    """By everything that takes ids: nothing is stored, removed or looked up under another one."""
+    _, _, vectors = faces
+    copy_snapshot(faces[0], tmp_path / "copy")
+    with LocalStore(tmp_path / "copy") as store:
+        row, picture = vectors[: len(ids)], np.zeros((len(ids), *IMAGE), np.uint8)
+        for work in (
+            lambda: store.add(ids, row, picture),
+            lambda: store.remove(ids),
+            lambda: store.fetch(ids),
+            lambda: store.vectors(ids),
+            lambda: store.search(row, 1, ids),
+            lambda: store.random_async(ids, 1, seed=0),
+        ):
+            with pytest.raises(DataError, match="whole numbers below"):
+                work()
+        assert store.count == len(faces[1])
+    with SnapshotWriter(tmp_path / "new", 2, vectors.shape[1], IMAGE, DIGESTS) as writer:
+        with pytest.raises(DataError, match="whole numbers below"):
+            writer.append(ids, row, picture)

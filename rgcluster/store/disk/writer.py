@@ -34,7 +34,7 @@ from rgcluster.store.disk.snapshot import (
     read_manifest,
     shard_of,
 )
-from rgcluster.store.index.exact import NO_ID, as_vectors
+from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors
 from rgcluster.store.index.rows import SPLITS
 
 __all__ = ["SnapshotWriter", "as_images", "as_tags", "discard", "publish"]
@@ -96,7 +96,7 @@ class SnapshotWriter:
         """Append ids [N], vectors float32 [N, d], images uint8 [N, H, W, C], tags [N] (`rows.SPLITS`; train
         if not given); DataError if the shapes or types do not match."""
         self._require_open()
-        numbers, rows = np.asarray(ids, np.int64), as_vectors(vectors, self._dimension)
+        numbers, rows = as_ids(ids), as_vectors(vectors, self._dimension)
         pictures = as_images(images, len(rows), self._image_shape)
         if numbers.shape != (len(rows),) or (numbers == NO_ID).any():
             raise DataError(

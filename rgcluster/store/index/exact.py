@@ -24,6 +24,7 @@ __all__ = [
     "ExactIndex",
     "Found64",
     "Index",
+    "as_ids",
     "as_vectors",
     "excluded_ids",
     "configure_faiss",
@@ -230,11 +231,27 @@ def as_vectors(values: ArrayLike, dimension: int) -> NDArray[np.float32]:
     return rows
 
 
+def as_ids(values: ArrayLike) -> NDArray[np.int64]:
+    """Return ids as a new int64 array of their shape; DataError for what int64 cannot hold as it is.
+
+    A cast would store 2^63, 1.5, NaN or "7" under another id without a word.
+    """
+    given = np.asarray(values)
+    if given.dtype.kind == "O" and all(type(value) is int for value in given.flat):
+        worst = max(given.flat, key=abs)
+        raise DataError(f"id {str(worst)[:40]} does not fit into 64 bits: give whole numbers below 2^63")
+    if given.size and given.dtype.kind not in "iu":
+        raise DataError(f"ids of type {given.dtype}: give whole numbers below 2^63")
+    if given.dtype == np.uint64 and given.size and given.max() > np.iinfo(np.int64).max:
+        raise DataError(f"id {given.max()} does not fit into 64 bits: give whole numbers below 2^63")
+    return given.astype(np.int64)
+
+
 def excluded_ids(exclude: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
     """Return ids to exclude as [B, E] from [B] or [B, E]; DataError for another number of rows."""
     if exclude is None:
         return None
-    excluded = np.array(exclude, np.int64)
+    excluded = as_ids(exclude)
     if excluded.ndim == 1:
         excluded = excluded[:, None]
     if excluded.ndim != 2 or len(excluded) != rows:
