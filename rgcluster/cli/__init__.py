@@ -266,7 +266,9 @@ def report(run: RunOption) -> None:
 def translate(
     images: Annotated[list[Path], typer.Argument(help="image files")],
     to: Annotated[str, typer.Option("--to", help="target attributes, e.g. Blond_Hair,Male or -Young")],
-    target: Annotated[Path, typer.Option("--out", help="PNG to write, or a folder for several images")],
+    target: Annotated[
+        Path, typer.Option("--out", help="PNG or JPEG to write, or a folder for several images")
+    ],
     run: Annotated[str | None, typer.Option("--run", help="finished run to translate with")] = None,
     url: Annotated[
         str | None,

@@ -18,7 +18,7 @@ from rgcluster.base.storage import Location
 from rgcluster.client import Client
 from rgcluster.config import Config, StoreConfig, load_config
 from rgcluster.data.fits import Fit
-from rgcluster.data.images import UInt8Array, encode_png, grid
+from rgcluster.data.images import UInt8Array, encode_png, grid, picture_format
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
 from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
@@ -120,6 +120,7 @@ def shard(
 
 def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
     """Read everything in a source or a directory of shards; write a contact sheet to `sheet` if given."""
+    encode = picture_format(str(sheet)) if sheet else encode_png
     location = Location(path)
     inside = location.names() if location.exists() and not location.is_file() else []
     is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
@@ -129,7 +130,7 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
         else:
             survey = survey_table(read_source(Path(path), layout, images, columns), update)
     if sheet and survey.thumbnails:
-        Location(sheet).write_bytes(encode_png(_sheet(survey.thumbnails)))
+        Location(sheet).write_bytes(encode(_sheet(survey.thumbnails)))
     return survey
 
 
@@ -199,6 +200,7 @@ def translate(
     if len({path.stem for path in images}) != len(images):
         raise ConfigError("two of the images have the same name; translate them one by one")
     folder = len(images) > 1 or target.is_dir() or not target.suffix
+    encode = encode_png if folder else picture_format(str(target))
     made: Iterator[UInt8Array]
     if url:
         client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
@@ -212,7 +214,7 @@ def translate(
     written = []
     for path, pictures in zip(images, made, strict=True):
         file = target / f"{path.stem}.png" if folder else target
-        Location(file).write_bytes(encode_png(grid(pictures[None])))
+        Location(file).write_bytes(encode(grid(pictures[None])))
         written.append(file)
     return written
 
@@ -221,11 +223,12 @@ def query(
     image: Path, run: str, to: str, count: int, target: Path | None, fit: Fit = "auto"
 ) -> list[tuple[int, float]]:
     """Return the row ids and distances of the nearest stored images; draw them to `target` if given."""
+    encode = picture_format(str(target)) if target else encode_png
     translator = RunTranslator(run, gpu=False)
     found = translator.neighbours(image, to, count, fit)
     if target:
         Location(target).write_bytes(
-            encode_png(grid(np.concatenate([translator.read(image, fit)[None, None], found.images], axis=1)))
+            encode(grid(np.concatenate([translator.read(image, fit)[None, None], found.images], axis=1)))
         )
     return list(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
 

@@ -109,7 +109,7 @@ def query(
     run: Annotated[str, typer.Option("--run", help="run directory")],
     to: Annotated[str, typer.Option("--to", help="target attributes")],
     count: Annotated[int, typer.Option("-k", help="neighbours", min=1, max=1000)] = 5,
-    target: Annotated[Path | None, typer.Option("--out", help="PNG of the neighbours")] = None,
+    target: Annotated[Path | None, typer.Option("--out", help="PNG or JPEG of the neighbours")] = None,
     fit: FitOption = "auto",
 ) -> None:
     """Show the stored images that would guide a translation."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from rgcluster.errors import DataError
+from rgcluster.errors import ConfigError, DataError
 
 __all__ = [
     "UNREADABLE",
@@ -19,6 +21,7 @@ __all__ = [
     "decode_image",
     "encode_jpeg",
     "encode_png",
+    "picture_format",
     "grid",
     "load_image",
     "prepare_image",
@@ -97,6 +100,21 @@ def encode_png(image: UInt8Array) -> bytes:
 def encode_jpeg(image: UInt8Array) -> bytes:
     """Return `image` [h, w, 3] as JPEG bytes, its colours at full resolution."""
     return _encode(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+
+
+def picture_format(name: str) -> Callable[[UInt8Array], bytes]:
+    """Return what encodes an image for a file of this name; ConfigError for a format that is not written."""
+    suffix = PurePath(name).suffix.lower()
+    if suffix not in _ENCODERS:
+        raise ConfigError(
+            f"{name}: pictures are written as {', '.join(_ENCODERS)}; use one of these suffixes"
+        )
+    return _ENCODERS[suffix]
+
+
+_ENCODERS: dict[str, Callable[[UInt8Array], bytes]] = {
+    ".png": encode_png, ".jpg": encode_jpeg, ".jpeg": encode_jpeg,
+}  # fmt: skip
 
 
 def grid(images: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:

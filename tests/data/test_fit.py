@@ -13,8 +13,8 @@ from PIL import Image
 from rgcluster.config import DataConfig
 from rgcluster.data.fit import fit_image, read_fitted
 from rgcluster.data.fits import FITS
-from rgcluster.data.images import prepare_image
-from rgcluster.errors import DataError
+from rgcluster.data.images import picture_format, prepare_image
+from rgcluster.errors import ConfigError, DataError
 from rgcluster.faces import draw_face
 from rgcluster.serve.http.pictures import read_picture
 from rgcluster.serve.settings import Limits
@@ -52,6 +52,18 @@ def test_the_endpoint_fits_alike(fit: str) -> None:
         read_fitted(content, DATA, fit, "a.png"),
         read_picture(content, DATA, fit, Limits()),  # type: ignore[arg-type]
     )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("b.JPG", "JPEG"), ("a.b/c.jpeg", "JPEG")])
+def test_a_picture_has_the_format_of_its_name(name: str, kind: str) -> None:
+    content = picture_format(name)(np.zeros((8, 9, 3), np.uint8))
+    assert Image.open(io.BytesIO(content)).format == kind
+
+
+@pytest.mark.parametrize("name", ["a.gif", "folder", "a.png.txt"])
+def test_a_format_that_is_not_written_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: pictures are written as .png, .jpg, .jpeg"):
+        picture_format(name)
 
 
 def test_what_is_no_image_is_named() -> None:
