@@ -14,6 +14,7 @@ from PIL import Image
 
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
+from rgcluster.data.images import grid
 from rgcluster.store.disk.snapshot import read_manifest
 from rgcluster.train.records.metrics import read_metrics
 
@@ -222,7 +223,7 @@ def test_a_finished_run_is_used_from_python(smoke_run: Path, tmp_path: Path) -> 
         "--seed", "5", "--out", str(file),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert np.array_equal(np.asarray(Image.open(file)), np.concatenate(list(made), axis=1))
+    assert np.array_equal(np.asarray(Image.open(file)), grid(made[None]))
     with pytest.raises(UnknownAttribute):
         translator.translate(face, "Blond")
     with pytest.raises(ConfigError, match="looks at no neighbours"):

@@ -209,7 +209,7 @@ def test_random_neighbours_are_uniform_and_differ_by_seed(tmp_path: Path) -> Non
     ids = np.arange(10)
     with LocalStore(write(tmp_path / "s", ids, np.zeros((10, 2), np.float32))) as store:
         keys = np.arange(3000)
-        drawn = store.random_async(keys, 3, np.zeros(3000), seed=1).result().ids
+        drawn = store.random_async(keys, 3, np.zeros(3000, np.int64), seed=1).result().ids
         counts = np.bincount(drawn.ravel(), minlength=10)
         assert counts[0] == 0 and abs(counts[1:] - 1000).max() < 150
         assert (store.random_async(keys, 3, seed=2).result().ids != drawn).any()
