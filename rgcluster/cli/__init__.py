@@ -161,10 +161,9 @@ def _colour(text: str) -> tuple[int, int, int]:
     """Return `R,G,B` as numbers; a usage error where it is none."""
     try:
         red, green, blue = (int(part) for part in text.split(","))
+        bytes((red, green, blue))  # ValueError outside 0 to 255
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no colour: R,G,B, each 0 to 255") from None
-    if not all(0 <= value <= 255 for value in (red, green, blue)):
-        raise typer.BadParameter(f"{text!r} is no colour: R,G,B, each 0 to 255")
     return red, green, blue
 
 

@@ -22,7 +22,7 @@ from rgcluster.data.images import UInt8Array, encode_png, grid, picture_format
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
 from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
-from rgcluster.data.stream import open_source
+from rgcluster.data.stream import ImageSource, open_source
 from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError
 from rgcluster.evaluate.measure.following import Following, follow
@@ -34,10 +34,7 @@ from rgcluster.pipeline.run import Pipeline
 from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.finished import (
-    open_run,
-    store_name,
-)
+from rgcluster.translate.finished import open_run, store_name
 from rgcluster.translate.guided import load_models
 from rgcluster.translate.opened import RunTranslator
 
@@ -155,10 +152,15 @@ def probe(run: str, count: int) -> dict[str, Any]:
     """Return whether a run uses its retrieval (`evaluate.measure.probe`), without Ray."""
     config, location = open_run(run)
     shards = open_shards(shards_of(location))
-    uncached = config.data.model_copy(update={"cache_mib": 0})
-    train, test = (open_source(shards, uncached, split) for split in ("train", "test"))
+    train, test = _labelled(shards, config)
     device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
     return probe_retrieval(config, location, train, test, shards.faces, device, count)
+
+
+def _labelled(shards: ShardSet, config: Config) -> tuple[ImageSource, ImageSource]:
+    """Return the training and the test images, read as they are needed."""
+    uncached = config.data.model_copy(update={"cache_mib": 0})
+    return open_source(shards, uncached, "train"), open_source(shards, uncached, "test")
 
 
 def follow_store(run: str, attribute: str, dye: tuple[int, int, int]) -> Following:
@@ -167,8 +169,7 @@ def follow_store(run: str, attribute: str, dye: tuple[int, int, int]) -> Followi
     shards = open_shards(shards_of(location))
     if shards.faces is None:
         raise ConfigError(f"{run}: not trained on drawn faces, so none with another colour can be drawn")
-    uncached = config.data.model_copy(update={"cache_mib": 0})
-    train, test = (open_source(shards, uncached, split) for split in ("train", "test"))
+    train, test = _labelled(shards, config)
     device = pick_device(config.cluster, gpu=False)
     with TemporaryDirectory(prefix="rgcluster-follow-") as folder:
         copy_snapshot(snapshot_of(location), Location(folder) / SNAPSHOT)

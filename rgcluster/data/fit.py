@@ -7,18 +7,15 @@ from PIL import Image
 
 from rgcluster.config import DataConfig
 from rgcluster.data.fits import Fit
-from rgcluster.data.images import UNREADABLE, UInt8Array, load_image, prepare_image, reason
-from rgcluster.errors import DataError
+from rgcluster.data.images import UInt8Array, load_image, naming, prepare_image
 
 __all__ = ["fit_image", "read_fitted"]
 
 
 def read_fitted(content: bytes, data: DataConfig, fit: Fit, name: str) -> UInt8Array:
     """Decode and fit one encoded photo; DataError names it where it cannot be read."""
-    try:
+    with naming(name):
         return fit_image(load_image(content), data, fit)
-    except UNREADABLE as error:
-        raise DataError(f"{name}: not a readable image ({reason(error)})") from None
 
 
 def fit_image(image: Image.Image, data: DataConfig, fit: Fit) -> UInt8Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "picture_format",
     "grid",
     "load_image",
+    "naming",
     "prepare_image",
     "reason",
     "upright_rgb",
@@ -80,8 +82,15 @@ def prepare_image(image: Image.Image, crop: int, size: int) -> UInt8Array:
 
 def decode_image(content: bytes | memoryview, crop: int, size: int, name: str) -> UInt8Array:
     """Decode and prepare one encoded image; DataError names it where it cannot be read."""
-    try:
+    with naming(name):
         return prepare_image(load_image(content), crop, size)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Raise DataError with the image's name where it cannot be read."""
+    try:
+        yield
     except UNREADABLE as error:
         raise DataError(f"{name}: not a readable image ({reason(error)})") from None
 

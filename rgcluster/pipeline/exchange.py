@@ -12,7 +12,7 @@ from rgcluster.base.rundir import CONFIG, MODEL, STAGE, networks_of
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.base.versions import package_versions
 from rgcluster.config import Config
-from rgcluster.errors import ConfigError, RunConflict
+from rgcluster.errors import RunConflict
 from rgcluster.model.handover import is_guided, load_guided, load_translator, save_networks
 from rgcluster.model.interop.export import Exported, Format, export_translator
 from rgcluster.model.interop.published import (
@@ -22,6 +22,7 @@ from rgcluster.model.interop.published import (
 )
 from rgcluster.model.networks import Discriminator
 from rgcluster.pipeline.run import flatten
+from rgcluster.translate.guided import require_model
 
 __all__ = ["export", "import_published"]
 
@@ -60,9 +61,7 @@ def import_published(generator: Path, discriminator: Path | None, config: Config
 
 def export(run: Location, config: Config, model: str, kind: Format, target: Path) -> Exported:
     """Write one of the run's translators to `target`, and what it takes and gives to `target`.json."""
-    known = ("gmm-unit", *config.guidance.variants)
-    if model not in known:
-        raise ConfigError(f"--model {model}: this run has {', '.join(known)}")
+    require_model(config, model)
     if model == "gmm-unit":
         translator = load_translator(networks_of(run, "translation"), config)
     else:

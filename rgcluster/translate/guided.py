@@ -11,6 +11,7 @@ import torch
 from rgcluster.base.rundir import networks_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
+from rgcluster.errors import ConfigError
 from rgcluster.model.gmm import prior_mean, sample_style
 from rgcluster.model.handover import is_guided, load_guided, load_retrieval, load_translator
 from rgcluster.model.translator import Translator
@@ -19,7 +20,7 @@ from rgcluster.translate.device import Device
 from rgcluster.translate.retriever import Retriever, look
 from rgcluster.translate.tensors import to_images, to_pixels
 
-__all__ = ["GuidedTranslator", "Translation", "load_models"]
+__all__ = ["GuidedTranslator", "Translation", "load_models", "require_model"]
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -118,6 +119,13 @@ class GuidedTranslator:
                 references = self.retriever.look(near)
             made = self.translator.generate(self.translator.fuse(content, references), style, image)
         return Translation(to_pixels(made.image), made.mask[:, 0].float().cpu().numpy(), near)
+
+
+def require_model(config: Config, name: str) -> None:
+    """Raise ConfigError where the run of this configuration has no translator of that name."""
+    known = ("gmm-unit", *config.guidance.variants)
+    if name not in known:
+        raise ConfigError(f"no model {name!r}: this run has {', '.join(known)}")
 
 
 def load_models(

@@ -17,7 +17,7 @@ from rgcluster.store.client import Neighbours
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.finished import KEEP, Judge, open_run, style_noise, wanted_changes
-from rgcluster.translate.guided import load_models
+from rgcluster.translate.guided import load_models, require_model
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["RunTranslator"]
@@ -33,9 +33,7 @@ class RunTranslator:
 
     def __init__(self, run: str | Path, model: str = "rg-unit", *, gpu: bool | None = None) -> None:
         self.config, location = open_run(str(run))
-        known = ("gmm-unit", *self.config.guidance.variants)
-        if model not in known:
-            raise ConfigError(f"--model {model}: this run has {', '.join(known)}")
+        require_model(self.config, model)
         if gpu is None:
             gpu = torch.cuda.is_available() and self.config.cluster.gpu != "never"
         device = pick_device(self.config.cluster, gpu=gpu)
