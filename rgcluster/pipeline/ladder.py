@@ -6,6 +6,7 @@ machine is; everything else is counted in such steps, because it slows down with
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ RUNGS = (1.0, 0.85, 0.7, 0.5, 0.35, 0.25)
 SCALED = ("translation.steps", "translation.attention_from", "translation.attention_full", "guidance.steps")
 """The keys of the configuration that a rung scales."""
 
-WARM_UP, TIMED = 4, 16
+WARM_UP, TIMED = 4, 24
 
 IN_TRAINING = 1.45
 """What a step of stage 1 takes in training, in steps on random images: it reads, averages weights and reports."""
@@ -57,7 +58,10 @@ class Rung:
 
 
 def seconds_per_step(config: Config) -> float:
-    """Return how long a step of stage 1 takes on this machine, on random images."""
+    """Return how long a step of stage 1 takes on this machine, on random images.
+
+    The median, so that another process that is busy for a moment costs no rung.
+    """
     gpu = torch.cuda.is_available() and config.cluster.gpu != "never"
     device, count = pick_device(config.cluster, gpu=gpu), config.translation.batch_size
     side = config.data.image_size
@@ -75,10 +79,12 @@ def seconds_per_step(config: Config) -> float:
     late = config.translation.attention_full + 1  # with the mask in force, which costs more
     for step in range(WARM_UP):
         trainer.update(late + step, batch)
-    start = time.perf_counter()
+    seconds = []
     for step in range(TIMED):
+        start = time.perf_counter()
         float(trainer.update(late + step, batch)["total"])  # waits for the device
-    return (time.perf_counter() - start) / TIMED
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def estimate(config: Config, per_step: float) -> float:
