@@ -114,6 +114,8 @@ class ModelConfig(Section):
     attention: bool = True
     skip: bool = False
     """Show the image to G's last layers, too, which then need not paint again what stays; not in the paper."""
+    own_style: bool = False
+    """Tell G how far the wanted style is from the image's own, so it knows what changes; not in the paper."""
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     adain_scale: Literal["residual", "plain"] = "residual"
     """`residual`: 1 + the MLP's output; `plain`: the output itself."""
@@ -192,6 +194,11 @@ class LossConfig(Section):
         0.0,
         ge=0,
         description="weight of D's loss on real images with the target's domain, as if they were fakes",
+    )
+    fake_domain: float = Field(
+        0.0,
+        ge=0,
+        description="weight of D's class loss on translations, whose class is their input's; in multiples of `domain`",
     )
     adversarial_form: Literal["least-squares", "hinge", "non-saturating"] = "least-squares"
     """`least-squares` is the paper's."""

@@ -114,6 +114,8 @@ class PlainTrainer:
 
     def generator(self, content: Tensor, style: Tensor, image: Tensor) -> Tensor:
         net, x = self.net.generator, content
+        if net.own_style:
+            style = torch.cat([style, style - self.style(image).mean.detach()], dim=1)
         parameters = net.style_mlp(style).unflatten(1, (len(net.blocks), 2, 2, content.shape[1]))
         for index, block in enumerate(net.blocks):
             shift, scale = parameters[:, index, :, 0], parameters[:, index, :, 1] + net.scale_offset

@@ -115,6 +115,9 @@ def discriminator_loss(
         "d_domain": domain_loss(real_logits, domain, kind),
     }
     total = config.adversarial * (parts["d_real"] + parts["d_fake"]) + config.domain * parts["d_domain"]
+    if config.fake_domain:
+        parts["d_fake_domain"] = domain_loss(fake_logits, domain, kind)
+        total = total + config.domain * config.fake_domain * parts["d_fake_domain"]
     if config.mismatched:
         wrong = (target != domain).any(dim=1).float()
         refused = conditional_scores(plain_scores, real_logits, target, config)

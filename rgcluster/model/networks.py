@@ -94,19 +94,20 @@ class Generator(nn.Module):
 
     The output is raw * M + input * (1 - M), with M = 1 where the configuration has no attention.
     `attention` is how far the mask is in force: 1 - attention * (1 - M) takes its place. `paint`
-    [B, width, H, W], what f gathered from references, is added to the decoder's features.
+    [B, width, H, W], what f gathered from references, is added to the decoder's features. `own` [B, n * style_dim]
+    is the image's style, which only a G with `model.own_style` looks at.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         model, width = config.model, config.model.width
-        self.attention = model.attention
+        self.attention, self.own_style = model.attention, model.own_style
         self.scale_offset = 1.0 if model.adain_scale == "residual" else 0.0
         self.blocks = nn.ModuleList(
             AdaptiveResidualBlock(4 * width) for _ in range(model.num_residual_blocks)
         )
         self.style_mlp = nn.Sequential(
-            nn.Linear(config.style_size, model.style_mlp_width),
+            nn.Linear((1 + model.own_style) * config.style_size, model.style_mlp_width),
             nn.ReLU(),
             nn.Linear(model.style_mlp_width, model.style_mlp_width),
             nn.ReLU(),
@@ -136,7 +137,11 @@ class Generator(nn.Module):
         image: Tensor,
         attention: float = 1.0,
         paint: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> Generated:
+        if self.own_style:
+            assert own is not None, "this G compares the style with the image's own"
+            style = torch.cat([style, style - own], dim=1)
         parameters = self.style_mlp(style).unflatten(1, (len(self.blocks), 2, 2, content.shape[1]))
         offset = parameters.new_tensor([0.0, self.scale_offset])[:, None]
         x = content

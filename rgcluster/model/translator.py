@@ -91,9 +91,21 @@ class Translator(nn.Module):
         """Translate images [B, 3, h, w] to styles [B, n * style_dim], guided by M references."""
         return self.generate(self.fuse(self.content_encoder(image), references), style, image, attention)
 
-    def generate(self, fused: Fused, style: Tensor, image: Tensor, attention: float = 1.0) -> Generated:
-        """Return G's translation of images [B, 3, h, w], whose content f has fused, to styles [B, n * style_dim]."""
-        return self.generator(fused.content, style, image, attention, fused.paint)
+    def generate(
+        self,
+        fused: Fused,
+        style: Tensor,
+        image: Tensor,
+        attention: float = 1.0,
+        own: Tensor | None = None,
+    ) -> Generated:
+        """Return G's translation of images [B, 3, h, w], whose content f has fused, to styles [B, n * style_dim].
+
+        `own` is E_s's mean of the images, where the caller has it already.
+        """
+        if own is None and self.generator.own_style:
+            own = self.style_encoder(image).mean
+        return self.generator(fused.content, style, image, attention, fused.paint, _constant(own))
 
     def freeze_encoders(self) -> None:
         self.content_encoder.requires_grad_(False)
@@ -130,7 +142,7 @@ class TranslationObjective(nn.Module):
         style = style_of(posterior, batch.posterior_noise, self.loss)
 
         fused = net.fuse(content, guide.translation() if guide else None)
-        made = net.generate(fused, batch.target_style, x, attention)
+        made = net.generate(fused, batch.target_style, x, attention, posterior.mean)
         translated = made.image
         content_again = net.content_encoder(translated)
         style_back = style if self.loss.cycle_style == "own" else prior_mean(batch.domain, self.style_dim)
@@ -140,20 +152,20 @@ class TranslationObjective(nn.Module):
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0
         own = net.fuse(content, guide.reconstruction() if guide else None)
-        reconstructed = net.generate(own, style, x, own_attention).image
+        reconstructed = net.generate(own, style, x, own_attention, posterior.mean).image
 
         answer = x
         if self.loss.cycle_form == "cycle":
             behind_mask = translated if self.loss.cycle_blend == "translated" else x
             again = net.fuse(content_again, guide.cycle(answer) if guide else None)
-            cycled = net.generate(again, style_back, behind_mask, own_attention).image
+            cycled = net.generate(again, style_back, behind_mask, own_attention, style_again).image
         else:
             if guide and batch.recolour is not None:
                 answer = recoloured(x, made.mask.detach(), batch.recolour)
             given = translated.detach()
             known = content_again.detach() if batch.content is not None else net.content_encoder(given)
             again = net.fuse(known, guide.cycle(answer) if guide else None)
-            cycled = net.generate(again, style_back, given, attention).image
+            cycled = net.generate(again, style_back, given, attention, style_again).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {
@@ -174,6 +186,11 @@ class TranslationObjective(nn.Module):
         if self._perceptual[0] is not None:
             parts["perceptual"] = self._perceptual[0](translated, x)
         return translated, parts
+
+
+def _constant(style: Tensor | None) -> Tensor | None:
+    """Return the style without its graph: an image's own style is an observation, not a way to a smaller loss."""
+    return None if style is None else style.detach()
 
 
 def recoloured(image: Tensor, mask: Tensor, change: Tensor) -> Tensor:

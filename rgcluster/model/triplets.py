@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rgcluster.model.fusion import Fused
 from rgcluster.model.translator import Translator
 
 __all__ = ["CATEGORIES", "Encoded", "choose_categories", "encode_triplets", "generate_negatives"]
@@ -55,7 +56,7 @@ def generate_negatives(
     [B, n * style_dim]. Only the pictures that a category asks for are generated.
     """
     content = translator.content_encoder(image)
-    positive = translator.generator(content, styles["target"], image).image
+    positive = translator.generate(Fused(content), styles["target"], image).image
     negatives = reference.unsqueeze(1).repeat(1, categories.shape[1], 1, 1, 1)
     for kind, name in enumerate(CATEGORIES[1:], start=1):
         wanted = torch.from_numpy((categories == kind).any(axis=1)).to(image.device)
@@ -64,7 +65,7 @@ def generate_negatives(
         if name == "medium":  # same style, other content
             made = translator(reference[wanted], styles["target"][wanted]).image
         else:  # same content, other style
-            made = translator.generator(content[wanted], styles[name][wanted], image[wanted]).image
+            made = translator.generate(Fused(content[wanted]), styles[name][wanted], image[wanted]).image
         full = torch.zeros_like(image)
         full[wanted] = made
         places = torch.from_numpy(categories == kind).to(image.device)

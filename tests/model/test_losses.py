@@ -16,7 +16,7 @@ from torch.autograd import gradcheck
 
 from rgcluster.config import Config, LossConfig
 from rgcluster.model import losses
-from rgcluster.model.fusion import References
+from rgcluster.model.fusion import Fused, References
 from rgcluster.model.gmm import kl_divergence
 from rgcluster.model.losses import Parts
 from rgcluster.model.networks import Posterior
@@ -112,6 +112,20 @@ def test_conditional_scores_add_the_agreement_of_logits_and_domain() -> None:
     found = losses.conditional_scores(scores, logits, domain, LossConfig(conditional=2.0))
     assert found[:, 0, 0, 0].tolist() == [3.0, -3.0] and found.shape == scores.shape
     assert losses.conditional_scores(scores, logits, domain, LossConfig()) is scores
+
+
+def test_the_class_of_a_translation_is_its_input_s_where_d_learns_from_translations() -> None:
+    judge, real, fake = LinearJudge(), random_images(4, 4), random_images(4, 4, 1)
+    domain, target = random_domains(4, 3), 1 - random_domains(4, 3)
+    plain, without = losses.discriminator_loss(
+        judge, real, fake, domain, target, LossConfig(domain=2), "independent"
+    )
+    loss = LossConfig(domain=2, fake_domain=0.3)
+    total, parts = losses.discriminator_loss(judge, real, fake, domain, target, loss, "independent")
+    expected = losses.domain_loss(judge(fake)[1], domain, "independent")
+    assert "d_fake_domain" not in without
+    torch.testing.assert_close(parts["d_fake_domain"], expected)
+    torch.testing.assert_close(total, plain + 2 * 0.3 * expected)
 
 
 def test_mismatched_real_images_are_refused() -> None:
@@ -266,8 +280,9 @@ class Recorder(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.own_style = inner, inner.own_style
         self.passes: list[tuple[Tensor, Tensor, Tensor, float]] = []
+        self.own: list[Tensor | None] = []
 
     def forward(
         self,
@@ -276,10 +291,12 @@ class Recorder(nn.Module):
         image: Tensor,
         attention: float = 1.0,
         paint: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> object:
         assert paint is None  # nothing guides
         self.passes.append((content.detach(), style.detach(), image.detach(), attention))
-        return self.inner(content, style, image, attention)
+        self.own.append(own)
+        return self.inner(content, style, image, attention, None, own)
 
 
 def run(
@@ -352,6 +369,31 @@ def test_each_pass_gets_its_style_and_the_image_behind_its_mask() -> None:
     assert torch.equal(second, own) and torch.equal(behind[1], batch.image)
     assert torch.equal(third, own) and torch.equal(behind[2], translated)
     torch.testing.assert_close(contents[2], translator.content_encoder(translated))
+
+
+@pytest.mark.parametrize("form", ["cycle", "back-translation"])
+def test_a_generator_that_compares_styles_is_told_each_image_s_own(form: str) -> None:
+    config = tiny_config("model.own_style=true")
+    translator, batch = tiny_translator(config), random_batch(config)
+    recorder = Recorder(translator.generator)
+    translator.generator = recorder  # type: ignore[assignment]
+    translated, _ = TranslationObjective(translator, config, LossConfig(cycle_form=form), None)(batch)  # type: ignore[arg-type]
+    own, after = (translator.style_encoder(image).mean for image in (batch.image, translated))
+    assert len(recorder.own) == 3
+    for told, expected in zip(recorder.own, (own, own, after), strict=True):
+        assert told is not None and not told.requires_grad
+        torch.testing.assert_close(told, expected)
+
+
+@torch.no_grad()
+def test_a_style_that_is_the_image_s_own_differs_from_the_same_style_of_another_image() -> None:
+    config = tiny_config("model.own_style=true")
+    net, batch = tiny_translator(config), random_batch(config)
+    style = net.style_encoder(batch.image).mean
+    content = net.content_encoder(batch.image)
+    told = net.generate(Fused(content), style, batch.image, own=style).image
+    assert torch.equal(told, net.generate(Fused(content), style, batch.image).image)
+    assert not torch.equal(told, net.generate(Fused(content), style, batch.image, own=-style).image)
 
 
 @pytest.mark.parametrize(("mask_in", "expected"), [("all", [0.5] * 3), ("translation", [0.5, 0.0, 0.0])])

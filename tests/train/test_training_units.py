@@ -570,6 +570,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
         ("translation.loss.real_label=0", "translation.loss.adversarial=2"),
         ("data.domains=one-hot",),
         ("model.skip=true",),
+        ("model.own_style=true",),
     ],
 )
 def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None:
