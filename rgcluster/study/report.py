@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 from rgcluster.base.rundir import RESULTS
 from rgcluster.base.storage import Location
 from rgcluster.evaluate.metrics.catalogue import Metric, named_metrics
-from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table, table
+from rgcluster.evaluate.report.page import render
 from rgcluster.evaluate.report.reading import inflated_inception
 from rgcluster.evaluate.report.tables import (
     Table,
@@ -23,7 +21,7 @@ from rgcluster.evaluate.report.tables import (
 )
 from rgcluster.study.writing import as_csv, as_latex
 
-__all__ = ["difference_table", "shown_tables", "verdicts", "write_table"]
+__all__ = ["difference_rows", "shown_tables", "verdicts", "write_table"]
 
 Results = Mapping[str, Any]
 
@@ -44,23 +42,25 @@ def write_table(directory: Location, results: Results) -> Location:
     (directory / RESULTS).write_json(results)
     (directory / "table.csv").write_text(as_csv(tables[0]))
     (directory / "table.tex").write_text(as_latex(tables[0]))
-    title = f"Table {results['table']}"
     seeds = results["training_seeds"]
     about = (
         f"The paper's Table {results['table']} on {_data(results)}, {_count(len(seeds), 'training seed')} "
         f"({', '.join(map(str, seeds))}). In smaller grey stand the paper's numbers, measured on CelebA at "
         "128 × 128 pixels: they stand beside ours and do not compare."
     )
-    body = [
-        f"<header>\n<h1>{escape(title)}</h1>\n{paragraphs([about])}</header>",
-        section("reading", "What the differences say", _list(verdicts(results))),
-        section("numbers", "Numbers", *(table(shown) for shown in tables)),
-        section("differences", "Differences", difference_table(results), paragraphs(notes(results), "note")),
-        section("setup", "How it was measured", details("Protocol", _json(results["protocol"])),
-                details("Runs", "\n".join(results["cells"]))),
-    ]  # fmt: skip
+    text = render(
+        "study/templates/table.html",
+        title=f"Table {results['table']}",
+        about=[about],
+        verdicts=verdicts(results),
+        tables=tables,
+        differences=difference_rows(results),
+        notes=notes(results),
+        protocol=results["protocol"],
+        cells=results["cells"],
+    )
     file = directory / "report" / "index.html"
-    file.write_text(page(title, body))
+    file.write_text(text)
     return file
 
 
@@ -81,7 +81,7 @@ def verdicts(results: Results) -> list[str]:
     return sentences
 
 
-def difference_table(results: Results) -> str:
+def difference_rows(results: Results) -> list[list[str]]:
     """Return every difference with its interval, each training seed's, and its corrected p-value."""
     rows, metrics = [], named_metrics(results)
     for record in results["differences"]:
@@ -97,16 +97,7 @@ def difference_table(results: Results) -> str:
                 record["verdict"],
             ]
         )
-    heads = (
-        "comparison",
-        "value",
-        "difference",
-        "95 % interval",
-        "each training seed",
-        "p (Holm)",
-        "verdict",
-    )
-    return simple_table("Differences and their intervals", heads, rows)
+    return rows
 
 
 def _p_value(p: float | None) -> str:
@@ -155,12 +146,3 @@ def _data(results: Results) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _list(texts: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
-    return f'<ul class="reading">\n{items}</ul>\n'
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -22,6 +22,7 @@ from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import RowIndex
 from rgcluster.evaluate.measure.inputs import hashed_order
+from rgcluster.evaluate.report.curves import loss_charts
 from rgcluster.evaluate.report.paper import (
     PAPER_ACC_PER_ATTRIBUTE,
     PAPER_P10_PER_ATTRIBUTE,
@@ -132,6 +133,19 @@ def test_page_shows_curves_and_waits(tmp_path: Path) -> None:
     assert "guidance, loss total: GMM-UNIT continued from 0.8 to 0.4, RG-UNIT from 0.6 to 0.3" in text
     for shown in ("5 min", "10 of 10", "16.0", "10.0%", "20.0%", "not run"):
         assert shown in outline.text
+
+
+def test_a_constant_loss_of_a_single_step_has_a_chart_and_a_wide_one_a_logarithmic_axis() -> None:
+    names, (constant,) = loss_charts(
+        [{"step": 5, "steps": 10, "total": 0.25, "wait_data": 0.1}], "translation"
+    )
+    assert names == [] and constant.title == "total" and list(constant.lines) == ["total"]
+    assert constant.label == "translation, loss total: total from 0.25 to 0.25"
+    lines = [{"step": step, "rg-unit/kl": 100.0 / step} for step in range(1, 501)]
+    names, (wide,) = loss_charts(lines, "guidance")
+    assert names == ["RG-UNIT"] and wide.title == "kl (log)"
+    assert list(wide.y.ticks) == ["0.2", "100"]
+    assert wide.path(wide.lines["RG-UNIT"]).count("L") < 200
 
 
 def test_page_says_what_is_missing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -275,4 +276,21 @@ def test_a_plot_has_a_line_for_each_setting_of_the_other_axis(tmp_path: Path) ->
     page = write_sweep_report(Location(tmp_path), sweep).read_text()
     plot = (tmp_path / "plots" / "guidance.retrieval_count-kid.svg").read_text()
     assert plot.count("<circle") == 6 and plot.count("<title>") == 2
+    assert ElementTree.fromstring(plot).tag == "{http://www.w3.org/2000/svg}svg"
     assert "RG-UNIT, fraction 0.25" in page and "10-0.25" in page
+
+
+def test_the_pages_of_a_study_escape_what_they_are_given(tmp_path: Path) -> None:
+    from rgcluster.study.plots import write_sweep_report
+
+    made = results()
+    made["cells"], made["differences"][0]["comparison"] = ["<b>"], "<i>"
+    page = write_table(Location(tmp_path / "table"), made).read_text()
+    assert "&lt;b&gt;" in page and "&lt;i&gt;: better" in page and "<b>" not in page and "<i>" not in page
+    trial = {"name": "one", "state": "failed", "why": "<b>", "cell": {"data.fraction": 0.5}}
+    sweep = {
+        "protocol": {"extractor": "<i>"}, "metric": "kid", "search": "grid", "best": None, "trials": [trial],
+        "axes": ["data.fraction"],
+    }  # fmt: skip
+    page = write_sweep_report(Location(tmp_path / "sweep"), sweep).read_text()
+    assert "failed: &lt;b&gt;" in page and "&lt;i&gt;" in page and "<b>" not in page and "<i>" not in page
