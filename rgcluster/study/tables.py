@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS, stage_directory
 from rgcluster.config import Config
@@ -18,6 +16,7 @@ from rgcluster.evaluate.measure.measured import load_measured
 from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.evaluate.measure.queries import load_precision
 from rgcluster.evaluate.measure.reference import load_reference
+from rgcluster.evaluate.metrics.averages import averaged
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.differences import Terms, judged, precision_differences, translation_differences
@@ -199,30 +198,4 @@ def _compare(
 
 def merge(rows: Sequence[Row]) -> Row:
     """Return one row over training seeds: means, of the spreads too, and `*_training_spread` of the values."""
-    merged: Row = {}
-    for key, first in rows[0].items():
-        column: list[Any] = [row.get(key) for row in rows]
-        spread = key.endswith("_spread")
-        if isinstance(first, dict):
-            by_name = {name: [item[name] for item in column] for name in first}
-            merged[key] = {name: _mean(values) for name, values in by_name.items()}
-            if not spread:
-                deviations = {name: _deviation(values) for name, values in by_name.items()}
-                merged[f"{key}_training_spread"] = deviations
-        elif not isinstance(first, float) or key == "data_fraction":
-            merged[key] = first
-        else:
-            merged[key] = _mean(column)
-            if not spread:
-                merged[f"{key}_training_spread"] = _deviation(column)
-    return merged | {"training_seeds": len(rows)}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _deviation(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return averaged(rows, "_training_spread", same=("data_fraction",)) | {"training_seeds": len(rows)}

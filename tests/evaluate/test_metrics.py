@@ -145,18 +145,6 @@ def test_diversity_is_the_mean_over_pairs_then_groups() -> None:
         metrics.pairwise_diversity([np.ones((1, 5), np.float32)])
 
 
-def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:
-    rng = RNG(0)
-    b = rng.normal(size=2_000)
-    a = b + 0.5 + 0.1 * rng.normal(size=2_000)
-    wide, narrow = metrics.bootstrap_difference(a[:50], b[:50]), metrics.bootstrap_difference(a, b)
-    assert narrow.low < narrow.mean < narrow.high and narrow.low < 0.5 < narrow.high
-    # Normal theory: 2 * 1.96 * 0.1 / sqrt(2000).
-    assert narrow.high - narrow.low == pytest.approx(0.00877, rel=0.1)
-    assert wide.high - wide.low > narrow.high - narrow.low
-    assert metrics.bootstrap_difference(a, b) == narrow
-
-
 def test_features_that_are_not_finite_are_refused() -> None:
     broken = _features(10, 3, 0)
     broken[0, 0] = np.nan
@@ -175,7 +163,7 @@ def test_precision_is_a_plain_loop_with_ties_by_row_number(seed: int, k: int) ->
     for query, want in zip(queries, wanted, strict=True):
         order = sorted(range(30), key=lambda i: (float(((gallery[i] - query) ** 2).sum()), i))
         shares += (labels[order[:k]] == want).mean(0)
-    found = retrieval.precision_at_k(gallery, labels, queries, wanted, k)
+    found = retrieval.query_shares(gallery, labels, queries, wanted, k).mean(0)
     np.testing.assert_allclose(found, shares / 7, atol=1e-12)
 
 
@@ -192,13 +180,13 @@ def test_random_baseline_is_the_precision_of_the_whole_gallery() -> None:
     rng = RNG(0)
     labels, wanted = rng.integers(0, 2, (40, 5)), (rng.random((9, 5)) < 0.2).astype(int)
     gallery, queries = rng.normal(size=(40, 3)), rng.normal(size=(9, 3))
-    everything = retrieval.precision_at_k(gallery, labels, queries, wanted, k=40)
-    np.testing.assert_allclose(retrieval.random_baseline(labels, wanted), everything, atol=1e-12)
+    everything = retrieval.query_shares(gallery, labels, queries, wanted, k=40).mean(0)
+    np.testing.assert_allclose(retrieval.random_shares(labels, wanted).mean(0), everything, atol=1e-12)
 
 
 def test_labels_of_minus_one_are_refused() -> None:
     with pytest.raises(DataError, match="-1"):
-        retrieval.random_baseline(np.array([[-1, 1]]), np.array([[0, 1]]))
+        retrieval.random_shares(np.array([[-1, 1]]), np.array([[0, 1]]))
 
 
 def test_mean_absolute_difference_is_in_units_of_full_scale() -> None:

@@ -12,7 +12,7 @@ from rgcluster.evaluate.figures.scene import Scene, described, plain
 from rgcluster.evaluate.figures.sheet import Tile, draw_sheet
 from rgcluster.evaluate.measure.evaluation import Evaluation, measurements
 from rgcluster.evaluate.measure.inputs import evaluation_inputs
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.evaluate.measure.measured import load_measured
 from rgcluster.evaluate.measure.reference import read_judge
 from rgcluster.evaluate.metrics.classifier import AttributeClassifier
@@ -67,8 +67,9 @@ def failures(scene: Scene, cases: Failures) -> bytes:
             row.append(Tile(image, _missed(config.data.attributes, own, wanted)))
         heads.append(_HEADS[name])
     if scene.faces is not None:
-        for row, face, wanted in zip(rows, cases.names, cases.targets, strict=True):
-            row.append(Tile(draw_counterfactual(scene.faces, face, wanted, config)))
+        truth = draw_counterfactuals(scene.faces, cases.names, cases.targets, config)
+        for row, face in zip(rows, truth, strict=True):
+            row.append(Tile(face))
         heads.append("truth")
     sides = [described(config, target) for target in cases.targets]
     return draw_sheet(rows, heads, sides=sides)

@@ -19,16 +19,15 @@ from rgcluster.evaluate.figures.scene import (
     Scene,
     change_captions,
     described,
-    interpolation_ends,
     make_scene,
     plain,
     shown_changes,
 )
 from rgcluster.evaluate.figures.sheet import Tile, draw_sheet
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.evaluate.report.tables import MODEL_NAMES
 from rgcluster.faces import FaceSet
-from rgcluster.model.gmm import prior_mean, sample_style
+from rgcluster.model.gmm import sample_style
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.model.triplets import CATEGORIES, generate_negatives
 from rgcluster.store.client import Store
@@ -110,11 +109,8 @@ def comparison(scene: Scene) -> bytes:
             captions = [""] * len(rows)
             heads.append(MODEL_NAMES.get(model.name, model.name))
         if scene.faces is not None:
-            truth = [
-                draw_counterfactual(scene.faces, face, wanted, scene.config)
-                for face, wanted in zip(scene.names, target, strict=True)
-            ]
-            _append(rows, np.stack(truth), captions)
+            truth = draw_counterfactuals(scene.faces, scene.names, target, scene.config)
+            _append(rows, truth, captions)
             heads.append("truth")
         groups.append((plain(name), len(scene.models) + (scene.faces is not None)))
     return draw_sheet(rows, heads, groups=groups)
@@ -122,15 +118,8 @@ def comparison(scene: Scene) -> bytes:
 
 def retrievals(scene: Scene) -> bytes:
     """Figure 3: an image, the target attributes, and its nearest neighbours in the store."""
-    retriever, device = scene.best.retriever, scene.best.device
-    assert retriever is not None, "rg-unit looks at neighbours"
-    style = prior_mean(torch.from_numpy(scene.targets).to(device.torch), scene.config.model.style_dim)
-    with torch.inference_mode(), device.autocast():
-        content = retriever.translator.content_encoder(to_images(scene.images, device))
-    query = retriever.query(content, style)
-    own_ids = scene.row_ids if scene.config.guidance.exclude_self else None
-    count = min(NEIGHBOURS, scene.store.count - 1)
-    near = scene.store.neighbours(query, count, own_ids)
+    near = scene.neighbours(scene.targets, NEIGHBOURS)
+    count = near.images.shape[1]
     rows = [
         [
             Tile(image),
@@ -176,16 +165,9 @@ def interpolation(scene: Scene) -> bytes:
     """Figure 7: from one domain's style to another's in equal steps."""
     shares = np.linspace(0, 1, STEPS)
     rows, sides = [], []
-    for number, own in enumerate(scene.domains):
-        name, start, stop = interpolation_ends(scene.config, own, number)
-        ends = prior_mean(torch.from_numpy(np.stack([start, stop])), scene.config.model.style_dim)
-        style = torch.lerp(ends[:1], ends[1:], torch.from_numpy(shares).float()[:, None])
-        made = scene.best.with_style(
-            scene.images[number : number + 1].repeat(STEPS, axis=0),
-            style.to(scene.best.device.torch),
-            scene.row_ids[[number]].repeat(STEPS),
-        )
-        rows.append([Tile(scene.images[number]), *map(Tile, made.image)])
+    for number, image in enumerate(scene.images):
+        name, made = scene.interpolate(number, shares)
+        rows.append([Tile(image), *map(Tile, made)])
         sides.append(name)
     return draw_sheet(rows, ["input", *(f"{share:.0%}" for share in shares)], sides=sides)
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.base.attributes import change_domain
 from rgcluster.config import Config
 from rgcluster.data.images import UInt8Array
 from rgcluster.data.stream import ImageSource
-from rgcluster.evaluate.measure.inputs import hashed_order
+from rgcluster.evaluate.measure.inputs import columns_of_domain, hashed_order
 from rgcluster.faces import FaceSet
-from rgcluster.store.client import Store
+from rgcluster.model.gmm import prior_mean
+from rgcluster.store.client import Neighbours, Store
 from rgcluster.translate.guided import GuidedTranslator
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "change_captions",
     "described",
     "free_attributes",
-    "interpolation_ends",
     "make_scene",
     "plain",
     "shown_changes",
@@ -61,6 +62,20 @@ class Scene:
         made = model.translate(self.images, target, None, self.row_ids, key=self.config.seed)
         return made.image, made.mask
 
+    def neighbours(self, target: Domains, count: int) -> Neighbours:
+        """Return the stored images nearest to the faces with the target domains, at most `count` for each."""
+        own_ids = self.row_ids if self.config.guidance.exclude_self else None
+        return self.best.neighbours(self.images, target, min(count, self.store.count - 1), own_ids)
+
+    def interpolate(self, number: int, shares: npt.NDArray[np.float64]) -> tuple[str, UInt8Array]:
+        """Return what changes, and a face at these shares [N] of the way between the styles of two domains."""
+        name, start, stop = _interpolation_ends(self.config, self.domains[number], number)
+        ends = prior_mean(torch.from_numpy(np.stack([start, stop])), self.config.model.style_dim)
+        style = torch.lerp(ends[:1], ends[1:], torch.from_numpy(shares).float()[:, None])
+        images = self.images[[number]].repeat(len(shares), axis=0)
+        ids = self.row_ids[[number]].repeat(len(shares))
+        return name, self.best.with_style(images, style.to(self.best.device.torch), ids).image
+
 
 def make_scene(
     config: Config,
@@ -71,7 +86,7 @@ def make_scene(
     faces: FaceSet | None,
 ) -> Scene:
     """Choose `evaluation.figure_rows` test images, and a target and a reference for each, in `hashed_order`."""
-    columns = domain_columns(test.shards.attributes, config.data.attributes, test.shards.location)
+    columns = columns_of_domain(config, test)
     rows = hashed_order(test.index.row_ids)[: config.evaluation.figure_rows]
     domains = test.index.labels[rows][:, columns]
     targets = np.stack([_other_domain(config, own, number) for number, own in enumerate(domains)])
@@ -112,7 +127,7 @@ def _of_third_domain(order: npt.NDArray[np.int64], domains: Domains, own: Domain
     return int(order[fits.argmax()])
 
 
-def interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, Domains, Domains]:
+def _interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, Domains, Domains]:
     """Return the ends of an interpolation: by turns two of a group, and a free attribute on and off."""
     group = (
         config.data.attributes if config.data.domains == "one-hot" else next(iter(config.data.exclusive), ())

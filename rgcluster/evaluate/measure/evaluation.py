@@ -13,17 +13,17 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
 from rgcluster.base.rundir import RESULTS, networks_of, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
-from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, evaluation_inputs
+from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, columns_of_domain, evaluation_inputs
 from rgcluster.evaluate.measure.measure import Measure, Task
 from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
 from rgcluster.evaluate.measure.probe import probe
 from rgcluster.evaluate.measure.reference import CHUNK, Progress, Reference, load_reference
+from rgcluster.evaluate.metrics.averages import averaged
 from rgcluster.evaluate.metrics.catalogue import TRANSLATION
 from rgcluster.evaluate.metrics.scores import fid_or_reason, inception_score, kernel_distance
 from rgcluster.faces import FaceSet
@@ -62,8 +62,7 @@ class Evaluation:
     @property
     def columns(self) -> list[int]:
         """The columns of the labels that span the domains."""
-        shards = self.train.shards
-        return domain_columns(shards.attributes, self.config.data.attributes, shards.location)
+        return columns_of_domain(self.config, self.train)
 
 
 def evaluate_run(
@@ -217,24 +216,7 @@ def _share(
 
 def over_seeds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return means over the evaluation seeds, and the standard deviation of each as `*_spread`."""
-    row: dict[str, Any] = {}
-    for key, first in values[0].items():
-        if key == "seed":
-            continue
-        column = [value[key] for value in values]
-        if isinstance(first, dict):
-            by_name = {name: [item[name] for item in column if item[name] is not None] for name in first}
-            row[key] = {name: float(np.mean(known)) if known else None for name, known in by_name.items()}
-            row[f"{key}_spread"] = {name: _spread(known) for name, known in by_name.items()}
-        elif first is None or isinstance(first, str):
-            row[key] = first
-        else:
-            row[key], row[f"{key}_spread"] = float(np.mean(column)), _spread(column)
-    return row
-
-
-def _spread(column: Sequence[float]) -> float | None:
-    return float(np.std(column, ddof=1)) if len(column) > 1 else None
+    return averaged([{key: value[key] for key in value if key != "seed"} for value in values], "_spread")
 
 
 def _about(name: str, config: Config) -> dict[str, Any]:

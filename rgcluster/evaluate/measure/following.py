@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.base.attributes import change_domain
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource
 from rgcluster.errors import ConfigError
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.inputs import columns_of_domain
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.faces import FaceSet
 from rgcluster.model.gmm import prior_mean
 from rgcluster.translate.guided import GuidedTranslator
@@ -76,15 +77,14 @@ def follow(
         raise ConfigError(f"{attribute} is none of {', '.join(config.data.attributes)}")
     assert model.retriever is not None, f"{model.name} looks at no neighbours"
     place = config.data.attributes.index(attribute)
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
+    columns = columns_of_domain(config, train)
     rows = np.flatnonzero(test.index.labels[:, columns[place]] == 0)[:count]
     targets = change_domain(test.index.labels[rows][:, columns], attribute, config.data)
     names = [test.index.file_names[row] for row in rows]
     images = test.images(rows)
 
     def truth(colour: Colour | None) -> UInt8Array:
-        pairs = zip(names, targets, strict=True)
-        return np.stack([draw_counterfactual(faces, name, target, config, colour) for name, target in pairs])
+        return draw_counterfactuals(faces, names, targets, config, colour)
 
     old, new = truth(None), truth(dye)
     before = model.translate(images, targets).image
@@ -108,17 +108,13 @@ def _replace(
     """Store training faces with dyed hair, remove those that had the attribute; return how many of each."""
     retriever = model.retriever
     assert retriever is not None
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
+    columns = columns_of_domain(config, train)
     labels = train.index.labels[:, columns]
     has = labels[:, config.data.attributes.index(attribute)] == 1
     chosen = np.flatnonzero(~has)[:STORED]
     targets = change_domain(labels[chosen], attribute, config.data)
-    drawn = np.stack(
-        [
-            draw_counterfactual(faces, train.index.file_names[row], target, config, dye)
-            for row, target in zip(chosen, targets, strict=True)
-        ]
-    )
+    names = [train.index.file_names[row] for row in chosen]
+    drawn = draw_counterfactuals(faces, names, targets, config, dye)
     with model.device.autocast():
         content = model.translator.content_encoder(to_images(drawn, model.device))
     # Under the style of their labels: E_s has never seen the new look and may not call it by that name.

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rgcluster.base.attributes import domain_columns
 from rgcluster.config import Config
 from rgcluster.data.splits import hash_share
+from rgcluster.data.stream import ImageSource
 from rgcluster.model.noise import Draw, keyed_normal
 
 __all__ = [
-    "IDENTITY", "MEASURE_SEED", "TRUTH", "UNPAINTED", "EvaluationInputs", "evaluation_inputs", "hashed_order",
+    "IDENTITY", "MEASURE_SEED", "TRUTH", "UNPAINTED", "EvaluationInputs", "columns_of_domain", "evaluation_inputs",
+    "hashed_order",
 ]  # fmt: skip
 
 IDENTITY, TRUTH = "identity", "truth"
@@ -40,6 +43,11 @@ class EvaluationInputs:
     rows: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int8]
     noise: npt.NDArray[np.float32]
+
+
+def columns_of_domain(config: Config, source: ImageSource) -> list[int]:
+    """Return the columns of the source's labels that span the domains."""
+    return domain_columns(source.shards.attributes, config.data.attributes, source.shards.location)
 
 
 def evaluation_inputs(

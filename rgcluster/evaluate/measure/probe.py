@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.attributes import domain_columns
 from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource
 from rgcluster.errors import ConfigError
-from rgcluster.evaluate.measure.inputs import MEASURE_SEED, evaluation_inputs
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, columns_of_domain, evaluation_inputs
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.evaluate.metrics.counterfactual import edit_region
 from rgcluster.faces import FaceSet
 from rgcluster.store.local import LocalStore
@@ -79,7 +78,7 @@ def probe(
     """
     if "rg-unit" not in config.guidance.variants:
         raise ConfigError(f"{run}: guidance trained no rg-unit, so no retrieval to probe")
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
+    columns = columns_of_domain(config, train)
     store = LocalStore(snapshot_of(run))
     model = load_models(run, config, store, device, ("rg-unit",))["rg-unit"]
     queries = _queries(config, train, test, columns, count)
@@ -90,12 +89,7 @@ def probe(
     truth = None
     if faces is not None:
         names = [test.index.file_names[row] for row in queries.rows]
-        truth = np.stack(
-            [
-                draw_counterfactual(faces, name, target, config)
-                for name, target in zip(names, queries.targets, strict=True)
-            ]
-        )
+        truth = draw_counterfactuals(faces, names, queries.targets, config)
     region = edit_region(queries.images, nearest if truth is None else truth)
     domains = train.index.labels[:, columns]
     anyone = generator.integers(len(train.index), size=(len(queries.rows), neighbours))

@@ -36,10 +36,8 @@ def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str,
     The training seed, the networks and `data.fraction` are no part of it: they are what is compared.
     """
     settings, size = config.evaluation, config.data.image_size
-    extractor = best_extractor(None if settings.extractor == "auto" else settings.extractor, image_size=size)
-    perceptual = best_perceptual(
-        None if settings.perceptual == "auto" else settings.perceptual, image_size=size
-    )
+    extractor = best_extractor(settings.extractor, image_size=size)
+    perceptual = best_perceptual(settings.perceptual, image_size=size)
     train, test = shards.splits.get("train", 0), shards.splits.get("test", 0)
     judge = default_architecture(size)
     started = find("resnet50") if judge == "resnet50" else None

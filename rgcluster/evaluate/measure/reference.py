@@ -129,9 +129,8 @@ class _Look:
         self.train: ImageSource = ray.get(train)
         self.rows: npt.NDArray[np.int64] = ray.get(rows)
         device = pick_device(config.cluster, gpu=gpu)
-        prefer = config.evaluation.extractor
         self.extractor = best_extractor(
-            None if prefer == "auto" else prefer, image_size=config.data.image_size, device=device.torch
+            config.evaluation.extractor, image_size=config.data.image_size, device=device.torch
         )
 
     def __call__(self, chunk: Block) -> Block:

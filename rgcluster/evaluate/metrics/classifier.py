@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +15,11 @@ from rgcluster.base.weights import find, load_state
 from rgcluster.errors import CheckpointError, DataError, TrainingDiverged
 from rgcluster.evaluate.metrics.images import batches, check_images, normalised
 
-__all__ = ["Accuracy", "AttributeClassifier", "accuracy", "default_architecture", "train_classifier"]
+__all__ = ["AttributeClassifier", "default_architecture", "train_classifier"]
 
 _FORMAT = "rgcluster-attribute-classifier-1"
 _SMALLEST_FOR_RESNET50 = 96
 _LARGEST_FOR_SMALL = 128
-
-
-class Accuracy(NamedTuple):
-    """Shares of right answers, in [0, 1]."""
-
-    mean: float
-    per_attribute: dict[str, float]
 
 
 class AttributeClassifier(nn.Module):
@@ -64,9 +57,9 @@ class AttributeClassifier(nn.Module):
                 [self(part).sigmoid().cpu().numpy() for part in batches(images, batch_size, device)]
             )
 
-    def predict(self, images: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+    def predict(self, images: np.ndarray) -> np.ndarray:
         """Return which attributes are seen, bool [N, A], in images uint8 [N, H, W, 3] of the trained size."""
-        return self.probabilities(images) > threshold
+        return self.probabilities(images) > 0.5
 
     def to_bytes(self) -> bytes:
         """Return the weights as safetensors, with what `from_bytes` needs as JSON in the header."""
@@ -110,8 +103,7 @@ def train_classifier(
     labels: np.ndarray,
     attribute_names: Sequence[str],
     *,
-    epochs: int = 10,
-    steps: int | None = None,
+    steps: int,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
     width: int = 32,
@@ -123,21 +115,20 @@ def train_classifier(
     """Train on images uint8 [N, H, W, 3], H = W, and labels 0 or 1 [N, A], with binary cross-entropy.
 
     AdamW, one cycle; images are mirrored, shifted and brightened at random.
-    `steps` wins over `epochs`; `progress(step, steps, loss)` is called after
-    every step; an `architecture` of None is `default_architecture`. Raises
-    DataError for unfitting data, TrainingDiverged for a loss that is not finite.
+    `progress(step, steps, loss)` is called after every step; an `architecture` of
+    None is `default_architecture`. Raises DataError for unfitting data,
+    TrainingDiverged for a loss that is not finite.
     """
     check_images(images)
     _check_size(images, images.shape[1])
     _check_labels(labels, (len(images), len(attribute_names)))
-    total = steps if steps is not None else max(1, round(epochs * len(images) / batch_size))
     place = torch.device(device)
     rng = np.random.default_rng(seed)
     classifier = _initial(attribute_names, images.shape[1], width, architecture, seed)
     classifier.to(place).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=0.02)
     order = np.empty(0, np.int64)
-    for step in range(total):
+    for step in range(steps):
         if len(order) < min(batch_size, len(images)):
             order = np.concatenate([order, rng.permutation(len(images))])
         chosen, order = order[:batch_size], order[batch_size:]
@@ -150,20 +141,11 @@ def train_classifier(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate * _one_cycle((step + 0.5) / total)
+            group["lr"] = learning_rate * _one_cycle((step + 0.5) / steps)
         optimiser.step()
         if progress is not None:
-            progress(step + 1, total, value)
+            progress(step + 1, steps, value)
     return classifier.eval()
-
-
-def accuracy(predicted: np.ndarray, wanted: np.ndarray, attribute_names: Sequence[str]) -> Accuracy:
-    """Return ACC: the share of answers, bool [N, A], that equal the labels, 0 or 1 [N, A] (Table 7)."""
-    _check_labels(wanted, (len(predicted), len(attribute_names)))
-    if predicted.shape != wanted.shape or len(predicted) == 0:
-        raise DataError(f"answers are {list(predicted.shape)}, labels {list(wanted.shape)}: [N, A] is wanted")
-    shares = (predicted.astype(bool) == wanted.astype(bool)).mean(0)
-    return Accuracy(float(shares.mean()), dict(zip(attribute_names, shares.tolist(), strict=True)))
 
 
 def default_architecture(image_size: int) -> str:

@@ -45,14 +45,6 @@ class Extractor(Protocol):
         """Return float32 [N, D] and [N, C] of images uint8 [N, H, W, 3], in one pass."""
         ...
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 [N, D] of images uint8 [N, H, W, 3]."""
-        ...
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 [N, C] of images uint8 [N, H, W, 3]."""
-        ...
-
 
 class PerceptualExtractor(Protocol):
     """Rows whose squared Euclidean distances are perceptual distances; `protocol` says how, as JSON."""
@@ -84,35 +76,35 @@ def names_in_use(image_size: int = 128) -> dict[str, str]:
 
 
 def best_extractor(
-    prefer: str | None = None, *, image_size: int = 128, device: str | torch.device = "cpu"
+    name: str = "auto", *, image_size: int = 128, device: str | torch.device = "cpu"
 ) -> Extractor:
-    """Return the extractor called `prefer`, or the best one whose weights were found.
+    """Return the extractor of that name; `auto`: the best one whose weights are found.
 
-    ConfigError where none can be had. `image_size` is the side of the images in
+    ConfigError where its weights are missing. `image_size` is the side of the images in
     pixels; the size at which EfficientNet reads them depends on it.
     """
-    if prefer not in (None, InceptionV3.name, EfficientNetLite0.name):
-        raise ConfigError(f"no extractor {prefer!r}: choose {InceptionV3.name} or {EfficientNetLite0.name}")
-    if prefer == InceptionV3.name or (prefer is None and find("fid-inception") is not None):
+    if name not in ("auto", InceptionV3.name, EfficientNetLite0.name):
+        raise ConfigError(f"no extractor {name!r}: choose {InceptionV3.name} or {EfficientNetLite0.name}")
+    if name == InceptionV3.name or (name == "auto" and find("fid-inception") is not None):
         return InceptionV3(device=device)
     return EfficientNetLite0(default_input_size(image_size), device=device)
 
 
 def best_perceptual(
-    prefer: str | None = None, *, image_size: int = 128, device: str | torch.device = "cpu"
+    name: str = "auto", *, image_size: int = 128, device: str | torch.device = "cpu"
 ) -> PerceptualExtractor:
-    """Return what diversity is measured with: `prefer`, or LPIPS (AlexNet) where its weights were found.
+    """Return the network that diversity is measured with; `auto`: LPIPS (AlexNet) where its weights are found.
 
-    Without them it is EfficientNet-Lite0; ConfigError where none can be had.
+    Without them it is EfficientNet-Lite0. ConfigError where the weights of the named one are missing.
     """
-    if prefer not in (None, "lpips-alex", "lpips-vgg", EfficientNetLite0.name):
+    if name not in ("auto", "lpips-alex", "lpips-vgg", EfficientNetLite0.name):
         raise ConfigError(
-            f"no perceptual extractor {prefer!r}: choose lpips-alex, lpips-vgg or {EfficientNetLite0.name}"
+            f"no perceptual extractor {name!r}: choose lpips-alex, lpips-vgg or {EfficientNetLite0.name}"
         )
-    if prefer is None and find("lpips-alex") is not None:
-        prefer = "lpips-alex"
-    if prefer in ("lpips-alex", "lpips-vgg"):
-        return Lpips(prefer.removeprefix("lpips-"), device=device)
+    if name == "auto" and find("lpips-alex") is not None:
+        name = "lpips-alex"
+    if name in ("lpips-alex", "lpips-vgg"):
+        return Lpips(name.removeprefix("lpips-"), device=device)
     return EfficientNetLite0(default_input_size(image_size), device=device)
 
 
@@ -153,18 +145,10 @@ class EfficientNetLite0:
 
     def features_and_logits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return pooled features, float32 [N, 1280], and ImageNet logits, float32 [N, 1000]."""
-        features = self.features(images)
+        features = _rows(images, self._batch_size, self._device, lambda x: self._maps(x)[-1].mean((2, 3)))
         with torch.inference_mode():
             logits = self._net._fc(torch.from_numpy(features).to(self._device))
         return features, logits.cpu().numpy()
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Return the globally averaged last feature map, float32 [N, 1280]."""
-        return _rows(images, self._batch_size, self._device, lambda x: self._maps(x)[-1].mean((2, 3)))
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return ImageNet logits, float32 [N, 1000]."""
-        return self.features_and_logits(images)[1]
 
     def perceptual(self, images: np.ndarray) -> np.ndarray:
         """Return rows float32 [N, P]: pixels of five layers at unit length, averaging when squared."""
@@ -222,14 +206,6 @@ class InceptionV3:
         """Return pooled features, float32 [N, 2048], and logits without bias, float32 [N, 1008]."""
         both = _rows(images, self._batch_size, self._device, lambda x: torch.cat(self._net(x), 1))
         return both[:, :2048], both[:, 2048:]
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Return pooled features, float32 [N, 2048]."""
-        return self.features_and_logits(images)[0]
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return logits without bias, float32 [N, 1008]."""
-        return self.features_and_logits(images)[1]
 
 
 class Lpips:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rgcluster.errors import DataError, TooFewNeighbours
 
-__all__ = ["nearest", "precision_at_k", "query_shares", "random_baseline", "random_shares"]
+__all__ = ["nearest", "query_shares", "random_shares"]
 
 _DISTANCES_AT_ONCE = 16_000_000
 
@@ -39,21 +39,6 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def precision_at_k(
-    gallery_embeddings: np.ndarray,
-    gallery_labels: np.ndarray,
-    query_embeddings: np.ndarray,
-    wanted_labels: np.ndarray,
-    k: int = 10,
-) -> np.ndarray:
-    """Return the share of the k nearest whose label is the wanted one, float64 [A] (section 4.1).
-
-    Embeddings are [G, d] and [Q, d], labels 0 or 1, [G, A] and [Q, A]; the
-    queried attributes give P@10 attributes, the 35 others P@10 content.
-    """
-    return query_shares(gallery_embeddings, gallery_labels, query_embeddings, wanted_labels, k).mean(0)
-
-
 def query_shares(
     gallery_embeddings: np.ndarray,
     gallery_labels: np.ndarray,
@@ -61,7 +46,11 @@ def query_shares(
     wanted_labels: np.ndarray,
     k: int = 10,
 ) -> np.ndarray:
-    """Return each query's share of its k nearest whose label is the wanted one, float64 [Q, A]."""
+    """Return each query's share of its k nearest whose label is the wanted one, float64 [Q, A] (section 4.1).
+
+    Embeddings are [G, d] and [Q, d], labels 0 or 1, [G, A] and [Q, A]; the
+    queried attributes give P@10 attributes, the 35 others P@10 content.
+    """
     _check_labels(gallery_labels, wanted_labels)
     if len(gallery_labels) != len(gallery_embeddings) or len(wanted_labels) != len(query_embeddings):
         raise DataError("labels and embeddings differ in number: give one row of labels per embedding")
@@ -69,16 +58,11 @@ def query_shares(
     return (found == wanted_labels[:, None, :]).mean(1)
 
 
-def random_baseline(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np.ndarray:
-    """Return what `precision_at_k` is on average for random neighbours, float64 [A] (Tables 1 and 6).
-
-    Labels are 0 or 1, [G, A] and [Q, A]; with the shares p and q of ones in them it is p q + (1 - p)(1 - q).
-    """
-    return random_shares(gallery_labels, wanted_labels).mean(0)
-
-
 def random_shares(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np.ndarray:
-    """Return the same for each query, float64 [Q, A]: the share of the gallery that has the wanted label."""
+    """Return each query's expected share for random neighbours, float64 [Q, A] (Tables 1 and 6).
+
+    It is the share of the gallery that has the wanted label. Labels are 0 or 1, [G, A] and [Q, A].
+    """
     _check_labels(gallery_labels, wanted_labels)
     p = gallery_labels.mean(0, dtype=np.float64)
     return np.where(wanted_labels == 1, p, 1 - p)

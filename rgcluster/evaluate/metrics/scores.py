@@ -12,9 +12,7 @@ from rgcluster.errors import DataError
 __all__ = [
     "FID_MINIMUM",
     "FID_UNBIASED",
-    "Difference",
     "Fid",
-    "bootstrap_difference",
     "fid_or_reason",
     "frechet_distance",
     "inception_score",
@@ -34,14 +32,6 @@ class Fid(NamedTuple):
 
     value: float | None
     note: str | None
-
-
-class Difference(NamedTuple):
-    """The mean of a - b and the ends of its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -125,25 +115,6 @@ def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
     if not values:
         raise DataError("no group of samples: diversity needs at least one")
     return float(np.mean(values))
-
-
-def bootstrap_difference(
-    a: np.ndarray, b: np.ndarray, *, seed: int = 0, n: int = 10_000, level: float = 0.95
-) -> Difference:
-    """Return the mean of the paired differences a - b, each [N], and its percentile bootstrap interval."""
-    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
-        raise DataError(f"shapes {list(a.shape)} and {list(b.shape)} are no pairs: both must be [N]")
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // len(difference))
-    means = np.concatenate(
-        [
-            difference[rng.integers(len(difference), size=(min(block, n - done), len(difference)))].mean(1)
-            for done in range(0, n, block)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(float(difference.mean()), float(low), float(high))
 
 
 def _pair(a: np.ndarray, b: np.ndarray, at_least: int) -> tuple[np.ndarray, np.ndarray]:
