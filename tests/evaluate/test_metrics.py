@@ -1,4 +1,4 @@
-"""Distances and scores, against closed forms, plain loops and torch-fidelity."""
+"""Distances and scores, against closed forms, plain loops and torch-fidelity's FID."""
 
 from __future__ import annotations
 
@@ -98,21 +98,15 @@ def test_kernel_distance_is_a_plain_loop() -> None:
     assert spread == pytest.approx(0, abs=1e-6)
 
 
-def test_kernel_distance_is_torch_fidelitys() -> None:
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
+def test_kernel_distance_is_a_mean_over_subsets_that_the_seed_draws() -> None:
     a, b = _features(150, 48, 0), _features(120, 48, 1, shift=0.2)
-    theirs = kid_features_to_metric(
-        torch.from_numpy(a),
-        torch.from_numpy(b),
-        kid_subsets=20,
-        kid_subset_size=50,
-        rng_seed=7,
-        verbose=False,
-    )
     mean, spread = metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=7)
-    assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-5)
-    assert spread == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-5)
+    assert (mean, spread) == metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=7)
+    assert mean != metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=8)[0]
+    assert 0 < spread < mean and metrics.kernel_distance(a, a, subsets=20)[0] < 0.1 * mean
+    assert metrics.kernel_distance(a, b, subsets=20) == metrics.kernel_distance(
+        a, b, subsets=20, subset_size=60
+    )
 
 
 def test_kernel_distance_refuses_subsets_larger_than_a_set() -> None:
@@ -120,14 +114,15 @@ def test_kernel_distance_refuses_subsets_larger_than_a_set() -> None:
         metrics.kernel_distance(_features(8, 3, 0), _features(20, 3, 1), subset_size=9)
 
 
-def test_inception_score_is_torch_fidelitys() -> None:
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
+def test_inception_score_is_the_plain_formula_over_shuffled_splits() -> None:
     logits = RNG(0).normal(size=(205, 30)).astype(np.float32) * 3
-    theirs = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
+    shuffled = logits[np.random.RandomState(2020).permutation(205)].astype(np.float64)
+    p = np.exp(shuffled) / np.exp(shuffled).sum(1, keepdims=True)
+    parts = [p[i * 205 // 10 : (i + 1) * 205 // 10] for i in range(10)]
+    scores = [np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in parts]
     mean, spread = metrics.inception_score(logits)
-    assert mean == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
-    assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+    assert mean == pytest.approx(np.mean(scores), rel=1e-9)
+    assert spread == pytest.approx(np.std(scores), rel=1e-9)
 
 
 def test_inception_score_counts_certain_classes() -> None:

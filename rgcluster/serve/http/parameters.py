@@ -1,4 +1,8 @@
-"""Parameters of a request, from its query and its form, validated; and their OpenAPI description."""
+"""Parameters of a request, from its query and its form, validated by pydantic; and their OpenAPI description.
+
+FastAPI's own validation reads forms without a limit of size or time, keeps the last of a repeated name, and does not
+let the same parameter come in the query or in the form.
+"""
 
 from __future__ import annotations
 
