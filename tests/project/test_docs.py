@@ -290,7 +290,7 @@ def test_a_wrong_command_is_found(text: str, words: str) -> None:
 
 def test_what_is_no_command_is_left_alone() -> None:
     for text in (
-        "    rgcluster/config.py   what can be set\n",
+        "    rgcluster/config/   what can be set\n",
         "    step = compute\n",
         "`rgcluster`",
         "```python\nmake = 1\n```",
