@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from serving import free_port
+from nodes import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse

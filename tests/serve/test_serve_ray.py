@@ -16,8 +16,9 @@ import pytest
 import requests
 import yaml
 from conftest import command
+from nodes import free_port
 from places import PROJECT
-from serving import encoded, free_port, post, settings_for
+from serving import encoded, post, settings_for
 from untrained import noise_images
 
 from rgcluster.base.storage import Location

@@ -30,7 +30,7 @@ from rgcluster.bench.train import bench_step
 from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
 from rgcluster.model.fusion import References
-from rgcluster.model.kernels.convolution import use_convolutions
+from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.losses import Parts, weighted_sum
 from rgcluster.model.noise import derived_seed
 from rgcluster.model.translator import Batch
@@ -556,7 +556,7 @@ def test_a_trainer_goes_on_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
     save_tree(Location(tmp_path), trainer("model.width=16").state(), {})
-    with pytest.raises(CheckpointError, match="^run/step-2: .*the configuration asks for"):
+    with pytest.raises(CheckpointError, match="^run/step-2: .*the configuration needs"):
         trainer().load(load_tree(Location(tmp_path))[0], "run/step-2")
 
 
@@ -591,11 +591,8 @@ def test_a_formulation_alone_changes_nothing(switch: str) -> None:
         PlainTrainer(*networks, config, Switches(**{switch: True})),
     )
     batch = random_batch(config)
-    use_convolutions("winograd" if switch == "winograd" else "auto")
-    try:
+    with convolutions("winograd" if switch == "winograd" else "auto"):
         torch.testing.assert_close(other.update(batch), plain.update(batch), rtol=2e-4, atol=2e-5)
-    finally:
-        use_convolutions("auto")
 
 
 def test_bench_counts_arithmetic_and_pairs() -> None:

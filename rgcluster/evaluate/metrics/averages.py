@@ -1,4 +1,4 @@
-"""Means and standard deviations of results over seeds; None counts for nothing."""
+"""Means and standard deviations of results over seeds; None is left out."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
         raise DataError(
-            f"embeddings are {list(gallery.shape)} and {list(queries.shape)}: [G, d] and [Q, d] wanted"
+            f"embeddings are {list(gallery.shape)} and {list(queries.shape)}: expected [G, d] and [Q, d]"
         )
     if not 1 <= k <= len(gallery):
         raise TooFewNeighbours(f"{k} neighbours of {len(gallery)} images: use 1 to {len(gallery)}")
@@ -72,7 +72,7 @@ def _check_labels(gallery: np.ndarray, wanted: np.ndarray) -> None:
     fitting = gallery.ndim == wanted.ndim == 2 and gallery.shape[1] == wanted.shape[1]
     if not fitting or 0 in (len(gallery), len(wanted)):
         raise DataError(
-            f"labels are {list(gallery.shape)} and {list(wanted.shape)}: [G, A] and [Q, A] wanted"
+            f"labels are {list(gallery.shape)} and {list(wanted.shape)}: expected [G, A] and [Q, A]"
         )
     if not (np.isin(gallery, (0, 1)).all() and np.isin(wanted, (0, 1)).all()):
-        raise DataError("labels must be 0 or 1: CelebA's -1 stands for 0")
+        raise DataError("labels must be 0 or 1; CelebA's -1 means 0")

@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 FID_MINIMUM = 2_048
-"""Below this many images on either side no FID is given."""
+"""FID is None below this number of images on either side."""
 
 FID_UNBIASED = 10_000
-"""Below this many images on either side FID comes with a warning: its bias grows as the sets shrink."""
+"""FID comes with a warning below this number of images on either side: its bias grows as the sets shrink."""
 
 
 class Fid(NamedTuple):
@@ -87,13 +87,13 @@ def kernel_distance(
     return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
 
 
-def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+def inception_score(logits: np.ndarray, *, splits: int = 10) -> tuple[float, float]:
     """Return IS of logits [N, C]: mean and deviation over shuffled splits (Salimans et al. 2016)."""
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     if logits.ndim != 2 or len(logits) < splits:
-        raise DataError(f"logits have shape {list(logits.shape)}: [N, C] with N at least {splits} is wanted")
-    found = isc_features_to_metric(torch.tensor(logits), splits, rng_seed=seed)
+        raise DataError(f"logits have shape {list(logits.shape)}, expected [N, C] with N at least {splits}")
+    found = isc_features_to_metric(torch.tensor(logits), splits)
     return found["inception_score_mean"], found["inception_score_std"]
 
 
@@ -106,7 +106,7 @@ def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
     values = []
     for rows in groups:
         if rows.ndim != 2 or len(rows) < 2:
-            raise DataError(f"a group has shape {list(rows.shape)}: [S, P] with S at least 2 is wanted")
+            raise DataError(f"a group has shape {list(rows.shape)}, expected [S, P] with S at least 2")
         # The mean over all pairs is twice the unbiased variance; no difference of large numbers.
         centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
         values.append(2 * (centred**2).sum() / (len(rows) - 1))
@@ -118,11 +118,11 @@ def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
 def _pair(a: np.ndarray, b: np.ndarray, at_least: int) -> tuple[np.ndarray, np.ndarray]:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < at_least:
         raise DataError(
-            f"features have shapes {list(a.shape)} and {list(b.shape)}: [N, D] and [M, D] with at least "
-            f"{at_least} rows are wanted"
+            f"features have shapes {list(a.shape)} and {list(b.shape)}, expected [N, D] and [M, D] with at "
+            f"least {at_least} rows"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise DataError("features hold NaN or infinity: look at the images they were taken from")
+        raise DataError("features contain NaN or infinity: check the images they were computed from")
     return a, b
 
 
