@@ -116,7 +116,7 @@ def test_page_holds_every_row_beside_the_papers(tmp_path: Path) -> None:
     assert "KID (efficientnet-lite0) ×1000" in words and "paper 27.61" in words
     assert "10.00" in words and "± 1.00" in words  # KID, times a thousand
     assert outline.counts["caption"] == 6 and '<html lang="en">' in text
-    assert "stand beside ours and do not compare" in words
+    assert "shown side by side but do not compare" in words
 
 
 def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_page_escapes_what_it_is_given(tmp_path: Path) -> None:
     [
         ({"kid": 0.007, "acc": 0.93, "counterfactual": 0.06}, "Retrieval helps in this run: better on KID"),
         ({"kid": 0.013}, "Retrieval does not help in this run: better on nothing, worse on KID"),
-        ({"kid": 0.0119, "acc": 0.901}, "Retrieval does not help in this run: no measure differs"),
+        ({"kid": 0.0119, "acc": 0.901}, "Retrieval does not help in this run: no metric differs"),
         ({"kid": 0.007, "acc": 0.85}, "Retrieval is a trade in this run: better on KID"),
     ],
 )  # fmt: skip
@@ -180,14 +180,14 @@ def test_reading_of_the_baseline(values: dict[str, float], verdict: str) -> None
 
 def test_reading_without_spread_judges_nothing() -> None:
     sentences = reading(made_results(spread=None, kid=0.001))
-    assert sentences[0].startswith("Whether retrieval helps is not judged")
+    assert sentences[0].startswith("It is not judged whether retrieval helps")
     assert not any(" better (" in sentence or "more often" in sentence for sentence in sentences)
 
 
 def test_reading_without_the_baseline() -> None:
     results = made_results()
     results["tables"]["translation"] = [translation_row("gmm-unit"), translation_row("rg-unit", kid=0.001)]
-    assert "cannot be told" in reading(results)[0]
+    assert "It is unknown whether retrieval helps" in reading(results)[0]
     assert reading({"protocol": {}, "tables": {}}) and limits({"protocol": {}, "tables": {}})
 
 
@@ -198,7 +198,7 @@ def test_reading_of_neighbours_and_negatives() -> None:
     assert "more often than one trained with easy negatives alone" in sentences[3]
 
 
-@pytest.mark.parametrize(("random", "verdict"), [(7.6, "looks at"), (0.2, "hardly looks at")])
+@pytest.mark.parametrize(("random", "verdict"), [(7.6, "uses"), (0.2, "hardly uses")])
 def test_the_report_says_whether_the_network_looks_at_its_neighbours(
     tmp_path: Path, random: float, verdict: str
 ) -> None:

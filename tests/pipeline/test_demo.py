@@ -226,7 +226,7 @@ def test_a_finished_run_is_used_from_python(smoke_run: Path, tmp_path: Path) -> 
     assert np.array_equal(np.asarray(Image.open(file)), grid(made[None]))
     with pytest.raises(UnknownAttribute):
         translator.translate(face, "Blond")
-    with pytest.raises(ConfigError, match="looks at no neighbours"):
+    with pytest.raises(ConfigError, match="uses no neighbours"):
         RunTranslator(smoke_run, "gmm-unit").neighbours(face, "Male")
     with pytest.raises(ConfigError, match="this run has gmm-unit"):
         RunTranslator(smoke_run, "other")

@@ -1,4 +1,4 @@
-"""Interpolation in motion: a GIF in which every face goes from one domain to another and back."""
+"""Animated interpolation: a GIF in which every face changes from one domain to another and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MILLISECONDS, REST = 90, 700
 
 
 def moving_interpolation(scene: Scene) -> bytes:
-    """Return the GIF, the faces in rows of four; it rests at both ends."""
+    """Return the GIF, with the faces in rows of four and a pause at both ends."""
     shares = (1 - np.cos(np.linspace(0, np.pi, FRAMES))) / 2
     faces = [scene.interpolate(number, shares)[1] for number in range(len(scene.images))]
     count = len(faces) - len(faces) % min(COLUMNS, len(faces))

@@ -1,4 +1,4 @@
-"""Figures over the domains: one face in all of them, what is retrieved for each change, translations and truths."""
+"""Figures over the domains: one face in all domains, retrievals for each change, translations and truths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENLARGED = 3
 
 
 def matrix(scene: Scene) -> bytes:
-    """The attributes by the domains: rows are the group that excludes itself, columns all settings of the rest."""
+    """Faces in every domain: a row for each attribute of a group, a column for each setting of the others."""
     config = scene.config
     rows_of, columns_of = _groups(config)
     faces = min(MATRIX_FACES, len(scene.images))
@@ -63,7 +63,7 @@ def changes(scene: Scene) -> bytes:
 
 
 def counterfactuals(scene: Scene) -> bytes:
-    """Each face, its translation, the face as it is drawn with the target's attributes, and what differs."""
+    """Each face, its translation, its true counterfactual, and the difference."""
     assert scene.faces is not None
     made, _ = scene.translate(scene.best, scene.targets)
     truths = draw_counterfactuals(scene.faces, scene.names, scene.targets, scene.config)
@@ -84,10 +84,10 @@ def counterfactuals(scene: Scene) -> bytes:
 
 
 def _groups(config: Config) -> tuple[list[tuple[str, dict[str, int]]], list[tuple[str, dict[str, int]]]]:
-    """Return the settings of the rows and of the columns, each with its name."""
+    """Return the names and settings of the rows, and of the columns."""
     names, free = config.data.attributes, free_attributes(config)
     bound = [name for name in names if name not in free]
-    if not bound:  # nothing excludes another: an attribute a row
+    if not bound:  # no attribute excludes another: a row for each value of the first
         bound, free = list(free[:1]), list(free[1:])
         rows = [(plain(bound[0]), {bound[0]: 1}), (f"not {plain(bound[0])}", {bound[0]: 0})]
     else:

@@ -1,4 +1,4 @@
-"""The evaluation of a run: every model on the same inputs, against the same reference, then `results.json`."""
+"""The evaluation of a run: measures every model on the same inputs and reference, and writes `results.json`."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 class StartStore(Protocol):
-    """Starts the run's store under a name; it ends with the `with` block."""
+    """Starts the run's store under a name, and stops it at the end of the `with` block."""
 
     def __call__(self, name: str) -> AbstractContextManager[Any]: ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation needs: the run, all labelled images, the reference, and where measurements are kept."""
+    """Inputs of an evaluation: the run, all labelled images, the reference, and where measurements are stored."""
 
     config: Config
     run: Location
@@ -69,7 +69,7 @@ def evaluate_run(
     evaluation: Evaluation, store_name: str, start_store: StartStore, retrieval: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str], progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure what is not measured yet; write and return the run's `results.json`."""
+    """Measure the models that are not measured yet; write and return the run's `results.json`."""
     places = measurements(evaluation)
     missing = tuple(name for name, place in places.items() if not is_measured(place))
     reference = load_reference(evaluation.reference)
@@ -94,7 +94,7 @@ def evaluate_run(
 
 
 def _probe(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Return whether the run uses its retrieval; None where no rg-unit was trained."""
+    """Return the results of the probe; None where no rg-unit was trained."""
     config = evaluation.config
     if "rg-unit" not in config.guidance.variants:
         return None
@@ -103,7 +103,7 @@ def _probe(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def measurements(evaluation: Evaluation) -> dict[str, Location]:
-    """Return where the measurements of each of the run's models lie, or will lie."""
+    """Return the location of the measurements of each of the run's models, existing or not."""
     config, run = evaluation.config, evaluation.run
     base = network_digests(networks_of(run, "translation"))["translator"]
     guided = network_digests(networks_of(run, "guidance"))
@@ -130,7 +130,7 @@ def _measure(
     evaluation: Evaluation, store: str, models: tuple[str, ...], places: Mapping[str, Location],
     reference: Reference, progress: Progress,
 ) -> None:  # fmt: skip
-    """Translate and measure with the actors; save each model's measurements."""
+    """Translate and measure in actors; save each model's measurements."""
     config = evaluation.config
     settings = config.evaluation
     task = Task(
@@ -209,7 +209,7 @@ def _values(evaluation: Evaluation, seed: int, made: Columns, reference: Referen
 def _share(
     right: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], axis: int
 ) -> npt.NDArray[np.float64]:
-    """Return the share of the counted cells that are right, along an axis; NaN where none is counted."""
+    """Return the share of right cells among the counted ones along an axis; NaN where none is counted."""
     number = counted.sum(axis=axis)
     return np.where(number > 0, (right & counted).sum(axis=axis) / np.maximum(number, 1), np.nan)
 
@@ -250,7 +250,7 @@ def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
 
 
 def _splits(count: int) -> int:
-    """Ten splits (the usual), fewer where a split would hold under ten images."""
+    """Return 10, the usual number of splits, or fewer so that each holds ten images."""
     return max(1, min(10, count // 10))
 
 

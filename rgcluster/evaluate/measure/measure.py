@@ -1,4 +1,4 @@
-"""Translates and measures chunks of the evaluation's inputs with every model: the work of one Ray Data actor."""
+"""The Ray Data actor that translates and measures chunks of the evaluation's inputs with every model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Block = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Task:
-    """What an evaluation actor needs to know; sources are object references."""
+    """Arguments of an evaluation actor; sources are object references."""
 
     config: Config
     run: str
@@ -62,7 +62,7 @@ class Task:
 
 
 class Measure:
-    """Chunks in (`seed`, `start`, `stop`), one row an image and model out."""
+    """Maps chunks (`seed`, `start`, `stop`) to one row for each image and model."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(1)
@@ -104,7 +104,7 @@ class Measure:
             made = model.translate(images, targets, noise, ids, key=seed).image
             block = self._rows(name, seed, start, made, before)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
-            if truth is not None:  # with the mean style: less diversity alone shall not lower an error
+            if truth is not None:  # with the mean style, so that less diversity alone does not lower an error
                 made = model.translate(images[:known], targets[:known], None, ids[:known], key=seed).image
                 block |= self._errors(images, made, truth)
             blocks.append(block)
@@ -139,7 +139,7 @@ class Measure:
         }
 
     def _errors(self, inputs: UInt8Array, made: UInt8Array, truth: UInt8Array | None) -> Block:
-        """Return the errors [N] of the first inputs' translations to their truths, NaN where none was drawn."""
+        """Return the errors [N] of translations against their truths, NaN for inputs without a drawn truth."""
         errors = {key: np.full(len(inputs), np.nan) for key in ("counterfactual", "edit", "keep")}
         if truth is not None:
             known = slice(len(truth))
@@ -150,7 +150,7 @@ class Measure:
     def _counterfactuals(
         self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int8], start: int
     ) -> UInt8Array | None:
-        """Draw the truth for the first `evaluation.counterfactuals` inputs, where the data are drawn faces."""
+        """Draw the truths of the first `evaluation.counterfactuals` inputs; None where the data are no drawn faces."""
         count = min(len(rows), max(0, self.config.evaluation.counterfactuals - start))
         if self.task.faces is None or not count:
             return None
@@ -192,7 +192,7 @@ def draw_counterfactuals(
     """Return the drawn faces of these files with the target domains [N, n] and hair of `dye`, as training images."""
     drawn = []
     for name, target in zip(file_names, targets.tolist(), strict=True):
-        # Attributes that are set come last: they clear what contradicts them.
+        # Attributes that are set come last, because they clear those that contradict them.
         changes = dict(sorted(zip(config.data.attributes, target, strict=True), key=lambda item: item[1]))
         face = faces.counterfactual(int(Path(name).stem) - 1, changes, dye)
         drawn.append(prepare_image(Image.fromarray(face), config.data.crop, config.data.image_size))

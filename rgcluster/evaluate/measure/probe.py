@@ -1,7 +1,7 @@
-"""Whether a run uses retrieval: what changes where other neighbours take the place of the nearest.
+"""Does a run use its retrieval? Translates with other neighbours in place of the nearest, and compares.
 
-Everything is computed in this process, on a few test images with the mean style of their targets, through the
-one network that the run trained: only the neighbours differ.
+Everything runs in this process, on a few test images with the mean style of their targets, through the one
+network that the run trained. Only the neighbours differ.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def probe(
 ) -> dict[str, Any]:
     """Return the swap test, the oracle test on drawn faces, and P@10 of content against simple rankings.
 
-    `swap` holds the mean change of the picture in the edit region, of 255, where random images, images of other
-    domains, or no neighbours take the place of the nearest; `contribution` where a random image takes the place
-    of the nearest, of the second nearest, and so on. `oracle` holds the edit error with the true
-    counterfactual as every neighbour, and without neighbours. The edit region is where the truth differs from
-    the input, or, on photographs, where the translation does.
+    `swap` is the mean change of the picture in the edit region, of 255, with random images, images of other
+    domains, or no neighbours in place of the nearest; `contribution` with a random image in place of the nearest
+    alone, of the second nearest alone, and so on. `oracle` is the edit error with the true counterfactual as
+    every neighbour, and without neighbours. The edit region is where the truth differs from the input or, on
+    photographs, where the translation does.
     """
     if "rg-unit" not in config.guidance.variants:
-        raise ConfigError(f"{run}: guidance trained no rg-unit, so no retrieval to probe")
+        raise ConfigError(f"{run}: guidance trained no rg-unit, so there is no retrieval to probe")
     columns = columns_of_domain(config, train)
     store = LocalStore(snapshot_of(run))
     model = load_models(run, config, store, device, ("rg-unit",))["rg-unit"]
@@ -131,7 +131,7 @@ def probe(
 def _queries(
     config: Config, train: ImageSource, test: ImageSource, columns: list[int], count: int
 ) -> _Queries:
-    """Return test images whose target, the domain of a training image, is not their own."""
+    """Return test images with targets other than their own domain."""
     inputs = evaluation_inputs(config, 0, len(test.index), train.index.labels[:, columns])
     own = test.index.labels[inputs.rows][:, columns]
     changed = np.flatnonzero((own != inputs.targets).any(axis=1))[:count]
@@ -141,7 +141,7 @@ def _queries(
 
 @torch.inference_mode()
 def _translate(model: GuidedTranslator, queries: _Queries, neighbours: UInt8Array | None) -> UInt8Array:
-    """Translate with the mean style, guided by the given images [B, M, h, w, 3], or with f left out."""
+    """Translate with the mean style, guided by the given images [B, M, h, w, 3]; None: without f."""
     made = [
         model.guided_by(
             queries.images[start : start + IMAGES_AT_ONCE],
@@ -168,7 +168,8 @@ def _content(
     """Return P@10 of the attributes that define no domain, for retrieval and for rankings of the target domain.
 
     `random_in_domain` takes every training image of the target domain, `pixels` the nearest of them by pixel
-    distance, `labels` those that share most of the other attributes: the ceiling. None where there are none.
+    distance, `labels` those that share most of the other attributes, which is the upper bound. None without other
+    attributes.
     """
     other = [column for column in range(train.index.labels.shape[1]) if column not in columns]
     if not other:

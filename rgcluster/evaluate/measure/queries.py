@@ -35,7 +35,7 @@ K = 10
 
 
 class EmbedAll:
-    """Adds each network's embedding: of the image's own style, or of the style of `targets` by row."""
+    """Adds each network's embedding, with the image's own style or the mean style of `targets` by row."""
 
     def __init__(self, config: Config, run: str, targets: npt.NDArray[np.int8] | None, gpu: bool) -> None:
         torch.set_num_threads(1)
@@ -67,10 +67,10 @@ class EmbedAll:
 def measure_precision(
     config: Config, run: Location, target: Location, train: ImageSource, test: ImageSource, gpu: bool
 ) -> None:
-    """Write the table's rows - random, then each trained strategy - and every query's own shares.
+    """Write the table's rows - random neighbours, then each trained strategy - and the shares of every query.
 
-    A query is a test image's content with the attributes of a random other test image; the gallery is the
-    whole training split; each evaluation seed draws other attributes.
+    A query is the content of a test image with the attributes of another one, which each evaluation seed draws
+    anew. The gallery is the whole training split.
     """
     columns = columns_of_domain(config, train)
     content = [column for column in range(len(train.shards.attributes)) if column not in columns]
@@ -109,12 +109,12 @@ def measure_precision(
 
 
 def load_precision(location: Location) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
-    """Return the rows, and by `strategy/value` each query's own; `row` is its row in the test split."""
+    """Return the rows, and the values of each query by `strategy/value`; `row` is its row in the test split."""
     return (location / ROWS).read_json(), load((location / QUERIES).read_bytes())
 
 
 def _summed(shares: Shares, columns: list[int], content: list[int]) -> dict[str, Shares]:
-    """Return each query's P@10 of the attributes, of the content and their average, where there is content."""
+    """Return each query's P@10 of the attributes and, where there are other attributes, of the content; their mean."""
     attributes = shares[:, columns].mean(axis=1)
     if not content:
         return {"p10_attributes": attributes}

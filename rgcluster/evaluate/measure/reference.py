@@ -1,6 +1,6 @@
-"""What every model of a data set is held against: the judge of attributes, and the real images' features.
+"""The reference of an evaluation: the judge of attributes, and the features of real images.
 
-Both depend on the data and the protocol alone, so runs of other settings and training seeds share them.
+It depends only on the data and the protocol, so runs with other settings and training seeds share it.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ def load_reference(location: Location) -> Reference:
 
 
 def read_judge(location: Location) -> bytes:
-    """Return the judge's weights."""
+    """Return the bytes of the judge."""
     return (location / JUDGE).read_bytes()
 
 
 def _train_judge(config: Config, train: ImageSource, gpu: bool, threads: int, progress: Progress) -> bytes:
-    if gpu and not torch.cuda.is_available():  # the driver has none: a worker's
+    if gpu and not torch.cuda.is_available():  # the driver has no GPU, a worker does
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, num_gpus=1)(_judge)
         return ray.get(remote.remote(config, train, "cuda", threads, None))
     return _judge(config, train, "cuda" if gpu else "cpu", threads, progress)
@@ -122,7 +122,7 @@ def _judge(config: Config, train: ImageSource, device: str, threads: int, progre
 
 
 class _Look:
-    """Spans of `rows` in, the features and logits of these training rows out: the work of one Ray Data actor."""
+    """The Ray Data actor that maps spans of `rows` to the features and logits of these training images."""
 
     def __init__(self, config: Config, train: Any, rows: Any, gpu: bool) -> None:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that holds everything it shows. Neither Ray nor torch is needed."""
+"""The report of a run: one self-contained HTML file. Writing it needs neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TABLES = (translation_table, changed_table, accuracy_table, retrieval_table, p10
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run directory holds; None or empty for what is not there."""
+    """The contents of a run directory; None or empty where something is missing."""
 
     config: Config
     results: dict[str, Any] | None
@@ -121,14 +121,13 @@ def _about(parts: Parts) -> str:
         for key, name in (("gallery", "training images"), ("test_images", "test images"))
         if protocol.get(key) is not None
     ]
-    drawn = (
-        " The faces are drawn by the program itself, so the true outcome of every change is known."
-        * bool(protocol.get("drawn_faces"))
+    drawn = " The faces are drawn by the program itself, so the true result of every change is known." * bool(
+        protocol.get("drawn_faces")
     )
     return (
         "A run of retrieval-guided unsupervised multi-domain image-to-image translation (RG-UNIT, ACM "
         "Multimedia 2020): a translator (GMM-UNIT) is trained, then a network that retrieves real images "
-        "like the wanted outcome, then the translator again, guided by what is retrieved. "
+        "similar to the intended result, then the translator again, guided by what is retrieved. "
         f"Preset {config.preset}, seed "
         f"{config.seed}, images of {config.data.image_size} × {config.data.image_size} pixels, domains of "
         f"{config.num_attributes} attributes{', ' if counts else ''}{' and '.join(counts)}.{drawn}"
@@ -163,7 +162,7 @@ def _speed(parts: Parts, name: str) -> list[str]:
 
 
 def _share(lines: Sequence[dict[str, Any]], key: str) -> str:
-    """Return the waiting time's share of all steps' time."""
+    """Return the share of the time of all steps that was spent waiting."""
     if key not in lines[0]:
         return "–"
     waited = total = 0.0

@@ -1,4 +1,4 @@
-"""Display tables that put a run's numbers beside the paper's."""
+"""Tables that show a run's numbers beside the paper's."""
 
 from __future__ import annotations
 
