@@ -1,4 +1,4 @@
-"""A sweep's report: the trials, and for every axis of numbers a plot of each metric against it."""
+"""The report of a sweep: its trials, and a plot of each metric against every numeric axis."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def write_sweep_report(directory: Location, results: Results) -> Location:
                 svg = render("evaluate/report/templates/chart.svg", drawn=drawn)
                 (directory / "plots" / f"{axis}-{column.key}.svg").write_text(svg)
     best = results["best"]
-    said = f"Best by {results['metric']}: {best}." if best else "No trial has a value to be judged by."
+    verdict = f"Best by {results['metric']}: {best}." if best else "No trial has a value of this metric."
     text = render(
         "study/templates/sweep.html",
         title="Sweep",
-        about=[said, _about(results)],
+        about=[verdict, _about(results)],
         plots=plots,
         columns=["trial", *(column.heading for column in columns), "state"],
         trials=_trials(results, columns),
@@ -61,7 +61,7 @@ def _plot(results: Results, axis: str, column: Column) -> Chart | None:
             guided, y = is_guided(row["model"]), row.get(column.key)
             if y is None or (not guided and axis == COUNT):
                 continue
-            # What looks at no neighbours is the same for every M.
+            # A model without neighbours is the same for every M.
             others = [
                 f"{_last(key)} {value:g}" if isinstance(value, float) else f"{_last(key)} {value}"
                 for key, value in trial["cell"].items()

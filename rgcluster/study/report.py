@@ -1,4 +1,4 @@
-"""A table's files: `results.json`, CSV, LaTeX, and one HTML page that says what the differences say."""
+"""The files of a table: `results.json`, CSV, LaTeX, and an HTML page with the verdicts on the differences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHOWN = {
 
 
 def shown_tables(results: Results) -> list[Table]:
-    """Return what is shown of a table's results, the table itself first."""
+    """Return the tables that the results are shown as, the requested one first."""
     return [make(results) for make in _SHOWN[results["table"]]]
 
 
@@ -45,8 +45,8 @@ def write_table(directory: Location, results: Results) -> Location:
     seeds = results["training_seeds"]
     about = (
         f"The paper's Table {results['table']} on {_data(results)}, {_count(len(seeds), 'training seed')} "
-        f"({', '.join(map(str, seeds))}). In smaller grey stand the paper's numbers, measured on CelebA at "
-        "128 × 128 pixels: they stand beside ours and do not compare."
+        f"({', '.join(map(str, seeds))}). The small grey numbers are the paper's, measured on CelebA at "
+        "128 × 128 pixels: they are shown side by side with ours but do not compare."
     )
     text = render(
         "study/templates/table.html",
@@ -68,14 +68,14 @@ _WORDS = {"better": "better on", "worse": "worse on", "no difference": "undecide
 
 
 def verdicts(results: Results) -> list[str]:
-    """Return a sentence for each comparison: on what it is better, worse, or undecided after Holm's correction."""
+    """Return a sentence for each comparison: the metrics on which it is better, worse, or undecided."""
     metrics = named_metrics(results)
-    said: dict[str, dict[str, list[str]]] = {}
+    comparisons: dict[str, dict[str, list[str]]] = {}
     for record in results["differences"]:
-        by_verdict = said.setdefault(record["comparison"], {verdict: [] for verdict in _WORDS})
+        by_verdict = comparisons.setdefault(record["comparison"], {verdict: [] for verdict in _WORDS})
         by_verdict[record["verdict"]].append(_text(metrics[record["metric"]], record))
     sentences = []
-    for title, by_verdict in said.items():
+    for title, by_verdict in comparisons.items():
         parts = (f"{_WORDS[verdict]} {', '.join(texts)}" for verdict, texts in by_verdict.items() if texts)
         sentences.append(f"{title}: {'; '.join(parts)}.")
     return sentences
@@ -107,7 +107,7 @@ def _p_value(p: float | None) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """Return what the intervals cover, and what has none."""
+    """Return notes on what the intervals cover."""
     count, cells = len(results["training_seeds"]), len(results["differences"])
     covers = (
         f"Intervals and p-values are Student's t over the differences of {count} training seeds, each pooled over "
@@ -117,9 +117,9 @@ def notes(results: Results) -> list[str]:
         "evaluation seeds, and do not cover another training seed (--seeds 3)."
     )
     texts = [
-        f"{covers} Each interval stands for itself. A verdict other than “no difference” means a p-value below 0.05 "
-        f"after Holm's correction over the {_count(cells, 'difference')} of this table, so an interval that leaves "
-        "zero out is not enough."
+        f"{covers} Intervals are not corrected. A verdict other than “no difference” means a p-value below 0.05 after "
+        f"Holm's correction over the {_count(cells, 'difference')} of this table, so an interval that excludes zero is "
+        "not enough."
     ]
     if "translation" in results["tables"]:
         texts.append(

@@ -222,7 +222,7 @@ def test_a_random_search_is_drawn_by_the_seed_within_its_ranges() -> None:
     [
         ([], "grid", "nothing to sweep over"),
         (["data.fraction"], "grid", "expected key=value"),
-        (["data.fraction=0.5,0.5"], "grid", "stands twice"),
+        (["data.fraction=0.5,0.5"], "grid", "repeated"),
         (["data.fraction=1..0.5"], "random", "low..high"),
         (["data.fraction=0.1..0.5"], "grid", "a grid needs values"),
         (["data.fraction=0.5", "data.fraction=1"], "grid", "twice"),
