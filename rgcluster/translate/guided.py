@@ -1,4 +1,4 @@
-"""Trained translators, ready for use: images and target domains in, translations out."""
+"""Trained translators: translate images to target domains, guided by neighbours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Translation:
-    """image uint8 [B, h, w, 3]; mask M, float [B, h, w]; the neighbours that guided it, if any."""
+    """image uint8 [B, h, w, 3]; mask M, float [B, h, w]; the neighbours that guided the translation, or None."""
 
     image: UInt8Array
     mask: npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ class GuidedTranslator:
         row_ids: npt.NDArray[np.int64] | None = None,
     ) -> Neighbours:
         """Return the `count` stored images nearest to R(E_c(x), mean style of the target)."""
-        assert self.retriever is not None, f"{self.name} looks at no neighbours"
+        assert self.retriever is not None, f"{self.name} uses no neighbours"
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
             content = self.translator.content_encoder(to_images(pixels, self.device))
@@ -122,7 +122,7 @@ class GuidedTranslator:
 
 
 def require_model(config: Config, name: str) -> None:
-    """Raise ConfigError where the run of this configuration has no translator of that name."""
+    """Raise ConfigError if a run of this configuration has no translator of that name."""
     known = ("gmm-unit", *config.guidance.variants)
     if name not in known:
         raise ConfigError(f"no model {name!r}: this run has {', '.join(known)}")
@@ -133,7 +133,7 @@ def load_models(
 ) -> dict[str, GuidedTranslator]:
     """Load the run's translators by name: `gmm-unit`, and stage 3's variants (all, or those in `names`).
 
-    The store must be given where a guided one is loaded; StoreMismatch where other networks embedded it.
+    Guided translators need the store; StoreMismatch where other networks embedded it.
     """
     base = load_translator(networks_of(run, "translation"), config)
     models: dict[str, GuidedTranslator] = {}

@@ -1,4 +1,4 @@
-"""From a content and a style to the contents of similar real images."""
+"""Retrieval of similar real images for a content and a style."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Retriever:
-    """Asks the store for the neighbours of R(content, style), or for random images, and encodes them.
+    """Queries the store for the neighbours of R(content, style), or for random images, and encodes them.
 
-    StoreMismatch where other networks than these embedded the store.
+    StoreMismatch if other networks embedded the store.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Retriever:
         self.waited = 0.0
 
     def query(self, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
-        """Return the vectors [B, retrieval_dim] that stand for contents [B, C, h, w] in styles [B, n * style_dim]."""
+        """Return the query vectors [B, retrieval_dim] of contents [B, C, h, w] and styles [B, n * style_dim]."""
         return query_vectors(self.network, content, style, self.device)
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class Retriever:
     ) -> Pending[Neighbours]:
         """Issue the queries of contents [B, C, h, w] and styles [B, n * style_dim] for the images `row_ids` [B].
 
-        Random neighbours are keyed by `draws` [B], or by the images where there are none.
+        Random neighbours are keyed by `draws` [B], by default by the row ids.
         """
         count = self.config.guidance.retrieval_count
         exclude = row_ids if self.config.guidance.exclude_self else None
@@ -72,7 +72,7 @@ class Retriever:
         return self.look(neighbours)
 
     def look(self, neighbours: Neighbours) -> References:
-        """Return neighbours that are already here with their contents."""
+        """Return the given neighbours with their contents."""
         return look(self.translator, neighbours.images, self.device)
 
 
