@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rgcluster.serve.http.errors import invalid, short
 from rgcluster.serve.http.schemas import Parameters
 
-__all__ = ["query_parameters", "read_parameters"]
+__all__ = ["bare", "query_parameters", "read_parameters"]
 
 P = TypeVar("P", bound=Parameters)
 
@@ -54,20 +54,22 @@ def _about(model: type[Parameters], name: str) -> str:
     return model.model_fields[name].description or "see /openapi.json"
 
 
+def bare(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a field without its title, description and examples."""
+    return {key: value for key, value in field.items() if key not in ("title", "description", "examples")}
+
+
 def query_parameters(model: type[Parameters], *, in_form: bool = False) -> list[dict[str, Any]]:
     """Return the model's query parameters for OpenAPI; `in_form`: none is required, as the form may hold it."""
     schema = model.model_json_schema()
     required = set(schema.get("required", ()))
     listed = []
     for name, field in schema["properties"].items():
-        about = {
-            key: value for key, value in field.items() if key not in ("title", "description", "examples")
-        }
         entry: dict[str, Any] = {
             "name": name,
             "in": "query",
             "required": name in required and not in_form,
-            "schema": about,
+            "schema": bare(field),
             "description": field.get("description", ""),
         }
         if field.get("examples"):
