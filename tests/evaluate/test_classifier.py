@@ -66,7 +66,7 @@ def test_a_seed_gives_one_classifier_and_leaves_torchs_generator_alone() -> None
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_progress_is_told_after_every_step() -> None:
+def test_progress_is_called_after_every_step() -> None:
     told: list[tuple[int, int]] = []
     images, labels = _coloured(20, 4, side=16)
     train_classifier(
@@ -81,7 +81,7 @@ def test_progress_is_told_after_every_step() -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_images_and_labels_amiss_are_refused(trained: AttributeClassifier) -> None:
+def test_invalid_images_and_labels_are_refused(trained: AttributeClassifier) -> None:
     images, labels = _coloured(8, 5, side=16)
     with pytest.raises(DataError, match="32 x 32"):
         trained.predict(images)

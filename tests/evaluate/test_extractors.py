@@ -94,7 +94,7 @@ def test_without_weights_everything_falls_back_to_efficientnet(net: features.Eff
         features.best_extractor("inception")
 
 
-def test_names_say_whose_features() -> None:
+def test_names_include_the_extractor() -> None:
     assert features.metric_name("FID", "inception-v3-compat") == "FID"
     assert features.metric_name("FID", "efficientnet-lite0") == "FID (efficientnet-lite0)"
     assert features.metric_name("diversity", "lpips-alex") == "LPIPS"

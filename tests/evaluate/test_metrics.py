@@ -212,7 +212,7 @@ def test_edit_and_keep_errors_split_the_error_at_the_region_that_the_truth_chang
     np.testing.assert_allclose(keep, [0.1, 0.05])
 
 
-def test_doing_nothing_has_the_whole_edit_error_and_no_keep_error() -> None:
+def test_the_untouched_input_has_the_whole_edit_error_and_no_keep_error() -> None:
     generator = np.random.default_rng(0)
     inputs = generator.integers(0, 256, (3, 8, 8, 3), np.uint8)
     truth = inputs.copy()

@@ -148,7 +148,7 @@ def test_a_constant_loss_of_a_single_step_has_a_chart_and_a_wide_one_a_logarithm
     assert wide.path(wide.lines["RG-UNIT"]).count("L") < 200
 
 
-def test_page_says_what_is_missing(tmp_path: Path) -> None:
+def test_page_names_missing_parts(tmp_path: Path) -> None:
     _, outline = report(tmp_path, None)
     words = " ".join(outline.text)
     assert "Nothing has been measured yet" in words and "this stage has not run" in words
@@ -159,7 +159,7 @@ def test_page_of_an_empty_directory(tmp_path: Path) -> None:
     Outline(write_report(tiny_config("model.attention=false"), Location(tmp_path / "none")).read_text())
 
 
-def test_page_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_page_escapes_its_values(tmp_path: Path) -> None:
     results = made_results()
     results["tables"]["translation"][0]["model"] = "<b>&"
     assert '<th scope="row">&lt;b&gt;&amp;</th>' in report(tmp_path, results)[0]
@@ -199,7 +199,7 @@ def test_reading_of_neighbours_and_negatives() -> None:
 
 
 @pytest.mark.parametrize(("random", "verdict"), [(7.6, "uses"), (0.2, "hardly uses")])
-def test_the_report_says_whether_the_network_looks_at_its_neighbours(
+def test_the_report_states_whether_the_network_uses_its_neighbours(
     tmp_path: Path, random: float, verdict: str
 ) -> None:
     results = {**made_results(), "probe": made_probe(random)}
@@ -252,7 +252,7 @@ def test_papers_means_are_the_means_of_its_attributes() -> None:
         )
 
 
-def test_tables_leave_out_what_is_not_there() -> None:
+def test_tables_leave_out_missing_columns_and_values() -> None:
     results = made_results()
     results["protocol"]["drawn_faces"] = False
     assert not any("counterfactual" in column for column in translation_table(results).columns)

@@ -440,7 +440,7 @@ def test_back_translation_blends_and_may_take_the_mean_style(frozen: bool) -> No
 
 
 @torch.no_grad()
-def test_colours_change_as_far_as_the_mask_repaints() -> None:
+def test_colours_change_only_where_the_mask_repaints() -> None:
     image, mask = random_images(2), torch.zeros(2, 1, 32, 32)
     mask[:, :, :16], mask[:, :, 16:24] = 1, 0.5
     change = torch.tensor([[[0.5, 0, 0], [0, 0.1, 0]], [[0.0] * 3] * 2])

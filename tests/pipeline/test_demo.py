@@ -155,7 +155,7 @@ def test_translate_writes_a_picture_of_its_samples(smoke_run: Path, tmp_path: Pa
         (["--to", "Male", "--model", "stylegan"], "this run has gmm-unit"),
     ],
 )
-def test_translate_refuses_what_it_cannot_do(
+def test_translate_refuses_invalid_options(
     smoke_run: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"

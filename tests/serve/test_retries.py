@@ -47,7 +47,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def test_a_client_waits_as_long_as_it_is_asked_to_and_longer_each_time(pauses: list[float]) -> None:
+def test_a_client_waits_for_retry_after_and_longer_each_time(pauses: list[float]) -> None:
     client = Client("http://here")
     busy, date = response(429, Retry_After="3"), response(503, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")
     answers = Answers(busy, date, requests.ConnectionError(), response(200, b'{"models": []}'))
@@ -56,7 +56,7 @@ def test_a_client_waits_as_long_as_it_is_asked_to_and_longer_each_time(pauses: l
     assert pauses == pytest.approx([3, 0.4, 0.8])
 
 
-def test_a_client_gives_up_before_its_patience_ends_and_at_once_where_it_is_at_fault(
+def test_a_client_gives_up_before_its_patience_ends_and_at_once_on_its_own_errors(
     pauses: list[float],
 ) -> None:
     client = Client("http://here", patience=2)

@@ -98,7 +98,7 @@ def test_parameters_are_those_of_the_networks() -> None:
     assert config.data.image_size**2 * 3 == scale.IMAGE_BYTES
 
 
-def test_measured_figures_stand_in_the_pages_that_are_named() -> None:
+def test_measured_figures_are_in_the_named_pages() -> None:
     performance, data = text("performance.md"), text("data.md")
     performance = " ".join(performance.split())
     assert "232 GFLOP an image" in performance and round(scale.GFLOP["step"]) == 232
@@ -115,7 +115,7 @@ def test_measured_figures_stand_in_the_pages_that_are_named() -> None:
 
 
 @pytest.mark.long
-def test_arithmetic_is_what_torch_counts() -> None:
+def test_arithmetic_equals_torchs_count() -> None:
     config = load_config("celeba128")
     device = dataclasses.replace(pick_device(config.cluster, gpu=False), compiles=False)
     translator, item = Translator(config), _batch(config, 1, device)

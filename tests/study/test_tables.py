@@ -78,7 +78,7 @@ class _Index(SimpleNamespace):
         return len(self.labels)
 
 
-def test_acc_is_what_a_hand_count_of_right_answers_gives() -> None:
+def test_acc_equals_a_manual_count_of_right_answers() -> None:
     config = tiny_config("evaluation.images=6", "evaluation.classifier_steps=1")
     generator = np.random.default_rng(0)
     own = generator.integers(0, 2, (4, 7), np.int8)
@@ -135,7 +135,7 @@ def test_csv_and_latex_hold_the_papers_values() -> None:
     assert r"\small 30.04" in as_latex(table) and "_" not in as_latex(table).replace(r"\_", "")
 
 
-def test_verdicts_name_what_is_better_and_what_is_undecided() -> None:
+def test_verdicts_name_better_and_undecided_metrics() -> None:
     (sentence,) = verdicts(results())
     assert sentence.startswith(
         "rg-unit − gmm-unit-continued: better on ACC, % (+2.00, +1.00 to +3.00); undec"
@@ -171,7 +171,7 @@ def test_values_of_different_protocols_are_kept_apart() -> None:
         require_same({"one": same, "three": same | {"images": 64, "digest": "b"}})
 
 
-def test_a_cells_name_says_what_it_changes_and_is_its_own() -> None:
+def test_a_cells_name_lists_its_settings_and_is_unique() -> None:
     config, other = tiny_config(), tiny_config("guidance.steps=11")
     cell = {"seed": 0, "guidance.retrieval_count": 3, "data.fraction": 0.25}
     assert cell_name(config, cell).startswith("seed-0-retrieval_count-3-fraction-0.25-")
@@ -228,7 +228,7 @@ def test_a_random_search_is_drawn_by_the_seed_within_its_ranges() -> None:
         (["data.fraction=0.5", "data.fraction=1"], "grid", "twice"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(texts: list[str], search: str, words: str) -> None:
+def test_invalid_search_spaces_are_refused(texts: list[str], search: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         cells_of([parse_axis(text) for text in texts], search, 3, 0)
 
@@ -280,7 +280,7 @@ def test_a_plot_has_a_line_for_each_setting_of_the_other_axis(tmp_path: Path) ->
     assert "RG-UNIT, fraction 0.25" in page and "10-0.25" in page
 
 
-def test_the_pages_of_a_study_escape_what_they_are_given(tmp_path: Path) -> None:
+def test_the_pages_of_a_study_escape_their_values(tmp_path: Path) -> None:
     from rgcluster.study.plots import write_sweep_report
 
     made = results()

@@ -99,7 +99,7 @@ def test_ingest_is_a_function_of_seed_step_and_row() -> None:
         assert not torch.equal(other.target, whole["target"])
 
 
-def test_domains_are_the_columns_asked_for() -> None:
+def test_domains_are_the_configured_columns() -> None:
     data = block()
     batch = ingest().batch(data, LossConfig())
     assert np.array_equal(batch.domain.numpy(), data["labels"][:, COLUMNS])
@@ -149,7 +149,7 @@ def test_cutout_hides_one_square_of_each_image() -> None:
     assert ingest().batch(block(), LossConfig()).visible is None
 
 
-def test_d_never_sees_what_is_cut_out() -> None:
+def test_d_never_sees_the_cut_out_square() -> None:
     """Another image under the square changes neither D's loss nor D's gradients."""
     subject = trainer("translation.loss.cutout=0.5")
     batch = random_batch(subject.config)
@@ -253,7 +253,9 @@ def small_network(memory_format: torch.memory_format = torch.contiguous_format) 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_optimizer_goes_on_bit_for_bit(tmp_path: Path, kind: str, memory_format: torch.memory_format) -> None:
+def test_a_restored_optimizer_continues_bit_for_bit(
+    tmp_path: Path, kind: str, memory_format: torch.memory_format
+) -> None:
     """Through a checkpoint, whatever the layout of the weights: the file holds contiguous tensors."""
     config = OptimizerConfig(learning_rate=0.01, halve_every=2)
     choice = RetrievalConfig(kind=kind)  # type: ignore[arg-type]
@@ -436,7 +438,7 @@ def test_the_discriminators_step_gives_the_generator_no_gradient(monkeypatch: py
     assert seen and all(gradient is None for gradient in seen)
 
 
-def test_the_mask_comes_into_force_between_its_steps() -> None:
+def test_the_strength_of_the_mask_rises_between_its_steps() -> None:
     ramp = trainer("translation.attention_from=2", "translation.attention_full=6")
     assert [ramp.attention(step) for step in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     assert [trainer().attention(step) for step in range(2)] == [1, 1]
@@ -532,7 +534,7 @@ def test_guidance_starts_where_translation_ended() -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_trainer_goes_on_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
+def test_a_restored_trainer_continues_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
     def step(subject: TranslatorTrainer, number: int) -> Parts:
         batch = random_batch(subject.config, seed=number)
         if frozen:
