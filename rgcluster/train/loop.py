@@ -79,7 +79,7 @@ def train_stage(stage: Stage) -> None:
         done = step + 1
         last = done == settings.steps
         save = done % settings.checkpoint_every == 0 and not last
-        if done % settings.report_every == 0 or last or save:  # losses are checked before every checkpoint
+        if done % settings.report_every == 0 or last or save:  # no checkpoint of losses that nobody looked at
             line = meter.report(done)
             if log:
                 log.write(line)

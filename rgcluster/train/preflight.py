@@ -1,4 +1,4 @@
-"""Checks before a stage starts that every machine of the cluster can read and write the run directory."""
+"""Before a stage starts: can every machine of the cluster read and write the run directory?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 60.0
 
 
 def check_storage(directory: Location) -> None:
-    """Raise StorageError if a machine cannot read another's files below `directory`, or cannot write there."""
+    """Raise StorageError where a machine cannot read what another wrote below `directory`, or write there."""
     here = ray.get_runtime_context().get_node_id()
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     probe = directory / f"preflight-{uuid.uuid4().hex[:8]}"
@@ -56,7 +56,7 @@ def _problems(probe: Location, here: str, nodes: dict[str, dict[str, object]]) -
         except ray.exceptions.GetTimeoutError:
             problem = f"does not answer within {SECONDS:g} s"
         except ray.exceptions.RayError:
-            continue  # it left the cluster meanwhile, so nothing will run there
+            continue  # it left the cluster meanwhile: nothing will run there
         if not problem and _read(probe / node) != word:
             problem = "writes a file there that this machine does not see"
         if problem:
@@ -65,7 +65,7 @@ def _problems(probe: Location, here: str, nodes: dict[str, dict[str, object]]) -
 
 
 def _exchange(theirs: str, mine: str, word: str) -> str:
-    """Read the driver's file and write another one; return the problem, if any."""
+    """Read the driver's file and write one of our own; return what went wrong."""
     if _read(Location(theirs)) != word:
         return "cannot read a file that this machine wrote there"
     return _write(Location(mine), word)

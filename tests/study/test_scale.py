@@ -14,9 +14,10 @@ from places import PROJECT
 from torch.utils.flop_counter import FlopCounterMode
 
 from rgcluster.bench import scale
-from rgcluster.bench.train import _batch, _direct, _flop
+from rgcluster.bench.train import _batch, _flop
 from rgcluster.config import load_config
 from rgcluster.model.fusion import References
+from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.retrieval import JointEncoder
 from rgcluster.model.translator import Translator
@@ -134,7 +135,7 @@ def test_arithmetic_equals_torchs_count() -> None:
         def ask_cycle(self, *_: torch.Tensor) -> None: ...
 
     def counted(work: Callable[[], Any]) -> tuple[Any, float]:
-        with _direct(config), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with convolutions("direct"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             return work(), counter.get_total_flops()
 
     content, found["E_c"] = counted(lambda: translator.content_encoder(item.image))
@@ -145,7 +146,7 @@ def test_arithmetic_equals_torchs_count() -> None:
         network.freeze_encoders()
         trainer = TranslatorTrainer(network, Discriminator(config), config, config.guidance, device, 1)
         batch = dataclasses.replace(item, content=content, posterior=posterior)
-        with _direct(config), FlopCounterMode(display=False) as counter:
+        with convolutions("direct"), FlopCounterMode(display=False) as counter:
             trainer.update_in_pieces(0, [Piece(batch, guide, 1.0)])
         found[name] = counter.get_total_flops()
     assert {name: pytest.approx(flop / 1e9, rel=5e-3) for name, flop in found.items()} == scale.GFLOP
