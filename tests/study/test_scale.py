@@ -43,7 +43,7 @@ def test_the_pages_sums_in_words_are_the_functions() -> None:
     small = scale.step(scale.TRANSLATION, 64, batch=1)
     assert f"at 64 GPUs is {fast.compute / fast.seconds:.0%}" in PAGE
     assert f"20 Gbit/s {slow.compute / slow.seconds:.0%}" in PAGE
-    assert f"at b = 1 all-reduce is {small.all_reduce / small.seconds:.0%}" in PAGE
+    assert f"at b = 1 the all-reduce takes {small.all_reduce / small.seconds:.0%}" in PAGE
     for work in (scale.TRANSLATION, scale.GUIDANCE, scale.NEAREST_ONLY):
         assert f"{work.parameters / 1e6:.1f} million | {work.gflop:.0f} GFLOP" in PAGE
     assert f"keeps {scale.ROW_BYTES} bytes a row" in PAGE and f"{scale.COMPARISON * 1e9:.1f} ns" in PAGE
