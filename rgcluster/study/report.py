@@ -9,7 +9,7 @@ from rgcluster.base.rundir import RESULTS
 from rgcluster.base.storage import Location
 from rgcluster.evaluate.metrics.catalogue import Metric, named_metrics
 from rgcluster.evaluate.report.page import render
-from rgcluster.evaluate.report.reading import inflated_inception
+from rgcluster.evaluate.report.reading import counted, inflated_inception
 from rgcluster.evaluate.report.tables import (
     Table,
     accuracy_table,
@@ -44,7 +44,7 @@ def write_table(directory: Location, results: Results) -> Location:
     (directory / "table.tex").write_text(as_latex(tables[0]))
     seeds = results["training_seeds"]
     about = (
-        f"The paper's Table {results['table']} on {_data(results)}, {_count(len(seeds), 'training seed')} "
+        f"The paper's Table {results['table']} on {_data(results)}, {counted(len(seeds), 'training seed')} "
         f"({', '.join(map(str, seeds))}). The small grey numbers are the paper's, measured on CelebA at "
         "128 × 128 pixels: they are shown side by side with ours but do not compare."
     )
@@ -118,8 +118,8 @@ def notes(results: Results) -> list[str]:
     )
     texts = [
         f"{covers} Intervals are not corrected. A verdict other than “no difference” means a p-value below 0.05 after "
-        f"Holm's correction over the {_count(cells, 'difference')} of this table, so an interval that excludes zero is "
-        "not enough."
+        f"Holm's correction over the {counted(cells, 'difference')} of this table, so an interval that excludes zero "
+        "is not enough."
     ]
     if "translation" in results["tables"]:
         texts.append(
@@ -142,7 +142,3 @@ def _data(results: Results) -> str:
         f"{kind} at {protocol['image_size']} × {protocol['image_size']} pixels, {protocol['gallery']:,} training "
         f"and {protocol['test_images']:,} test images"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rgcluster.evaluate.metrics.catalogue import METRICS, Metric, named_metrics
 from rgcluster.evaluate.report.tables import MODEL_NAMES
 
-__all__ = ["Comparison", "compare", "inflated_inception", "limits", "reading"]
+__all__ = ["Comparison", "compare", "counted", "inflated_inception", "limits", "reading"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -143,43 +143,25 @@ def _use_of_retrieval(probe: Mapping[str, Any] | None) -> list[str]:
 
 
 def _negatives(rows: Mapping[str, Row]) -> list[str]:
-    metric = METRICS["p10_attributes"]
-    sentences = []
-    trained = [name for name in ("all", "hard", "medium", "easy") if name in rows]
-    if trained and "random" in rows:
-        sentences.append(
-            _precision(
-                compare(rows[trained[0]], rows["random"], metric), _trained_with(trained[0]), "random images"
-            )
-        )
-    if "all" in rows and "easy" in rows:
-        sentences.append(
-            _precision(
-                compare(rows["all"], rows["easy"], metric), _trained_with("all"), _trained_with("easy")
-            )
-        )
-    return [sentence for sentence in sentences if sentence]
+    best = next((name for name in ("all", "hard", "medium", "easy") if name in rows), "")
+    pairs = [
+        (ours, other) for ours, other in ((best, "random"), ("all", "easy")) if {ours, other} <= set(rows)
+    ]
+    judged = [(*pair, compare(rows[pair[0]], rows[pair[1]], METRICS["p10_attributes"])) for pair in pairs]
+    return [_precision(item, ours, other) for ours, other, item in judged if item]
 
 
-def _trained_with(negatives: str) -> str:
-    return {
-        "all": "a retrieval network trained with all kinds of negatives",
-        "easy": "one trained with easy negatives alone",
-    }.get(negatives, f"a retrieval network trained with {negatives} negatives")
-
-
-def _precision(item: Comparison | None, subject: str, other: str) -> str:
-    if item is None:
-        return ""
+def _precision(item: Comparison, ours: str, other: str) -> str:
+    kinds = "all kinds of" if ours == "all" else ours
+    against = "random images" if other == "random" else "one trained with easy negatives alone"
+    show = " show them" if other == "random" else ""
     how = {
-        "better": f"finds the target attributes more often than {other}",
-        "worse": f"finds the target attributes less often than {other}",
-        "no difference": f"finds the target attributes as often as {other}, within the spread",
-        "not judged": f"is not judged against {other}, for one evaluation seed gives no spread",
+        "better": f"finds the target attributes more often than {against}{show}",
+        "worse": f"finds the target attributes less often than {against}{show}",
+        "no difference": f"finds the target attributes as often as {against}{show}, within the spread",
+        "not judged": f"is not judged against {against}, because one evaluation seed gives no spread",
     }[item.verdict]
-    if other == "random images" and item.verdict != "not judged":
-        how = how.replace("random images", "random images show them")
-    return f"{subject[0].upper()}{subject[1:]} {how}. P@10 is {item.numbers}."
+    return f"A retrieval network trained with {kinds} negatives {how}. P@10 is {item.numbers}."
 
 
 def limits(results: Results) -> list[str]:
@@ -197,7 +179,7 @@ def limits(results: Results) -> list[str]:
         f"The paper's numbers are for photographs (CelebA) at 128 pixels, ours for {data}"
         f"{f' at {size} pixels' if size else ''}: they are shown side by side but {apart}.",
         "Every model was trained once, from one training seed; the spread covers "
-        f"{_count(seeds, 'evaluation seed')} only, so another training seed could reverse a small difference.",
+        f"{counted(seeds, 'evaluation seed')} only, so another training seed could reverse a small difference.",
     ]
     reasons = sorted({row["fid_note"] for row in rows if row.get("fid") is None and row.get("fid_note")})
     if reasons:
@@ -235,5 +217,6 @@ def _list_verdicts(judged: Sequence[Comparison]) -> str:
     )
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, e.g. `3 evaluation seeds`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
