@@ -50,7 +50,7 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
                 stage.retriever.store = source
                 stage.waits()
                 start = time.perf_counter()
-                for step, item in enumerate(stage.asked_ahead(blocks)):
+                for step, item in enumerate(stage.prefetched(blocks)):
                     stage.step(turn * STEPS + step, item)
                 took = time.perf_counter() - start
                 if turn:  # the first round warms up and fills the cache

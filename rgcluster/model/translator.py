@@ -58,7 +58,7 @@ class Guide(Protocol):
 
     def reconstruction(self) -> References: ...
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
         """Issue the cycle's query; `cycle` collects the response."""
 
     def cycle(self, answer: Tensor) -> References | None:
@@ -75,7 +75,7 @@ class Translator(nn.Module):
         self.generator = Generator(config)
         self.fusion = fusion_network(config) if guided else None
 
-    def look(self, images: Tensor) -> References:
+    def encode_references(self, images: Tensor) -> References:
         """Return images [B, M, 3, H, W] with their contents."""
         return References(images, self.content_encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
@@ -147,7 +147,7 @@ class TranslationObjective(nn.Module):
         content_again = net.content_encoder(translated)
         style_back = style if self.loss.cycle_style == "own" else prior_mean(batch.domain, self.style_dim)
         if guide:  # the store searches while the next three passes run
-            guide.ask_cycle(content_again, style_back)
+            guide.issue_cycle(content_again, style_back)
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0

@@ -17,7 +17,7 @@ from rgcluster.model.handover import is_guided, load_guided, load_retrieval, loa
 from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Store
 from rgcluster.translate.device import Device
-from rgcluster.translate.retriever import Retriever, look
+from rgcluster.translate.retriever import Retriever, encode_references
 from rgcluster.translate.tensors import to_images, to_pixels
 
 __all__ = ["GuidedTranslator", "Translation", "load_models", "require_model"]
@@ -93,7 +93,9 @@ class GuidedTranslator:
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
             content = self.translator.content_encoder(image)
-            references = None if neighbours is None else look(self.translator, neighbours, self.device)
+            references = (
+                None if neighbours is None else encode_references(self.translator, neighbours, self.device)
+            )
             fused = self.translator.fuse(content, references)
             made = self.translator.generate(fused, prior_mean(domain, self.config.model.style_dim), image)
         return to_pixels(made.image)
@@ -114,9 +116,11 @@ class GuidedTranslator:
             references = None
             if self.retriever is not None:
                 rows = np.full(len(pixels), -1, np.int64) if row_ids is None else row_ids
-                pending = self.retriever.ask(content, style, rows, key, random=self.name == "rg-unit-random")
+                pending = self.retriever.issue(
+                    content, style, rows, key, random=self.name == "rg-unit-random"
+                )
                 near = pending.result()
-                references = self.retriever.look(near)
+                references = self.retriever.encode(near)
             made = self.translator.generate(self.translator.fuse(content, references), style, image)
         return Translation(to_pixels(made.image), made.mask[:, 0].float().cpu().numpy(), near)
 

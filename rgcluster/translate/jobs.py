@@ -180,10 +180,10 @@ class Translators:
             kinds: tuple[Guidance, ...] = ("on", "off", "random")
             for kind in kinds:
                 self.run([Job(blank, target, one, noise, guidance=kind)] * rows)
-        self._familiarity = self._learn_what_is_usual()
+        self._familiarity = self._make_familiarity()
 
     @torch.inference_mode()
-    def _learn_what_is_usual(self) -> Familiarity:
+    def _make_familiarity(self) -> Familiarity:
         store = self.retriever.store
         ids = store.ids()
         pixels = store.fetch(
@@ -284,7 +284,7 @@ class Translators:
         for chunk in self._chunks(rows.index):
             mine = content[owner[chunk]]
             with self.device.autocast():
-                references = self.retriever.look(next(near)) if found else None
+                references = self.retriever.encode(next(near)) if found else None
                 fused = model.translator.fuse(mine, references)
                 made = model.translator.generate(fused, style[chunk], image[owner[chunk]])
             images[chunk] = to_pixels(made.image)

@@ -20,7 +20,7 @@ from rgcluster.translate.device import Device
 from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
-__all__ = ["Retriever", "look"]
+__all__ = ["Retriever", "encode_references"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class Retriever:
         return query_vectors(self.network, content, style, self.device)
 
     @torch.no_grad()
-    def ask(
+    def issue(
         self,
         content: Tensor,
         style: Tensor,
@@ -69,17 +69,17 @@ class Retriever:
         start = time.perf_counter()
         neighbours = pending.result()
         self.waited += time.perf_counter() - start
-        return self.look(neighbours)
+        return self.encode(neighbours)
 
-    def look(self, neighbours: Neighbours) -> References:
+    def encode(self, neighbours: Neighbours) -> References:
         """Return the given neighbours with their contents."""
-        return look(self.translator, neighbours.images, self.device)
+        return encode_references(self.translator, neighbours.images, self.device)
 
 
 @torch.no_grad()
-def look(translator: Translator, images: npt.NDArray[np.uint8], device: Device) -> References:
+def encode_references(translator: Translator, images: npt.NDArray[np.uint8], device: Device) -> References:
     """Return images uint8 [B, M, h, w, 3] as references."""
     with device.autocast():
-        return translator.look(
+        return translator.encode_references(
             to_images(images.reshape(-1, *images.shape[2:]), device).unflatten(0, images.shape[:2])
         )

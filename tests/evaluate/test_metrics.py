@@ -245,6 +245,6 @@ def test_real_features_are_those_of_the_drawn_rows(monkeypatch: pytest.MonkeyPat
     extractor = SimpleNamespace(features_and_logits=lambda images: (images[:, 0, 0, :2], images[:, 0, 0, :1]))
     monkeypatch.setattr(reference, "ray", SimpleNamespace(get=lambda value: value))
     monkeypatch.setattr(reference, "best_extractor", lambda *_, **__: extractor)
-    look = reference._Look(tiny_config(), train, np.array([1, 4, 7, 9]), False)
-    found = look({"start": np.array([1]), "stop": np.array([3])})
+    measure = reference._MeasureReal(tiny_config(), train, np.array([1, 4, 7, 9]), False)
+    found = measure({"start": np.array([1]), "stop": np.array([3])})
     assert found["index"].tolist() == [4, 7] and found["features"].tolist() == [[4, 4], [7, 7]]

@@ -542,8 +542,8 @@ class FixedGuide:
         self.calls.append("reconstruction")
         return self.references[1]
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
-        self.calls.append("ask_cycle")
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+        self.calls.append("issue_cycle")
         self.query = content, style
 
     def cycle(self, answer: Tensor) -> References | None:
@@ -573,7 +573,7 @@ def test_guided_passes_take_their_own_neighbours(fuse_cycle: bool) -> None:
     torch.testing.assert_close(parts["cycle"], losses.l1(net.generator(again, s, x_hat).image, x))
     torch.testing.assert_close(guide.query, (c_hat, s))
     # Asked as soon as x_hat is encoded, collected after the reconstruction: the search runs meanwhile.
-    assert guide.calls == ["translation", "ask_cycle", "reconstruction", "cycle"]
+    assert guide.calls == ["translation", "issue_cycle", "reconstruction", "cycle"]
 
 
 def test_perceptual_network_is_no_part_of_the_objective() -> None:

@@ -308,7 +308,7 @@ def test_gradients_reach_every_parameter(fusion: str) -> None:
     config = tiny_config(f"model.fusion={fusion}")
     torch.manual_seed(0)
     translator, x, style = Translator(config, guided=True), random_images(2), torch.randn(2, 40)
-    near = translator.look(random_images(6, seed=1).unflatten(0, (2, 3)))
+    near = translator.encode_references(random_images(6, seed=1).unflatten(0, (2, 3)))
     posterior = translator.style_encoder(x)
     discriminator, retrieval = Discriminator(config), JointEncoder(config)
     image = translator(x, style, near).image

@@ -132,7 +132,7 @@ def test_arithmetic_equals_torchs_count() -> None:
         def cycle(self, answer: torch.Tensor) -> References:
             return self.references()
 
-        def ask_cycle(self, *_: torch.Tensor) -> None: ...
+        def issue_cycle(self, *_: torch.Tensor) -> None: ...
 
     def counted(work: Callable[[], Any]) -> tuple[Any, float]:
         with convolutions("direct"), torch.no_grad(), FlopCounterMode(display=False) as counter:

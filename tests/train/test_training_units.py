@@ -472,7 +472,7 @@ class FixedGuide:
     def cycle(self, answer: Tensor) -> References:
         return self.references
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
         pass
 
 
@@ -485,7 +485,9 @@ def known(subject: TranslatorTrainer, batch: Batch) -> Batch:
 
 def guide_of(subject: TranslatorTrainer) -> FixedGuide:
     with torch.no_grad():
-        return FixedGuide(subject.translator.look(random_images(12, seed=99).unflatten(0, (4, 3))))
+        return FixedGuide(
+            subject.translator.encode_references(random_images(12, seed=99).unflatten(0, (4, 3)))
+        )
 
 
 def test_guidance_trains_generator_and_fusion_and_leaves_the_encoders() -> None:

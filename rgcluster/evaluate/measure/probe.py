@@ -92,17 +92,17 @@ def probe(
         truth = draw_counterfactuals(faces, names, queries.targets, config)
     region = edit_region(queries.images, nearest if truth is None else truth)
     domains = train.index.labels[:, columns]
-    anyone = generator.integers(len(train.index), size=(len(queries.rows), neighbours))
-    elsewhere = np.stack(
+    random_rows = generator.integers(len(train.index), size=(len(queries.rows), neighbours))
+    other_rows = np.stack(
         [
             generator.choice(np.flatnonzero((domains != target).any(axis=1)), neighbours)
             for target in queries.targets
         ]
     )
-    none, random = _translate(model, queries, None), _images(train, anyone)
+    none, random = _translate(model, queries, None), _images(train, random_rows)
     swap = {
         "random": swap_change(nearest, _translate(model, queries, random), region),
-        "other_domain": swap_change(nearest, _translate(model, queries, _images(train, elsewhere)), region),
+        "other_domain": swap_change(nearest, _translate(model, queries, _images(train, other_rows)), region),
         "none": swap_change(nearest, none, region),
     }
     contribution = []

@@ -65,11 +65,11 @@ def make_reference(
     judge = AttributeClassifier.from_bytes(read_judge(target))
     count = min(len(train.index), config.evaluation.images)
     rows = np.sort(hashed_order(train.index.row_ids)[:count])
-    look = ray.data.from_items(
+    measured = ray.data.from_items(
         [{"start": start, "stop": min(start + CHUNK, count)} for start in range(0, count, CHUNK)],
         override_num_blocks=-(-count // CHUNK),
     ).map_batches(
-        _Look,
+        _MeasureReal,
         fn_constructor_args=(config, ray.put(train), ray.put(rows), gpu),
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers, -(-count // CHUNK))),
@@ -77,7 +77,7 @@ def make_reference(
         num_gpus=GPUS_PER_ACTOR if gpu else None,
     )
     blocks = []
-    for block in batches(look, None):
+    for block in batches(measured, None):
         blocks.append(block)
         progress(sum(len(block["index"]) for block in blocks), count, "measuring real images")
     joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
@@ -121,7 +121,7 @@ def _judge(config: Config, train: ImageSource, device: str, threads: int, progre
     return classifier.cpu().to_bytes()
 
 
-class _Look:
+class _MeasureReal:
     """The Ray Data actor that maps spans of `rows` to the features and logits of these training images."""
 
     def __init__(self, config: Config, train: Any, rows: Any, gpu: bool) -> None:

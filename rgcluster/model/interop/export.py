@@ -51,7 +51,7 @@ class Portable(nn.Module):
         self, image: Tensor, domain: Tensor, noise: Tensor, neighbours: Tensor | None = None
     ) -> Tensor:
         net, style = self.translator, sample_style(domain, noise, self.std)
-        return net(image, style, None if neighbours is None else net.look(neighbours)).image
+        return net(image, style, None if neighbours is None else net.encode_references(neighbours)).image
 
 
 def export_translator(translator: Translator, config: Config, kind: Format, target: Path) -> Exported:

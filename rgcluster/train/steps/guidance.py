@@ -76,9 +76,9 @@ class StoreGuide:
     def reconstruction(self) -> References:
         return self._found[1] if self._move is None else self._itself
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
         if self._fuse_cycle and self._move is None:
-            self._cycle = self._retriever.ask(
+            self._cycle = self._retriever.issue(
                 content.detach(), style.detach(), self._row_ids, self._key + 1, random=self._random
             )
 
@@ -106,7 +106,7 @@ class StoreGuide:
         """Return the moved image, encoded once and repeated M times."""
         assert self._move is not None
         with self._retriever.device.autocast(), torch.no_grad():
-            once = self._retriever.translator.look(self._move(answer)[:, None])
+            once = self._retriever.translator.encode_references(self._move(answer)[:, None])
         shape = (-1, self._retriever.config.guidance.retrieval_count, -1, -1, -1)
         return References(*(value.expand(shape) for value in once))
 
@@ -153,9 +153,9 @@ class GuidanceStage(Stage):
     def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
         """Yield the pieces of each step after issuing the queries of the next step."""
         blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.ingest.seed)
-        return self.asked_ahead(self.timed(blocks))
+        return self.prefetched(self.timed(blocks))
 
-    def asked_ahead(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
+    def prefetched(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
         """Yield the pieces of each block after issuing the queries of the next block."""
         ahead: list[GuidedBatch] | None = None
         for block in blocks:
@@ -194,7 +194,7 @@ class GuidanceStage(Stage):
                 guides[name] = None
                 continue
             random = name == "rg-unit-random"
-            queries = self.retriever.ask(contents, styles, barred, key, random=random, draws=draws)
+            queries = self.retriever.issue(contents, styles, barred, key, random=random, draws=draws)
             guides[name] = StoreGuide(
                 self.retriever,
                 queries,
@@ -249,7 +249,7 @@ class GuidanceStage(Stage):
         for target in one_change_each(domains, self.config.data):
             style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
             near = self.retriever.references(
-                self.retriever.ask(content, style, source.index.row_ids[rows], 0, random=False)
+                self.retriever.issue(content, style, source.index.row_ids[rows], 0, random=False)
             )
             columns.append(to_pixels(translator(image, style, near).image))
         self.retriever.waited = 0.0
