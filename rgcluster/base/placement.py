@@ -33,14 +33,15 @@ CPUS_TO_READ = 1.0
 CPUS_FOR_WORKERS = 0.5
 """Largest share of a machine's CPUs that Train workers reserve."""
 FEWEST_CPUS = 0.05
-"""Largest number of CPUs of a worker. The reservation keeps others away but does not limit the worker."""
+"""Smallest reservation of a worker. It keeps others away but does not limit the CPUs that the worker uses."""
 CPUS_PER_SHARD = 0.1
 """CPUs that a shard requests: few, so that shards never take cores from training."""
 GPUS_PER_SHARD = 0.01
 CPUS_PER_GENERATOR = 0.3
 GPUS_PER_GENERATOR = 0.1
 GPUS_FOR_GENERATORS = 0.4
-"""Share of a device that is left beside a worker at most; below half, so that no two workers share one."""
+"""Largest share of a device for the generators beside its worker. More than half is left to the worker, so that no
+two workers share a device."""
 CPUS_PER_EMBEDDER = 0.3
 GPUS_PER_EMBEDDER = 0.6  # one a GPU
 CPUS_PER_ACTOR = 0.4
@@ -285,7 +286,7 @@ def _share(
 
 
 def _least_even_share(nodes: Sequence[Node], number: int, gpu: bool) -> tuple[float, int] | None:
-    """Return the largest CPUs and cores for each of `number` workers; None where they do not fit."""
+    """Return the largest share of CPUs for each of `number` workers, and its cores; None where they do not fit."""
     if number < 1:
         return None
     halves = [node.cpus * CPUS_FOR_WORKERS for node in nodes]

@@ -1,6 +1,6 @@
-"""Pretrained weights for measurements, and where they are searched.
+"""Pretrained weights for measurements, and how they are found.
 
-Nothing is downloaded. A file is searched at the path in an environment variable, which `--weights NAME=PATH` sets,
+Nothing is downloaded. A file is looked up at the path in an environment variable, which `--weights NAME=PATH` sets,
 then in torch's hub cache, then in an installed package.
 """
 
@@ -125,7 +125,7 @@ def choose(texts: Iterable[str]) -> None:
             raise ConfigError(f"--weights {text}: expected NAME=PATH")
         file = Path(path).expanduser().resolve()
         if not file.is_file():
-            raise ConfigError(f"--weights {text}: {file} does not exist")
+            raise ConfigError(f"--weights {text}: {file} is not a file")
         os.environ[environment_variable(_known(name).name)] = str(file)
 
 
@@ -175,7 +175,7 @@ def _places(known: KnownWeights) -> list[Path]:
         return _default_places(known)
     path = Path(chosen).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{variable} names {path}, which does not exist; correct it or unset it")
+        raise ConfigError(f"{variable} names {path}, which is not a file; correct it or unset it")
     return [path]
 
 
