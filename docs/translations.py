@@ -11,6 +11,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from rgcluster.base.attributes import change_domain, domain_columns
@@ -19,7 +20,7 @@ from rgcluster.data.shards import open_shards
 from rgcluster.data.stream import open_source
 from rgcluster.evaluate.figures.sheet import Tile, draw_sheet
 from rgcluster.evaluate.measure.inputs import hashed_order
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.finished import open_run
@@ -46,7 +47,8 @@ def picture(run: str) -> Image.Image:
     lines, sides = [], []
     for face, row in enumerate(rows):
         name = test.index.file_names[row]
-        truths = [draw_counterfactual(shards.faces, name, target[face], config) for target in targets]
+        wanted = np.stack([target[face] for target in targets])
+        truths = draw_counterfactuals(shards.faces, [name] * len(wanted), wanted, config)
         lines.append([Tile(images[face]), *(Tile(pictures[face]) for pictures in made)])
         lines.append([Tile(None), *(Tile(truth) for truth in truths)])
         sides += ["translation", "truth"]

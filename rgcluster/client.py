@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import requests
 from PIL import Image
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_exponential
 
 from rgcluster.errors import DataError, EndpointError, RequestRefused
 
@@ -168,26 +168,39 @@ class Client:
     def _send(self, method: str, path: str, parameters: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         """Return the answer's JSON, trying again while the server is busy; RequestRefused, EndpointError."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        deadline, pause = time.monotonic() + self._patience, 0.2
-        while True:
-            wait, failure = pause, ""
-            try:
-                answer = self._session.request(
-                    method, f"{self.url}/v1/{path}", params=given, timeout=self._timeout, **options
-                )
-            except requests.RequestException as error:
-                failure = f"{self.url}: {type(error).__name__}; is the endpoint running?"
-            else:
-                if answer.ok:
-                    return dict(answer.json())
-                failure = _error_message(answer)
-                if answer.status_code < 500 and answer.status_code not in BUSY:
-                    raise RequestRefused(failure)
-                wait = max(pause, float(answer.headers.get("Retry-After") or 0))
-            if time.monotonic() + wait > deadline:
-                raise EndpointError(failure)
-            time.sleep(wait)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        attempts = Retrying(
+            retry=retry_if_exception_type(EndpointError),
+            wait=_pause,
+            stop=stop_before_delay(self._patience),
+            reraise=True,
+        )
+        return attempts(self._send_once, method, f"{self.url}/v1/{path}", params=given, **options)
+
+    def _send_once(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+        try:
+            answer = self._session.request(method, url, timeout=self._timeout, **options)
+        except requests.RequestException as error:
+            raise EndpointError(f"{self.url}: {type(error).__name__}; is the endpoint running?") from None
+        if answer.ok:
+            return dict(answer.json())
+        if answer.status_code < 500 and answer.status_code not in BUSY:
+            raise RequestRefused(_error_message(answer))
+        raise _Unavailable(_error_message(answer), answer.headers.get("Retry-After", ""))
+
+
+class _Unavailable(EndpointError):
+    """The server is busy or fails; it may have said when to try again."""
+
+    def __init__(self, message: str, retry_after: str) -> None:
+        super().__init__(message)
+        self.retry_after_s = float(retry_after) if retry_after.isdecimal() else 0.0  # else an HTTP date
+
+
+def _pause(state: RetryCallState) -> float:
+    """Return the seconds before the next attempt: doubling, and at least what the server asked for."""
+    error = state.outcome.exception() if state.outcome else None
+    wanted = error.retry_after_s if isinstance(error, _Unavailable) else 0.0
+    return max(wanted, wait_exponential(0.2, max=LONGEST_PAUSE_S)(state))
 
 
 def _content(picture: Picture) -> bytes:

@@ -1,1 +1,1 @@
-"""What every room stands on: storage, run directories, checkpoints, placement, sessions."""
+"""Foundations of all other packages: storage, run directories, checkpoints, placement, sessions."""

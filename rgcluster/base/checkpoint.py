@@ -1,4 +1,4 @@
-"""Full-state checkpoints and handed-over networks: safetensors, JSON, and a manifest with digests.
+"""Checkpoints of the full state, and networks passed to later stages: safetensors, JSON, and a manifest.
 
 A tree is nested dictionaries and lists with tensors and JSON values as leaves. Its tensors go to one
 safetensors file, the rest to the manifest, which is written last and names the file's digest.
@@ -39,7 +39,7 @@ _TENSOR = "__tensor__"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A tree as it was at one moment: copies of its tensors on the CPU, and the rest."""
+    """A copy of a tree: its tensors on the CPU, and the rest."""
 
     tensors: dict[str, Tensor]
     skeleton: Any
@@ -53,12 +53,12 @@ def take_snapshot(tree: Mapping[str, Any]) -> Snapshot:
 
 
 def save_tree(location: Location, tree: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `tree` into the directory; return the manifest, which holds `about` too."""
+    """Write `tree` into the directory; return the manifest, which includes `about`."""
     return save_snapshot(location, take_snapshot(tree), about)
 
 
 def save_snapshot(location: Location, snapshot: Snapshot, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `snapshot` into the directory, the manifest last: without it there is no checkpoint."""
+    """Write `snapshot` into the directory; the manifest is last and makes the checkpoint complete."""
     (location / MANIFEST).remove()
     content = save_tensors(snapshot.tensors)
     (location / TENSORS).write_bytes(content)
@@ -74,7 +74,7 @@ def save_snapshot(location: Location, snapshot: Snapshot, about: Mapping[str, An
 
 
 def read_checkpoint_manifest(location: Location) -> dict[str, Any]:
-    """Return the manifest; CheckpointError where there is none, or none that can be read."""
+    """Return the manifest; CheckpointError where it is missing or unreadable."""
     if not (location / MANIFEST).exists():
         raise CheckpointError(f"{location}: no checkpoint there; train this stage first")
     try:
@@ -90,7 +90,7 @@ def read_checkpoint_manifest(location: Location) -> dict[str, Any]:
 
 
 def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (tree, manifest), tensors on the CPU; CheckpointError where the file is not what the manifest says."""
+    """Return (tree, manifest) with tensors on the CPU; CheckpointError where the file's digest is wrong."""
     manifest = read_checkpoint_manifest(location)
     file = location / TENSORS
     content = file.read_bytes() if file.exists() else b""
@@ -104,7 +104,7 @@ def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def network_digest(module: nn.Module) -> str:
-    """Return the digest of a network's weights, which names it in hand-overs."""
+    """Return the digest of a network's weights, which identifies it in later stages."""
     parts = []
     for name, value in sorted(module.state_dict().items()):
         parts += [
@@ -115,7 +115,7 @@ def network_digest(module: nn.Module) -> str:
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` into `module`, every key and shape; CheckpointError names the first that does not fit."""
+    """Load `state` into `module`; CheckpointError names the first key that is missing, unknown or of another shape."""
     own = module.state_dict()
     for name in _first(sorted(set(own) ^ set(state))):
         where = "lacks" if name in own else "has an unknown"
@@ -123,7 +123,7 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     for name, value in own.items():
         if value.shape != state[name].shape:
             raise CheckpointError(
-                f"{source}: {name} is {list(state[name].shape)}, the configuration asks for {list(value.shape)}"
+                f"{source}: {name} is {list(state[name].shape)}, the configuration needs {list(value.shape)}"
             )
     module.load_state_dict(dict(state))
 
@@ -134,7 +134,7 @@ def _first(names: list[str]) -> Iterable[str]:
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        # Channels-last strides are no part of the file: safetensors wants contiguous tensors of their own.
+        # safetensors needs contiguous tensors that share no memory, so channels-last strides are not stored.
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
     if isinstance(value, Mapping):

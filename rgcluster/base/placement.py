@@ -1,8 +1,8 @@
-"""What each stage asks of the cluster, computed from its machines and the configuration before anything starts.
+"""Resources of each stage, computed from the machines and the configuration before anything starts.
 
-Everything that asks Ray for CPUs or GPUs takes its numbers from here. Workers take at most half of a
-machine's CPUs, and leave one CPU's worth of the cluster to reading; on GPUs they leave to others what those
-need of the device. What does not fit is a ConfigError with the sum. This is arithmetic only; it makes no call to Ray.
+All requests to Ray for CPUs and GPUs use these numbers. Workers take at most half of a machine's CPUs and leave one
+CPU of the cluster for reading; on GPUs they leave the shares that other actors need. ConfigError states the sum that
+does not fit. This module makes no calls to Ray.
 """
 
 from __future__ import annotations
@@ -27,32 +27,33 @@ __all__ = [
 ]
 
 CPUS_PER_READER = 0.2
-"""Small, so that reading never waits for the trainer's cores; a task that decodes uses what it gets."""
+"""CPUs that a reading task requests: few, so that it never waits for the trainer. Decoding uses idle cores."""
 CPUS_TO_READ = 1.0
-"""What Ray Data is left at least, of a cluster that has two CPUs."""
+"""CPUs that are left for Ray Data at least, in a cluster of two CPUs or more."""
 CPUS_FOR_WORKERS = 0.5
-"""Share of a machine's CPUs that Train workers reserve at most."""
+"""Largest share of a machine's CPUs that Train workers reserve."""
 FEWEST_CPUS = 0.05
-"""Of a worker: what it reserves keeps others away, but does not bound what it uses."""
+"""Smallest reservation of a worker. It keeps others away but does not limit the CPUs that the worker uses."""
 CPUS_PER_SHARD = 0.1
-"""What a shard asks of Ray: little, so that shards never keep training from its cores."""
+"""CPUs that a shard requests: few, so that shards never take cores from training."""
 GPUS_PER_SHARD = 0.01
 CPUS_PER_GENERATOR = 0.3
 GPUS_PER_GENERATOR = 0.1
 GPUS_FOR_GENERATORS = 0.4
-"""Of a worker's device at most: with more than half of it left, no two workers share one."""
+"""Largest share of a device for the generators beside its worker. More than half is left to the worker, so that no
+two workers share a device."""
 CPUS_PER_EMBEDDER = 0.3
 GPUS_PER_EMBEDDER = 0.6  # one a GPU
 CPUS_PER_ACTOR = 0.4
-"""Of an actor that measures."""
+"""CPUs of an actor that measures."""
 GPUS_PER_ACTOR = 0.3
 CPUS_PER_DRIVER = 0.05
-"""Of a sweep's trial."""
+"""CPUs of the driver of a sweep's trial."""
 CPUS_PER_WRITER = 0.5
-"""Of a task that writes a file of shards, or checks one."""
+"""CPUs of a task that writes or checks a shard file."""
 CPUS_PER_FRONT = 0.1
 
-_GRAIN = 10_000  # Ray counts ten-thousandths
+_GRAIN = 10_000  # Ray's resolution is a ten-thousandth
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Claim:
-    """So many processes, each of which asks for this."""
+    """A number of processes, each with these resources."""
 
     what: str
     count: int
@@ -78,7 +79,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a stage's workers get."""
+    """Resources of a stage's workers."""
 
     workers: int
     cpus_per_worker: float
@@ -90,7 +91,7 @@ class Resources:
 
     @property
     def range(self) -> int | tuple[int, int]:
-        """Ray Train's `num_workers`: one number, or the fewest and the most."""
+        """Ray Train's `num_workers`: one number, or the smallest and the largest."""
         return (self.min_workers, self.workers) if self.min_workers else self.workers
 
     @property
@@ -101,7 +102,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The processes of a stage that run at once, in all trials, and what is left to read."""
+    """The processes of a stage that run at the same time, in all trials, and the CPUs left for reading."""
 
     name: str
     claims: tuple[Claim, ...]
@@ -113,12 +114,12 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Placement:
-    """How the stages of a run lie on the cluster, which `trials` such runs use at once."""
+    """The placement of a run's stages on a cluster that `trials` such runs share."""
 
     nodes: tuple[Node, ...]
     stages: dict[str, StagePlan]
     workers: dict[str, Resources]
-    """By training stage."""
+    """Workers by training stage."""
     embedders: int
     measurers: int
     trials: int
@@ -140,7 +141,7 @@ def place(config: Config, nodes: Sequence[Node], trials: int = 1) -> Placement:
         )
     wanted = cluster.workers or (gpus // trials if gpu else 0) or 1
     _require_gpus(config, wanted, gpus, gpu, trials)
-    # Elastic workers: those that there are devices for now.
+    # Elastic workers: as many as there are devices now.
     number = min(wanted, gpus // trials) * trials if gpu else wanted * trials
     reserve = min(CPUS_TO_READ, cpus / 2)
     drivers = (Claim("driver", trials, CPUS_PER_DRIVER),) if trials > 1 else ()
@@ -161,7 +162,7 @@ def place(config: Config, nodes: Sequence[Node], trials: int = 1) -> Placement:
     measurers = number // trials if gpu else max(1, int(cpus) // trials)
     measurers = max(1, min(measurers, int(room / trials / CPUS_PER_ACTOR + 1e-9)))
     claim = Claim("measuring actor", measurers * trials, CPUS_PER_ACTOR, GPUS_PER_ACTOR if gpu else 0)
-    # They read for themselves.
+    # They read their data themselves.
     stages["evaluation"] = _plan("evaluation", (claim, *drivers, *shards), nodes, cpus, CPUS_PER_READER)
     order = ("translation", "retrieval", "store", "guidance", "evaluation")
     return Placement(
@@ -172,7 +173,7 @@ def place(config: Config, nodes: Sequence[Node], trials: int = 1) -> Placement:
 def serving_claims(
     runs: int, fronts: int, translators: int, cpus: float, gpus: float, shards: int
 ) -> tuple[Claim, ...]:
-    """Return what serving asks for: HTTP fronts, translators of each run, and each run's store."""
+    """Return the claims of serving: HTTP fronts, translators of each run, and each run's store."""
     return (
         Claim("translator", runs * translators, cpus, gpus),
         Claim("front", fronts, CPUS_PER_FRONT),
@@ -181,9 +182,9 @@ def serving_claims(
 
 
 def pack(claims: Sequence[Claim], nodes: Sequence[Node]) -> list[list[int]] | None:
-    """Return for each claim how many of its processes each node gets, the largest first; None where they do not fit.
+    """Return for each claim the number of its processes on each node, the largest first; None where they do not fit.
 
-    A process that asks for a part of a GPU gets it on one device.
+    A process with a fraction of a GPU gets it on one device.
     """
     cpus = [math.floor(node.cpus * _GRAIN + 1e-6) for node in nodes]
     devices = [[_GRAIN] * int(node.gpus) for node in nodes]
@@ -217,7 +218,7 @@ def describe_nodes(nodes: Sequence[Node]) -> str:
 
 
 def _take(devices: list[int], part: int) -> bool:
-    """Take the part from one device, or whole devices; False where there is not so much."""
+    """Take a fraction from one device, or whole devices; False where there is not enough."""
     if not part:
         return True
     if part > _GRAIN:
@@ -230,7 +231,7 @@ def _take(devices: list[int], part: int) -> bool:
     fitting = [k for k, left in enumerate(devices) if left >= part]
     if not fitting:
         return False
-    # A whole one for what needs most of it; else the fullest that has room, as Ray does.
+    # A whole device for most of one; else the fullest with room, as Ray does.
     devices[min(fitting, key=lambda k: devices[k])] -= part
     return True
 
@@ -261,7 +262,7 @@ def _share(
     others: Sequence[Claim],
     reserve: float,
 ) -> Resources:
-    """Return what each worker of a stage gets."""
+    """Return the resources of each worker of a stage."""
     cluster, total = config.cluster, sum(node.cpus for node in nodes)
     held = sum(claim.count * claim.cpus for claim in others)
     room = min(total * CPUS_FOR_WORKERS, total - reserve - held)
@@ -285,7 +286,7 @@ def _share(
 
 
 def _least_even_share(nodes: Sequence[Node], number: int, gpu: bool) -> tuple[float, int] | None:
-    """Return the most CPUs that `number` workers can each have, and the cores of one; None where they do not fit."""
+    """Return the largest share of CPUs for each of `number` workers, and its cores; None where they do not fit."""
     if number < 1:
         return None
     halves = [node.cpus * CPUS_FOR_WORKERS for node in nodes]

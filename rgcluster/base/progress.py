@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Update", "console", "follow", "task"]
+__all__ = ["Update", "console", "duration", "follow", "task"]
 
 console = Console(stderr=True, highlight=False)
 
@@ -91,3 +91,15 @@ def follow(poll: Callable[[], None], seconds: float = 0.7) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def duration(seconds: float) -> str:
+    """Return `2 d 3 h`, `3 h 4 min`, `5 min` or `6 s`."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    if days < 1:
+        return f"{int(hours)} h {int(minutes % 60)} min"
+    return f"{int(days)} d {int(hours % 24)} h"

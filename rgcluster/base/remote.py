@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from pyarrow import ArrowException, fs
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from rgcluster.errors import ConfigError, StorageError
 
@@ -56,15 +56,19 @@ def connect(uri: str) -> tuple[fs.FileSystem, str]:
         raise StorageError(explain(uri, error)) from None
 
 
+def _passes(error: BaseException) -> bool:
+    """Return whether Arrow gave up on a fault that may pass."""
+    return isinstance(error, OSError) and any(text in str(error) for text in _GIVEN_UP_AT_ONCE)
+
+
+@retry(
+    retry=retry_if_exception(_passes),
+    stop=stop_after_attempt(4),
+    wait=wait_exponential(0.1, exp_base=4),
+    reraise=True,
+)
 def persistently(action: Callable[[], T]) -> T:
-    """Do it, and again where Arrow gave up on a fault that passes; the action must bear being repeated."""
-    for pause in (0.1, 0.4, 1.6):
-        try:
-            return action()
-        except OSError as error:
-            if not any(text in str(error) for text in _GIVEN_UP_AT_ONCE):
-                raise
-        time.sleep(pause)
+    """Run an idempotent action, and again after 0.1, 0.4 and 1.6 s where Arrow gave up on a fault that may pass."""
     return action()
 
 

@@ -1,4 +1,4 @@
-"""The versions that a result depends on."""
+"""Versions of the libraries that results depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["package_versions"]
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of what computes."""
+    """Return the versions of this package, Python and the numerical libraries."""
     found = {"rgcluster": __version__, "python": platform.python_version()}
     for name in ("ray", "torch", "faiss-cpu", "faiss-gpu-cu12", "numpy", "pyarrow"):
         try:

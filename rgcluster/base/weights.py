@@ -1,7 +1,7 @@
-"""Pretrained weights that measurements may use: where they are looked for, and what was found.
+"""Pretrained weights for measurements, and how they are found.
 
-Nothing is ever downloaded. A file is looked for at the path in an environment
-variable, which `--weights NAME=PATH` sets, then in torch's hub cache, then inside an installed package.
+Nothing is downloaded. A file is looked up at the path in an environment variable, which `--weights NAME=PATH` sets,
+then in torch's hub cache, then in an installed package.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """A file of weights by its published names; `used_by` says which number it enters, under which name."""
+    """A file of weights with its published names; `used_by` names the metrics that use it."""
 
     name: str
     used_by: str
@@ -80,7 +80,7 @@ KNOWN: tuple[KnownWeights, ...] = (
 
 @dataclass(frozen=True)
 class Weights:
-    """A file that was found; `as_published` is whether its digest is the one in a published file name."""
+    """A file that was found; `as_published` tells whether its digest equals that in a published file name."""
 
     name: str
     path: Path
@@ -101,12 +101,12 @@ class SurveyRow:
 
 
 def environment_variable(name: str) -> str:
-    """Return the variable that may hold the path of the weights called `name`."""
+    """Return the environment variable for the path of the weights `name`."""
     return "RGCLUSTER_WEIGHTS_" + name.upper().replace("-", "_")
 
 
 def find(name: str) -> Weights | None:
-    """Return the weights called `name`, None where there is no file; ConfigError for a wrong name or path."""
+    """Return the weights `name`, None where there is no file; ConfigError for a wrong name or path."""
     known = _known(name)
     for path in _places(known):
         if path.is_file():
@@ -118,25 +118,25 @@ def find(name: str) -> Weights | None:
 
 
 def choose(texts: Iterable[str]) -> None:
-    """Take weights from the paths in `name=path`, in this process and those it starts; ConfigError names the fault."""
+    """Use weights from `name=path` texts in this process and its children; ConfigError for an invalid one."""
     for text in texts:
         name, _, path = text.partition("=")
         if not path:
             raise ConfigError(f"--weights {text}: expected NAME=PATH")
         file = Path(path).expanduser().resolve()
         if not file.is_file():
-            raise ConfigError(f"--weights {text}: {file} is no file")
+            raise ConfigError(f"--weights {text}: {file} is not a file")
         os.environ[environment_variable(_known(name).name)] = str(file)
 
 
 def chosen_paths() -> dict[str, str]:
-    """Return the environment variables that are set, which workers on other machines must have too."""
+    """Return the environment variables of chosen weights, which workers on other machines need too."""
     variables = (environment_variable(known.name) for known in KNOWN)
     return {variable: os.environ[variable] for variable in variables if os.environ.get(variable)}
 
 
 def load_state(weights: Weights, content: bytes | None = None) -> dict[str, torch.Tensor]:
-    """Return the tensors in the file, or in its `content` if already read, else CheckpointError."""
+    """Return the tensors of the file, or of its `content` if already read; CheckpointError for anything else."""
     import torch
 
     source = weights.path.read_bytes() if content is None else content
@@ -147,7 +147,7 @@ def load_state(weights: Weights, content: bytes | None = None) -> dict[str, torc
 
 
 def survey() -> list[SurveyRow]:
-    """Return where all known weights were looked for, what was found and which metric uses them."""
+    """Return a row for each of the known weights: the file that was found, and the metrics that use it."""
     return [_row(known) for known in KNOWN]
 
 
@@ -175,7 +175,7 @@ def _places(known: KnownWeights) -> list[Path]:
         return _default_places(known)
     path = Path(chosen).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{variable} names {path}, which is no file: correct it or unset it")
+        raise ConfigError(f"{variable} names {path}, which is not a file; correct it or unset it")
     return [path]
 
 

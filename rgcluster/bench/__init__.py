@@ -1,6 +1,6 @@
-"""Benchmarks: ratios of two measurements of one run, since machines differ and their speed varies."""
+"""Benchmarks. They report ratios of two measurements in one run, because the speed of machines varies."""
 
 import os
 
-# Read when Ray starts: its processes would run at niceness 15, and what they are held against, in this one, at 0.
+# Read when Ray starts. By default its processes run at niceness 15, but the baseline in this process at 0.
 os.environ.setdefault("RAY_worker_niceness", "0")

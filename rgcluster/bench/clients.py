@@ -1,6 +1,6 @@
-"""Clients of an HTTP endpoint, all in one thread: they take as little as they can of the cores that serve.
+"""Clients of an HTTP endpoint in one thread, to leave the cores to the endpoint.
 
-A thread and a library's connection for each would cost more than the endpoint itself.
+A thread and an HTTP library for each client would take more time than the endpoint itself.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 __all__ = ["Load", "run_clients"]
 
 TIMEOUT_S = 60.0
-COME_AGAIN_S = 1.0
+RETRY_SECONDS = 1.0
 CHUNK = 1 << 18
 
 
 @dataclass
 class Load:
-    """Latencies in seconds of the requests that succeeded, how many did not, and the time it all took."""
+    """Latencies in seconds of successful requests, numbers of the others, and the total time."""
 
     seconds: list[float] = field(default_factory=list)
     refused: int = 0
@@ -40,7 +40,7 @@ class Load:
 
 
 class _Client:
-    """A connection that is kept, and the request that is under way on it."""
+    """A persistent connection and its current request."""
 
     def __init__(self, address: str, number: int) -> None:
         place = urlsplit(address)
@@ -50,13 +50,13 @@ class _Client:
         self.socket = self._connect()
 
     def send(self, request: bytes) -> None:
-        """Send a request; its answer follows on the socket."""
+        """Send a request."""
         self._answer, self._length = bytearray(), -1
         self.begun = time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> int | None:
-        """Take what has come; return the status of an answer that is complete."""
+        """Receive a chunk; return the status once the response is complete."""
         chunk = self.socket.recv(CHUNK)
         if not chunk:
             raise ConnectionError
@@ -80,16 +80,16 @@ class _Client:
 
 
 def run_clients(
-    address: str, request: Callable[[int], bytes], clients: int, each: int, patience: int = 0
+    address: str, request: Callable[[int], bytes], clients: int, each: int, retries: int = 0
 ) -> Load:
-    """Let `clients` send `each` requests one after another, which `request` makes from their number.
+    """Run `clients` that send `each` requests one after another; `request` builds one from its number.
 
-    `patience`: times a refused one is sent again.
+    A refused request is sent again up to `retries` times.
     """
     load = Load()
     waiting: list[tuple[float, int]] = []
     all_of_them = [_Client(address, number) for number in range(clients)]
-    for client in all_of_them[:64]:  # the first answer of a connection opens more than the connection
+    for client in all_of_them[:64]:  # the first response of a connection includes set-up costs
         client.send(request(client.number))
         while client.receive() is None:
             pass
@@ -113,9 +113,9 @@ def run_clients(
                     load.refused += 1
                 else:
                     load.failed += 1
-                if status == 429 and client.tries < patience:
+                if status == 429 and client.tries < retries:
                     client.tries += 1
-                    heapq.heappush(waiting, (time.perf_counter() + COME_AGAIN_S, client.number))
+                    heapq.heappush(waiting, (time.perf_counter() + RETRY_SECONDS, client.number))
                     continue
                 client.turn, client.tries = client.turn + 1, 0
                 if client.turn == each:
@@ -132,7 +132,7 @@ def run_clients(
 
 
 def _status(client: _Client, selector: selectors.BaseSelector) -> int | None:
-    """Return the status of an answer that has come, None of one that is not complete, 0 where none will."""
+    """Return the status of a complete response, None while it is incomplete, 0 where the connection broke."""
     try:
         return client.receive()
     except OSError:

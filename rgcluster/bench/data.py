@@ -1,4 +1,4 @@
-"""`rgcluster bench data`: from shards to batches, against torch's DataLoader on the files themselves."""
+"""`rgcluster bench data`: shards to batches, compared with torch's DataLoader on the original files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Progress = Callable[[str], None]
 
 
 def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
-    """Measure with `count` JPEG files, made below `folder` from drawn faces; it must be empty or not there."""
+    """Measure with `count` JPEG files of drawn faces below `folder`, which must be empty or missing."""
     progress(f"making {count} JPEG files")
     table = _make_files(folder, count)
     rows: list[Row] = []
@@ -64,7 +64,7 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
         rows.append(Row(case, "written", len(table) / (time.perf_counter() - start), "images/s"))
         source = _open(shards)
         if prepared is None:
-            # The first run of a session starts Ray Data's own processes, once for all later ones.
+            # The first run of a session starts Ray Data's processes, which later runs reuse.
             cold = _measure(lambda source=source: itertools.islice(_stream_batches(source), 2))  # type: ignore[misc]
             rows.append(Row(case, "first batch of a session", cold["first"], "s"))
         progress(case)
@@ -76,7 +76,7 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
 
 
 def _make_files(folder: Path, count: int) -> ImageTable:
-    """Draw a few thousand faces and write them again and again under CelebA's names, each file once."""
+    """Draw up to `DRAWN` faces and write `count` copies of them as separate files in CelebA's layout."""
     faces = folder / "faces"
     write_faces(faces, min(DRAWN, count), seed=0)
     drawn = read_celeba(faces)
@@ -101,14 +101,14 @@ def _open(shards: ShardSet) -> ImageSource:
 
 
 def _stream_batches(source: ImageSource) -> Iterator[int]:
-    """Yield the size of each batch of one epoch, once its images are a tensor."""
+    """Yield the size of each batch of one epoch after its images became a tensor."""
     steps = len(source.index) // BATCH
     for block in batches(image_stream(source, StreamPlan(0, steps, BATCH, 0, 1, seed=0)), BATCH):
         yield len(torch.from_numpy(block["image"].copy()))
 
 
 class _Files(Dataset[torch.Tensor]):
-    """The files as one would read them without this package."""
+    """The files, read without this package."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -133,7 +133,7 @@ def _loader_batches(table: ImageTable, cores: int) -> Iterator[int]:
 
 
 def _measure(make: Callable[[], Iterator[int]]) -> dict[str, float]:
-    """Return images a second over a whole epoch, seconds to its first batch, and memory beyond the start's."""
+    """Return images a second over an epoch, seconds to the first batch, and the growth of used memory in GiB."""
     with _memory_peak() as peak:
         start = time.perf_counter()
         stream = make()
@@ -156,7 +156,7 @@ def _rows(
 
 @contextmanager
 def _memory_peak() -> Iterator[list[float]]:
-    """Yield a list whose only number becomes the largest growth, in bytes, of this machine's memory in use."""
+    """Yield a list with one number: the largest growth of this machine's used memory so far, in bytes."""
     before, peak, stop = psutil.virtual_memory().available, [0.0], threading.Event()
 
     def watch() -> None:
@@ -173,7 +173,7 @@ def _memory_peak() -> Iterator[list[float]]:
 
 
 def _wait_share(source: ImageSource) -> float:
-    """Return the share of time that steps of real work wait for their batch, after the first."""
+    """Return the share of time that steps of `STEP_SECONDS` wait for their batch, after the first."""
     batch = 16
     plan = StreamPlan(0, STEPS + 1, batch, 0, 1, seed=0)
     stream = batches(image_stream(source, plan), batch)
@@ -191,7 +191,7 @@ def _wait_share(source: ImageSource) -> float:
 
 
 def _work() -> Iterator[Any]:
-    """Keep one core busy, as a step would."""
+    """Keep one core busy, like a training step."""
     matrix: npt.NDArray[np.float32] = np.random.default_rng(0).random((256, 256), np.float32)
     for _ in itertools.count():
         yield matrix @ matrix

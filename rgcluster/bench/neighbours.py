@@ -1,4 +1,4 @@
-"""What asking the store costs a step of stage 3: the same steps with neighbours that are in memory already."""
+"""The cost of the store in a step of stage 3, compared with steps whose neighbours are in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS, ROUNDS = 6, 15
 
 
 def bench_neighbours(pipeline: Pipeline) -> list[Row]:
-    """Train with the store and without it in turn, in this process; `pipeline` has its store built."""
+    """Train alternately with the store and with cached neighbours, in this process; the store must be built."""
     share = placement(pipeline.config).workers["guidance"]
     torch.set_num_threads(share.threads)
     worker = Worker(0, 1, pick_device(pipeline.config.cluster, gpu=share.gpu))
@@ -50,10 +50,10 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
                 stage.retriever.store = source
                 stage.waits()
                 start = time.perf_counter()
-                for step, item in enumerate(stage.asked_ahead(blocks)):
+                for step, item in enumerate(stage.prefetched(blocks)):
                     stage.step(turn * STEPS + step, item)
                 took = time.perf_counter() - start
-                if turn:  # the first round is for warming up, and fills the memory
+                if turn:  # the first round warms up and fills the cache
                     times.append(took / STEPS)
                     waited += stage.waits()["neighbours"] if source is live else 0.0
     ours, theirs = (1000 * statistics.median(times) for times in seconds.values())
@@ -65,7 +65,7 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
 
 
 class _InMemory:
-    """Answers at once, with what the store said to the first request of that shape."""
+    """Answers immediately with the store's response to the first request of that shape."""
 
     def __init__(self, store: RayStore) -> None:
         self._store = store

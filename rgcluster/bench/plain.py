@@ -1,8 +1,9 @@
-"""The training step as one would first write it: the baseline of `rgcluster bench train`, and a test's double.
+"""A straightforward training step: the baseline of `rgcluster bench train`, and the reference of a test.
 
-fp32, contiguous, a fake for D and another for G, D on real and fake apart, `F.instance_norm`, upsampling and
-convolution one after the other, torch's plain Adam. It computes what `TranslatorTrainer` computes, on copies of
-the same networks; each of our formulations can be switched on alone, to see what it gains.
+It uses fp32, contiguous tensors, separate fakes for D and G, separate passes of D for real and fake images,
+`F.instance_norm`, upsampling followed by convolution, and torch's default Adam. It computes the same as
+`TranslatorTrainer`, on copies of the same networks. Each optimised formulation can be switched on alone to measure
+its gain.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["PlainTrainer", "Switches"]
 
 @dataclass(frozen=True)
 class Switches:
-    """Our formulations that the plain step takes over."""
+    """The optimised formulations that the plain step uses."""
 
     group_norms: bool = False
     parity_upsampling: bool = False
@@ -47,7 +48,7 @@ class PlainTrainer:
         switches: Switches | None = None,
     ) -> None:
         self.config, self.switches = config, switches or Switches()
-        self.net: Any = copy.deepcopy(translator)  # its layers are taken apart by name
+        self.net: Any = copy.deepcopy(translator)  # its layers are accessed by name
         self.d: Any = copy.deepcopy(discriminator)
         self.average = copy.deepcopy(self.net)
         optimizer = config.translation.optimizer

@@ -1,4 +1,4 @@
-"""What a benchmark yields: rows of a value beside its baseline, as JSON and as a table."""
+"""Results of a benchmark: values beside their baselines, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Row", "as_json", "as_table", "device_name"]
 
 @dataclass(frozen=True)
 class Row:
-    """One figure; `baseline` names what it is held against, measured in the same run."""
+    """One value; `baseline` names what it is compared with, measured in the same run."""
 
     case: str
     metric: str
@@ -43,7 +43,7 @@ def as_json(bench: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def as_table(title: str, rows: Sequence[Row]) -> Table:
-    """Return the rows as a table for people, each value beside its baseline."""
+    """Return the rows as a table, each value beside its baseline."""
     table = Table("case", "metric", "value", "baseline", "ratio", title=title)
     for row in rows:
         held = f"{row.baseline}: {row.baseline_value:.4g} {row.unit}" if row.baseline else ""
@@ -53,7 +53,7 @@ def as_table(title: str, rows: Sequence[Row]) -> Table:
 
 
 def device_name() -> str:
-    """Return the GPU, or the CPU and how many cores torch uses."""
+    """Return the name of the GPU, or the CPU and the number of torch threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,7 +1,7 @@
-"""What a larger cluster would do: step time, network and store as plain arithmetic (docs/scale.md has it in words).
+"""A model of larger clusters: step time, network and store by arithmetic (explained in docs/scale.md).
 
-What was counted or measured is a constant here and says where from; what is assumed is a field of `Site`, to be
-replaced by one's own figures.
+Counted and measured figures are constants with their source. Assumed figures are fields of `Site`, to be replaced
+by your own.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ COMPARISON = 2 * 262e-3 / (32 * 2_000_000)
 CELLS_QUERY = 0.22e-3
 """Measured: seconds of a core for a query to a shard of a million vectors in cells (docs/store.md)."""
 ROW_BYTES = 8 + 40 + 16 + 67
-"""Counted: what a process keeps of each training row: id, 40 labels, place, file name."""
+"""Counted: memory of a process for each training row: id, 40 labels, place, file name."""
 
 NEIGHBOURS = 3
 QUERIES = 3
-"""Of an image in stage 3: translation, reconstruction, cycle."""
+"""Queries of an image in stage 3: translation, reconstruction, cycle."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster, as assumed: no field was measured here."""
+    """Assumptions about a cluster; none of them was measured."""
 
     flops: float = 1e14
-    """FLOP a second that a GPU achieves in a step, in terms of direct convolutions."""
+    """FLOP/s of a GPU in a step, counted for direct convolutions."""
     gpus_per_node: int = 8
     gpu_bandwidth: float = 200e9
     """Bytes a second between GPUs of a node."""
@@ -60,19 +60,19 @@ class Site:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does with an image, and which parameters it averages over the workers."""
+    """Work of a stage for each image, and the parameters that it averages over the workers."""
 
     name: str
     gflop: float
     parameters: int
     queries: int = 0
-    """To the store, an image."""
+    """Queries to the store for each image."""
     fetched: int = 0
-    """Neighbours' images, an image."""
+    """Neighbours' images fetched for each image."""
 
 
 def _guidance(name: str, unguided: int, guided: int) -> Work:
-    """Stage 3 with so many variants without and with neighbours; the last one asks for the nearest."""
+    """Stage 3 with these numbers of variants without and with neighbours."""
     neighbours = QUERIES * NEIGHBOURS
     prepare = GFLOP["E_c"] + GFLOP["E_s"] + QUERIES * GFLOP["R"]
     gflop = (
@@ -91,21 +91,21 @@ NEAREST_ONLY = _guidance("stage 3, `rg-unit` alone", 0, 1)
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a stage on a cluster."""
+    """A training step of a stage on a cluster."""
 
     seconds: float
     compute: float
     all_reduce: float
     images_per_second: float
-    """Of all GPUs."""
+    """Over all GPUs."""
     bytes_read: float
-    """A second and node, prepared JPEGs."""
+    """Bytes of prepared JPEGs a second and node."""
     cores: float
-    """A node, to decode them."""
+    """Cores a node that decode them."""
 
 
 def step(work: Work, gpus: int, batch: int = 32, site: Site | None = None) -> Step:
-    """Return a step of `batch` images a GPU, nothing of the network hidden behind compute."""
+    """Return a step of `batch` images a GPU; no communication overlaps with computation."""
     site = site or Site()
     inside, nodes = min(gpus, site.gpus_per_node), math.ceil(gpus / site.gpus_per_node)
     compute = batch * work.gflop * 1e9 / site.flops
@@ -117,22 +117,22 @@ def step(work: Work, gpus: int, batch: int = 32, site: Site | None = None) -> St
 
 
 def _ring(members: int) -> float:
-    """Return how often each member of a ring all-reduce sends the data."""
+    """Return how many times each member of a ring all-reduce sends the data."""
     return 2 * (members - 1) / members
 
 
 @dataclass(frozen=True)
 class Search:
-    """A store of many images."""
+    """Costs of a store of many images."""
 
     memory: float
     """Bytes of all indexes."""
     seconds: float
-    """Of cores, a query: every shard is searched. Of `ivfpq` at most, without the reading from disk."""
+    """Core seconds for a query, which searches every shard; for `ivfpq` an upper bound, without reading from disk."""
 
 
 def search(kind: IndexKind, images: float, shards: int, dimension: int = 100, recall: float = 0.95) -> Search:
-    """Return what `images` vectors in `shards` shards take, and what a query to them costs."""
+    """Return the memory of `images` vectors in `shards` shards, and the cost of a query."""
     plan = plan_of(kind, int(images / shards), dimension, recall)
     if kind == "exact":
         seconds = images * COMPARISON
@@ -144,7 +144,7 @@ def search(kind: IndexKind, images: float, shards: int, dimension: int = 100, re
 STORES: tuple[tuple[float, IndexKind, int], ...] = (
     (2e5, "exact", 4), (1e7, "ivf", 2), (1e8, "ivf", 4), (1e9, "ivf", 40), (1e9, "ivfpq", 8),
 )  # fmt: skip
-"""Images, index and shards of the page's stores."""
+"""Images, index and shards of the stores in docs/scale.md."""
 
 
 def tables(site: Site | None = None) -> list[str]:

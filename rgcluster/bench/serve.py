@@ -1,4 +1,4 @@
-"""The endpoint over HTTP, against the same translators called directly and in full batches in the same run."""
+"""`rgcluster bench serve`: the endpoint over HTTP, compared with direct calls of the same translators."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ __all__ = ["bench_serve"]
 
 CLIENTS = (1, 8, 16, 32)
 TARGET = 1
-"""Requests set the second attribute and leave the others: a full vector, so that D is not evaluated."""
+"""The attribute that requests set. They send a full vector, so that the judge is not evaluated."""
 DIRECT_CALLS = 60
 KINDS: tuple[Guidance, ...] = ("off", "on")
-SPOKEN = {"off": "without retrieval", "on": "with retrieval"}
+LABELS = {"off": "without retrieval", "on": "with retrieval"}
 
 
 def bench_serve(
     settings: ServeSettings, port: int, requests_each: int, memory_requests: int, say: Callable[[str], None]
 ) -> list[Row]:
-    """Measure latency and throughput, memory over `memory_requests`, and ten times too many clients."""
+    """Measure latency, throughput, memory over `memory_requests`, and an overload by ten times the limit."""
     name, run = next(iter(settings.runs.items()))
     rows: list[Row] = []
     with serving(settings, "127.0.0.1", port) as serve:
         direct = _Direct(run, settings)
         endpoint = _Endpoint(serve.address, name, encode_png(direct.pixels[0]), direct.target)
         for clients in CLIENTS:
-            say(f"nothing to do: {clients} clients")
+            say(f"health checks: {clients} clients")
             rows += _idle_rows(
                 f"GET /v1/health, {clients} clients", endpoint.load(None, clients, requests_each)
             )
         for kind in KINDS:
-            say(f"{SPOKEN[kind]}: called directly")
+            say(f"{LABELS[kind]}: called directly")
             alone, batched = direct.measure(kind)
             for clients in CLIENTS:
-                say(f"{SPOKEN[kind]}: {clients} clients")
+                say(f"{LABELS[kind]}: {clients} clients")
                 load = endpoint.load(kind, clients, requests_each)
-                rows += _rows(f"{SPOKEN[kind]}, {clients} clients", load, alone, batched, settings)
+                rows += _rows(f"{LABELS[kind]}, {clients} clients", load, alone, batched, settings)
         if memory_requests:
             say(f"memory over {memory_requests} requests")
             rows += _memory(endpoint, memory_requests)
@@ -62,16 +62,16 @@ def bench_serve(
 
 @dataclass(frozen=True)
 class _Endpoint:
-    """Where requests go, and what they hold."""
+    """The address and the content of requests."""
 
     address: str
     model: str
     image: bytes
     target: str
 
-    def load(self, kind: Guidance | None, clients: int, each: int, patience: int = 0) -> Load:
-        """Let clients ask for translations of that kind; None: only whether it is alive."""
-        return run_clients(self.address, partial(self._request, kind), clients, each, patience)
+    def load(self, kind: Guidance | None, clients: int, each: int, retries: int = 0) -> Load:
+        """Run clients that request translations of that kind; None: health checks."""
+        return run_clients(self.address, partial(self._request, kind), clients, each, retries)
 
     def _request(self, kind: Guidance | None, seed: int) -> bytes:
         host = urlsplit(self.address).netloc
@@ -86,7 +86,7 @@ class _Endpoint:
 
 
 class _Direct:
-    """The translators in this process, on the endpoint's own store."""
+    """The translators in this process, with the endpoint's store."""
 
     def __init__(self, run: str, settings: ServeSettings) -> None:
         config, location = open_run(run)
@@ -120,7 +120,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _idle_rows(case: str, load: Load) -> list[Row]:
-    """What HTTP and Serve take by themselves."""
+    """Return the costs of HTTP and Serve alone."""
     return [
         Row(case, "p50", load.percentile(50), "ms"),
         Row(case, "throughput", load.per_second, "answers/s"),
@@ -137,7 +137,7 @@ def _rows(case: str, load: Load, alone: float, batched: float, settings: ServeSe
 
 
 def _memory(endpoint: _Endpoint, total: int) -> list[Row]:
-    """Compare the memory of Serve's processes after a tenth of the requests and after all."""
+    """Compare the memory of Serve's processes after a tenth of the requests and after all of them."""
     clients, sizes = 16, []
     for share in (0.1, 0.45, 0.45):
         load = endpoint.load("on", clients, max(1, int(total * share) // clients))
@@ -152,7 +152,7 @@ def _memory(endpoint: _Endpoint, total: int) -> list[Row]:
 
 
 def _serve_mib() -> float:
-    """Return the memory that Serve's own processes hold for themselves, below this one."""
+    """Return the unshared memory of Serve's processes, which are children of this one, in MiB."""
     total = 0
     for process in psutil.Process().children(recursive=True):
         try:
@@ -164,7 +164,7 @@ def _serve_mib() -> float:
 
 
 def _overload(endpoint: _Endpoint, clients: int) -> list[Row]:
-    load = endpoint.load("on", clients, 2, patience=3)
+    load = endpoint.load("on", clients, 2, retries=3)
     case = f"{clients} clients"
     return [
         Row(case, "accepted", len(load.seconds), "requests"),

@@ -1,12 +1,11 @@
-"""`rgcluster bench train`: a translation step against its plain formulation, and the three stages at work."""
+"""`rgcluster bench train`: a translation step compared with its plain formulation, and the three stages."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.sources import read_celeba
 from rgcluster.faces import write_faces
 from rgcluster.model.gmm import sample_style
-from rgcluster.model.kernels.convolution import use_convolutions
+from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator
 from rgcluster.pipeline.run import Pipeline
@@ -41,9 +40,9 @@ MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
 def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress: Progress) -> list[Row]:
-    """Measure translation steps of `batch` images: each case in turn with the plain one, `pairs` times.
+    """Measure translation steps of `batch` images: `pairs` times, each case alternately with the plain step.
 
-    With `switches` every formulation and choice of kernels is a case of its own.
+    With `switches`, every formulation and choice of kernels is a case of its own.
     """
     gpu = torch.cuda.is_available() and config.cluster.gpu == "auto"
     device = pick_device(config.cluster, gpu=gpu)
@@ -74,7 +73,7 @@ def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress:
 
 
 def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -> list[Row]:
-    """Train `steps` steps of every stage on drawn faces below `folder`; the first half is for warming up."""
+    """Train `steps` steps of every stage on drawn faces below `folder`; the first half warms up."""
     count = max(256, 4 * config.translation.batch_size)
     progress(f"drawing {count} faces")
     write_faces(folder / "faces", count, seed=0)
@@ -97,7 +96,7 @@ def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -
 
 
 def matrix_rate(device: Device) -> float:
-    """Return the best FLOP/s of a large matrix product, in the precision that the device trains with."""
+    """Return the best FLOP/s of a large matrix product in the device's training precision."""
     size = MATRIX[device.torch.type]
     kind = torch.bfloat16 if device.bf16 else torch.float32
     a = torch.randn(size, size, device=device.torch, dtype=kind)
@@ -112,7 +111,7 @@ def matrix_rate(device: Device) -> float:
 def _cases(
     networks: tuple[Translator, Discriminator], config: Config, item: Batch, device: Device
 ) -> dict[str, Step]:
-    """Return the switches: each of ours alone on the plain step, then each choice of kernels on the default one."""
+    """Return the cases: each formulation alone on the plain step, each choice of kernels on the default step."""
     found = {
         f"plain, {name.replace('_', ' ')}": _plain(networks, config, item, device, Switches(**{name: True}))
         for name in ("group_norms", "parity_upsampling", "one_fake", "winograd")
@@ -126,7 +125,7 @@ def _cases(
         other = config.model_copy(update={"cluster": cluster})
         chosen = pick_device(cluster, gpu=device.torch.type == "cuda")
         if (chosen, cluster.convolutions) == (device, config.cluster.convolutions):
-            continue  # what the default does already
+            continue  # the same as the default
         ((key, value),) = choice.items()
         found[f"default, {key} {value}"] = _default(
             networks, other, _batch(config, len(item.image), chosen), chosen
@@ -143,11 +142,10 @@ def _plain(
 ) -> Step:
     trainer = PlainTrainer(*_moved(networks, device), config, switches)
     plain = replace(item, image=item.image.contiguous())
-    kind = "winograd" if switches.winograd else "direct"
 
     def step() -> None:
-        use_convolutions("auto" if kind == "winograd" else "direct")
-        trainer.update(plain)
+        with convolutions("auto" if switches.winograd else "direct"):
+            trainer.update(plain)
 
     return step
 
@@ -159,8 +157,8 @@ def _default(networks: tuple[Translator, Discriminator], config: Config, item: B
 
     def step() -> None:
         nonlocal count
-        use_convolutions(config.cluster.convolutions)
-        trainer.update(count, item)
+        with convolutions(config.cluster.convolutions):
+            trainer.update(count, item)
         count += 1
 
     return step
@@ -189,7 +187,7 @@ def _batch(config: Config, count: int, device: Device) -> Batch:
 
 
 def _in_turn(a: Step, b: Step, pairs: int, device: Device) -> tuple[list[float], list[float]]:
-    """Return the seconds of `pairs` runs of a and of b, one after the other, after one of each."""
+    """Return the seconds of `pairs` alternate runs of a and b, after one warm-up run of each."""
     seconds: tuple[list[float], list[float]] = [], []
     for turn in range(pairs + 1):
         for step, times in zip((a, b), seconds, strict=True):
@@ -207,9 +205,9 @@ def _now(device: Device) -> float:
 
 
 def _flop(networks: tuple[Translator, Discriminator], config: Config, device: Device, item: Batch) -> float:
-    """Return the FLOP of the default step with direct convolutions, which is what a rate is held against."""
+    """Return the FLOP of the default step with direct convolutions, the base of all rates."""
     plain = replace(device, compiles=False)
-    with _direct(config):
+    with convolutions("direct"):
         translator, discriminator = _moved(networks, plain)
         trainer = TranslatorTrainer(translator, discriminator, config, config.translation, plain, 1)
         with FlopCounterMode(display=False) as counter:
@@ -217,17 +215,8 @@ def _flop(networks: tuple[Translator, Discriminator], config: Config, device: De
     return float(counter.get_total_flops())
 
 
-@contextmanager
-def _direct(config: Config) -> Iterator[None]:
-    use_convolutions("direct")
-    try:
-        yield
-    finally:
-        use_convolutions(config.cluster.convolutions)
-
-
 def _short(config: Config, steps: int) -> Config:
-    """Return the configuration with so few steps, one report over the second half of them."""
+    """Return the configuration with `steps` steps, and one report over the second half of them."""
     changes = {"steps": steps, "report_every": max(1, steps // 2), "checkpoint_every": 10 * steps}
     stages = {
         name: getattr(config, name).model_copy(update={**changes, "sample_every": 10 * steps})

@@ -1,4 +1,4 @@
-"""`rgcluster bench`: measurements, as ratios taken in one run."""
+"""`rgcluster bench`: benchmarks, each against a baseline that is measured in the same run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
 __all__ = ["bench_app"]
 
-bench_app = typer.Typer(help="Measure, as ratios taken in one run.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Run benchmarks, each against a baseline that is measured in the same run.", no_args_is_help=True
+)
 out = Console(highlight=False)
 
-JsonOption = Annotated[Path | None, typer.Option("--json", help="write the rows as JSON here, too")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the rows to this JSON file")]
 
 
 @bench_app.command("data")
 def data(
-    images: Annotated[int, typer.Option(help="JPEG files to make and read", min=1000)] = 40_000,
+    images: Annotated[int, typer.Option(help="number of JPEG files to generate and read", min=1000)] = 40_000,
     folder: Annotated[
-        Path | None, typer.Option(help="where to make files and shards; a temporary folder if not given")
+        Path | None, typer.Option(help="folder for files and shards; by default a temporary one")
     ] = None,
     json_: JsonOption = None,
 ) -> None:
-    """From shards to batches at 128 px, against torch's DataLoader on the files themselves."""
+    """Compare reading shards as batches of 128 px with torch's DataLoader on the original files."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
 
@@ -43,16 +45,16 @@ def data(
 def serve(
     run: Annotated[Path, typer.Option("--run", help="finished run to serve")],
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8765,
-    requests: Annotated[int, typer.Option(help="requests of each client", min=1)] = 40,
+    requests: Annotated[int, typer.Option(help="number of requests of each client", min=1)] = 40,
     memory_requests: Annotated[
-        int, typer.Option(help="requests over which memory is watched; 0: not at all", min=0)
+        int, typer.Option(help="number of requests over which memory is measured; 0: skip", min=0)
     ] = 10_000,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of `rgcluster serve`")
     ] = None,
     json_: JsonOption = None,
 ) -> None:
-    """The endpoint over HTTP, against the translators called directly and in full batches."""
+    """Compare the endpoint over HTTP with direct calls of its translators."""
     from rgcluster.bench.serve import bench_serve
     from rgcluster.serve.settings import named_runs, settings_of
 
@@ -62,19 +64,20 @@ def serve(
 
 @bench_app.command("train")
 def train(
-    preset: Annotated[str, typer.Option(help="whose networks and losses")] = "celeba128",
+    preset: Annotated[str, typer.Option(help="preset of the networks and losses")] = "celeba128",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
-    batch: Annotated[int, typer.Option(help="images a step", min=1)] = 4,
-    pairs: Annotated[int, typer.Option(help="plain and other steps in turn, of each case", min=1)] = 5,
+    batch: Annotated[int, typer.Option(help="images in a step", min=1)] = 4,
+    pairs: Annotated[
+        int, typer.Option(help="alternate measurements of the plain and the other step in each case", min=1)
+    ] = 5,
     switches: Annotated[
-        bool, typer.Option("--switches/--no-switches", help="measure each formulation and kernel choice, too")
+        bool,
+        typer.Option("--switches/--no-switches", help="also measure each formulation and choice of kernels"),
     ] = True,
-    steps: Annotated[
-        int, typer.Option(help="steps of each stage at work; 0: leave the stages out", min=0)
-    ] = 8,
+    steps: Annotated[int, typer.Option(help="training steps of each stage; 0: skip the stages", min=0)] = 8,
     json_: JsonOption = None,
 ) -> None:
-    """A translation step against its plain formulation, switch by switch; the three stages at work."""
+    """Compare a translation step with its plain formulation, and measure the three stages in training."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.train import bench_stages, bench_step
     from rgcluster.config import load_config
@@ -90,14 +93,16 @@ def train(
 
 @bench_app.command("store")
 def store(
-    vectors: Annotated[int, typer.Option(help="for exact search", min=1000)] = 200_000,
-    many: Annotated[int, typer.Option(help="for approximate search; 0 leaves it out", min=0)] = 2_000_000,
+    vectors: Annotated[int, typer.Option(help="number of vectors for exact search", min=1000)] = 200_000,
+    many: Annotated[
+        int, typer.Option(help="number of vectors for approximate search; 0: skip", min=0)
+    ] = 2_000_000,
     folder: Annotated[
-        Path | None, typer.Option(help="where to write snapshots; a temporary folder if not given")
+        Path | None, typer.Option(help="folder for snapshots; by default a temporary one")
     ] = None,
     json_: JsonOption = None,
 ) -> None:
-    """The store's actors, against FAISS in this process on the same vectors."""
+    """Compare the store's actors with FAISS in this process on the same vectors."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.store import bench_store
 

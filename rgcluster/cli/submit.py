@@ -1,4 +1,4 @@
-"""`rgcluster submit`: a job on a cluster that others run, after checks."""
+"""`rgcluster submit`: checks and submits a job to a cluster."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ messages = Console(stderr=True, highlight=False)
 
 
 def submit(
-    job: Annotated[str, typer.Argument(help="one of jobs/*.py, e.g. pipeline")],
-    options: Annotated[list[str] | None, typer.Argument(help="after --: the job's own options")] = None,
+    job: Annotated[str, typer.Argument(help="name of a file in jobs/, e.g. pipeline")],
+    options: Annotated[list[str] | None, typer.Argument(help="options of the job, after --")] = None,
     address: Annotated[
         str | None,
         typer.Option(
-            help="the cluster's dashboard, http://HOST:8265; else RAY_API_SERVER_ADDRESS or RAY_ADDRESS"
+            help="address of the dashboard, http://HOST:8265; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS"
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="id of the submission; by default from the job and its run")
+        str | None, typer.Option(help="submission id; by default made from the job and its run")
     ] = None,
     max_upload_mib: Annotated[
         float, typer.Option(help="largest working directory to upload", min=0.01)
     ] = 64.0,
-    working_dir: Annotated[Path, typer.Option(help="directory that the job takes along")] = Path("."),
+    working_dir: Annotated[Path, typer.Option(help="directory that is uploaded with the job")] = Path("."),
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the logs until the job ends")] = True,
 ) -> None:
-    """Submit a job: rgcluster submit pipeline -- --run s3://bucket/run. The same command continues, or follows it."""
+    """Submit a job: rgcluster submit pipeline -- --run s3://bucket/run. The same command continues or follows it."""
     from rgcluster.submission import submit as work
     from rgcluster.submission.job import plan_job
 

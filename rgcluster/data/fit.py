@@ -1,4 +1,4 @@
-"""How a photo of any shape becomes an image of the shape of training images."""
+"""Fits photos of any shape to the shape of training images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["fit_image", "read_fitted"]
 
 
 def read_fitted(content: bytes, data: DataConfig, fit: Fit, name: str) -> UInt8Array:
-    """Decode and fit one encoded photo; DataError names it where it cannot be read."""
+    """Decode and fit an encoded photo; DataError where it cannot be read."""
     with naming(name):
         return fit_image(load_image(content), data, fit)
 

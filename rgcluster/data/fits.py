@@ -1,4 +1,4 @@
-"""The ways to fit a photo of any shape; imported by the command line, so it imports nothing heavy."""
+"""The modes of fitting a photo. The command line imports this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""In which order training sees the rows: a function of the seed and the position alone.
+"""The order of rows in training, which depends only on the seed and the position.
 
-Training reads one endless stream of positions: epoch after epoch, each a permutation, so every row comes
-exactly once an epoch whatever the batch. Global batch t is positions [t * G, (t + 1) * G), of which each
-rank takes an equal slice; so a run can stop and continue at any step, with any number of workers.
+Training reads an endless stream of positions. Each epoch is a permutation, so every row comes exactly once an epoch,
+whatever the batch size. Global batch t is positions [t * G, (t + 1) * G), of which each rank takes an equal slice, so
+a run can stop and continue at any step, with any number of workers.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ Rows = npt.NDArray[np.int64]
 
 
 class Order(ABC):
-    """Positions of the endless stream to rows."""
+    """Maps positions of the endless stream to rows."""
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Rows:
         """Return the rows at positions [start, stop)."""
 
     def windows(self, start: int, stop: int, size: int) -> list[tuple[int, int]]:
-        """Cut positions [start, stop) into windows worth reading together, of about `size`."""
+        """Cut positions [start, stop) into windows of about `size` that are efficient to read."""
         return [(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
 @dataclass(frozen=True)
 class ShuffledOrder(Order):
-    """Each epoch a permutation of `num_rows`.
+    """Every epoch is a permutation of `num_rows` rows.
 
-    Rows are shuffled within windows of consecutive groups, the groups shuffled too: a window's rows lie
-    in few row groups of the shards. `window_groups` 0 shuffles all rows at once.
+    Groups are shuffled, and rows are shuffled within windows of consecutive groups, so a window's rows lie in few
+    row groups of the shards. `window_groups` 0 shuffles all rows at once.
     """
 
     num_rows: int
@@ -54,7 +54,7 @@ class ShuffledOrder(Order):
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def windows(self, start: int, stop: int, size: int) -> list[tuple[int, int]]:
-        """Cut at the windows' own edges, where the rows of different groups meet."""
+        """Cut at the edges of the windows, where the groups change."""
         if not self.window_groups:
             return super().windows(start, stop, size)
         window, found = self.group_rows * self.window_groups, []
@@ -72,9 +72,9 @@ class ShuffledOrder(Order):
 
 @dataclass(frozen=True)
 class BalancedOrder(Order):
-    """Every group of rows as often as every other: rounds of one row a group, in random order.
+    """Every group of rows comes equally often: rounds of one row for each group, in random order.
 
-    Each group runs through its own rows in permutations of its own; rows of a small group come more often.
+    Each group goes through its rows in its own permutations, so rows of a small group come more often.
     """
 
     groups: tuple[Rows, ...] = field(hash=False, compare=False)
@@ -106,7 +106,7 @@ def _permutation(order: ShuffledOrder, epoch: int) -> Rows:
     groups = np.array_split(
         np.arange(order.num_rows), range(order.group_rows, order.num_rows, order.group_rows)
     )
-    # A last group cut short stays last, so that windows begin at multiples of their size.
+    # A shorter last group stays last, so that windows begin at multiples of their size.
     places = np.append(generator.permutation(order.num_rows // order.group_rows), len(groups) - 1)
     shuffled = [groups[place] for place in places[: len(groups)]]
     windows = range(0, len(shuffled), order.window_groups)

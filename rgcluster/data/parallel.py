@@ -1,4 +1,4 @@
-"""Many Ray tasks, a bounded number of them at once."""
+"""Runs many Ray tasks, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def as_completed(submit: Callable[[T], Any], items: Sequence[T]) -> Iterator[tuple[int, Any]]:
-    """Yield the number of an item and what its task returned, as tasks end; `submit` gives a task's reference."""
+    """Yield the number of an item and its task's result as tasks end; `submit` returns the reference of a task."""
     limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * IN_FLIGHT_PER_CPU)
     waiting = iter(enumerate(items))
     pending: dict[Any, int] = {}

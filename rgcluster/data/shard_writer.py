@@ -1,7 +1,7 @@
-"""Writes Parquet shards: one Ray task a file, every file whole or absent, the manifest last.
+"""Writes Parquet shards with one Ray task for each file. Files are complete or absent; the manifest is last.
 
-An interrupted run leaves whole files without a manifest; the next one keeps them. An image that cannot be
-read goes to the quarantine list, with the reason; above a share of them the job fails, after listing all.
+An interrupted run leaves complete files without a manifest, which the next run keeps. Unreadable images go to the
+quarantine list with the reason. If their share is too large, the job fails after listing all of them.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ Fault = dict[str, str]
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """How a source becomes shards."""
+    """Options of sharding."""
 
     dataset: str | None = None
-    """The name that row ids are made of; the source's own if None."""
+    """The data set's name in row ids; by default that of the source."""
     rows_per_shard: int = 2048
     split: SplitRule = "auto"
     split_seed: int = 0
     prepared: Prepared | None = None
     max_unreadable: float = UNREADABLE_SHARE
-    """The share of unreadable images above which the job fails."""
+    """Largest share of unreadable images before the job fails."""
 
 
 def shard_options(
@@ -69,7 +69,7 @@ def shard_options(
     max_unreadable: float,
     dataset: str | None,
 ) -> ShardOptions:
-    """Return the options that words of a command line mean; ConfigError names the one that does not fit."""
+    """Return the options for the values of a command line; ConfigError names an invalid one."""
     if split not in get_args(SplitRule):
         raise ConfigError(f"--split {split}: expected {', '.join(get_args(SplitRule))}")
     prepared = Prepared(crop, size, format_) if size else None
@@ -78,7 +78,7 @@ def shard_options(
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows of one file to be written."""
+    """The rows of a file to write."""
 
     name: str
     tree: Tree
@@ -97,7 +97,7 @@ def write_shards(
     unlabelled: ImageTable | None = None,
     progress: Progress | None = None,
 ) -> ShardSet:
-    """Write the rows of `table`, and images for retrieval alone, as shards; what is written already is kept."""
+    """Write the rows of `table`, and images for retrieval alone, as shards; existing files are kept."""
     options = options or ShardOptions()
     name = options.dataset or table.name
     parts = _plan(table, options, name)
@@ -105,7 +105,7 @@ def write_shards(
         parts += _plan(unlabelled, options, f"{name}/{UNLABELLED}", table.attributes)
     ids = np.concatenate([part.row_ids for part in parts])
     if len(np.unique(ids)) != len(ids):
-        raise DataError(f"{table.origin}: two files have the same row id; give another --dataset")
+        raise DataError(f"{table.origin}: two files have the same row id; use another --dataset")
     plan = digest_json([SCHEMA_VERSION, name, [_part_digest(part) for part in parts]])
     parts = [
         replace(part, name=f"part-{number:05d}-of-{len(parts):05d}-{plan}.parquet")
@@ -144,7 +144,7 @@ def write_shards(
 def _plan(
     table: ImageTable, options: ShardOptions, dataset: str, attributes: tuple[str, ...] | None = None
 ) -> list[_Part]:
-    """Return the files to write; rows without labels get UNKNOWN for each of `attributes`."""
+    """Return the files to write; unlabelled rows get UNKNOWN for each of `attributes`."""
     names = table.attributes if attributes is None else attributes
     labels = table.labels if attributes is None else np.full((len(table), len(names)), UNKNOWN, np.int8)
     own = table.splits if attributes is None else [UNLABELLED] * len(table)
@@ -166,7 +166,7 @@ def _part_digest(part: _Part) -> str:
 
 
 def _clear_leftovers(target: Location, expected: set[str]) -> None:
-    """Remove what a killed writer left half-written; DataError where other shards lie here."""
+    """Remove incomplete files of a killed writer; DataError where the directory holds other shards."""
     for name in target.names():
         if name.endswith(".tmp"):
             (target / name).remove()
@@ -179,7 +179,7 @@ def _clear_leftovers(target: Location, expected: set[str]) -> None:
 def _write_parts(
     parts: Sequence[_Part], target: Location, total: int, progress: Progress | None
 ) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Return each file's entry in the manifest, and every fault, in the order of the parts."""
+    """Return the manifest's entry of each file, and all faults, in the order of the parts."""
     entries: dict[int, dict[str, Any]] = {}
     faults: dict[int, list[Fault]] = {}
     done = 0
@@ -209,7 +209,7 @@ def _judge(faults: list[Fault], total: int, limit: float, target: Location) -> N
 
 @ray.remote(num_cpus=CPUS_PER_WRITER)
 def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
-    """Write one file unless it is there; return its entry in the manifest and the images left out."""
+    """Write a file unless it exists; return its entry in the manifest and the images that were left out."""
     location = Location(target) / part.name
     written = _written(location)
     if written is not None:
@@ -228,7 +228,7 @@ def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
                 faults.append({"file": f"{part.tree}/{name}", "reason": reason(error)})
                 continue
             rows.append(row)
-            if len(rows) == ROWS_PER_GROUP:  # groups are full, so a row's number tells its group
+            if len(rows) == ROWS_PER_GROUP:  # groups are full, so a row's number determines its group
                 writer.write_table(_table(part, rows, images, schema))
                 images, rows = [], []
         writer.write_table(_table(part, rows, images, schema))
@@ -238,7 +238,7 @@ def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _written(location: Location) -> dict[str, Any] | None:
-    """Return the entry of a file that an earlier run finished, without faults; None where it must be written."""
+    """Return the entry of a file that an earlier run finished without faults; None where it must be written."""
     if not location.exists():
         return None
     content = location.read_bytes()
@@ -251,7 +251,7 @@ def _written(location: Location) -> dict[str, Any] | None:
 
 
 def _entry(name: str, content: bytes | memoryview) -> dict[str, Any]:
-    """Return what the manifest says of a file."""
+    """Return the manifest's entry of a file."""
     splits = Counter(pq.read_table(pa.BufferReader(content), columns=["split"])["split"].to_pylist())
     return {
         "name": name, "rows": splits.total(), "splits": dict(sorted(splits.items())), "bytes": len(content),
@@ -260,7 +260,7 @@ def _entry(name: str, content: bytes | memoryview) -> dict[str, Any]:
 
 
 def _content(encoded: bytes, prepared: Prepared | None) -> bytes:
-    """Return what the shard stores of an image; one of UNREADABLE where it cannot be decoded."""
+    """Return the stored form of an image; raises one of UNREADABLE where it cannot be decoded."""
     if prepared is None:
         check_image(encoded)
         return encoded
@@ -276,8 +276,8 @@ def _schema(part: _Part) -> pa.Schema:
     about = {
         "rgcluster.schema": str(SCHEMA_VERSION),
         "rgcluster.attributes": ",".join(part.attributes),
-        # A file that holds fewer was written without its unreadable images, and is written again when they
-        # may have been mended.
+        # A file with fewer rows lacks unreadable images. It is written again, because they
+        # may have been repaired.
         "rgcluster.rows": str(len(part.file_names)),
     }
     return pa.schema(fields, metadata=about)

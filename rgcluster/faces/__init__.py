@@ -1,6 +1,6 @@
-"""Drawn faces: pictures like CelebA's whose every attribute is known and can be changed.
+"""Drawn faces: pictures like CelebA's, whose attributes are known and can be changed.
 
-What no attribute says about a face comes from its seed, so that drawing one
+Everything that is not an attribute comes from the seed, so drawing the same
 seed with other attributes gives an exact counterfactual.
 """
 

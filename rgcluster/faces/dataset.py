@@ -35,7 +35,7 @@ _PARTITION_OF_TEN = (0, 0, 0, 0, 0, 0, 0, 0, 1, 2)  # train, validation, test
 
 @dataclass(frozen=True)
 class FaceSet:
-    """`count` drawn faces, each a function of `seed` and its index alone."""
+    """`count` drawn faces, each determined by `seed` and its index."""
 
     seed: int
     count: int
@@ -53,7 +53,7 @@ class FaceSet:
         return draw_face(*self.face(index))
 
     def jpeg(self, index: int) -> bytes:
-        """Return the face at `index` as it is written to a file."""
+        """Return the face at `index` as JPEG."""
         sink = io.BytesIO()
         Image.fromarray(self.image(index)).save(sink, "JPEG", quality=95, subsampling=0)
         return sink.getvalue()
@@ -100,13 +100,13 @@ def write_faces(
 
 
 def load_face_set(directory: Path) -> FaceSet | None:
-    """Return the set written into `directory`, or None where no finished set lies."""
+    """Return the set written into `directory`, or None where there is no finished set."""
     path = Path(directory) / RECIPE_FILE
     return _read_recipe(path) if path.exists() else None
 
 
 def _claim(directory: Path, face_set: FaceSet) -> bool:
-    """Mark `directory` as receiving `face_set`; True if the set is there already."""
+    """Mark `directory` as the target of `face_set`; return True if it is complete already."""
     for name in (RECIPE_FILE, UNFINISHED_FILE):
         path = directory / name
         if not path.exists():
@@ -115,13 +115,11 @@ def _claim(directory: Path, face_set: FaceSet) -> bool:
         if found != face_set:
             raise DataError(
                 f"{path}: holds seed {found.seed} and count {found.count}, not seed {face_set.seed} "
-                f"and count {face_set.count}: ask for those or write into another directory"
+                f"and count {face_set.count}: use the same values or another directory"
             )
         return name == RECIPE_FILE
     if next(_images(directory), None) is not None:
-        raise DataError(
-            f"{directory / IMAGE_FOLDER}: holds images of unknown origin: write into another directory"
-        )
+        raise DataError(f"{directory / IMAGE_FOLDER}: holds images of unknown origin: use another directory")
     _write_text(directory / UNFINISHED_FILE, [_recipe(face_set)])
     return False
 
@@ -222,7 +220,7 @@ def _partition_lines(face_set: FaceSet) -> Iterator[str]:
 
 
 def _write_text(path: Path, lines: Iterator[str] | list[str]) -> None:
-    """Write `lines` so that the file is either whole or absent."""
+    """Write `lines` atomically: the file is complete or absent."""
     temporary = _temporary(path)
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(line + "\n" for line in lines)

@@ -24,14 +24,14 @@ from rgcluster.faces.scene import Scene
 __all__ = ["draw_face"]
 
 _GRAIN = 0.022
-_SOFTNESS = 0.12  # what each pixel gives to every neighbour
+_SOFTNESS = 0.12  # share that each pixel gives to every neighbour
 _BLUR = 2.6
 
 
 def draw_face(
     attributes: Mapping[str, bool | int], seed: int, dye: tuple[int, int, int] | None = None
 ) -> np.ndarray:
-    """Draw the face that `seed` stands for, with `attributes`.
+    """Draw the face of `seed` with `attributes`.
 
     `dye` is a colour of hair, 0 to 255 each, that takes the place of the attributes'.
 

@@ -1,4 +1,4 @@
-"""Everything about a portrait that no attribute says, drawn from its seed alone."""
+"""The properties of a portrait that are not attributes, drawn from its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the painters of the single parts share: canvas, person, colours, pose and head shape."""
+"""State shared by the painters of the parts: canvas, person, colours, pose and shape of the head."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 
 class Scene:
-    """One portrait in the making."""
+    """One portrait while it is painted."""
 
     def __init__(
         self, has: Mapping[str, bool], identity: Identity, dye: tuple[int, int, int] | None = None

@@ -1,4 +1,4 @@
-"""Contact sheets: many faces on one picture, to be looked at."""
+"""Contact sheets: many faces in one picture."""
 
 from __future__ import annotations
 

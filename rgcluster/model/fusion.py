@@ -1,4 +1,4 @@
-"""f: a content and its references, the retrieved images, to the content that G paints (eq. 9).
+"""f: fuses a content with its references, the retrieved images (eq. 9).
 
 Shapes: content [B, C, h, w] with C = 4 * width; references are M images [B, M, 3, 4h, 4w] in [-1, 1] and
 their contents [B, M, C, h, w].
@@ -19,7 +19,7 @@ from rgcluster.model.kernels.convolution import Conv3x3
 __all__ = ["AttentionFusion", "ConvolutionFusion", "Fused", "References", "fusion_network"]
 
 POOLING = 4
-"""The encoders' reduction: a place of the content covers as many pixels a side."""
+"""Downsampling factor of the encoders: pixels a side that a place of the content covers."""
 
 
 class References(NamedTuple):
@@ -30,10 +30,10 @@ class References(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """f's output: c_total [B, C, h, w]; the other two only where f attends to places of the references.
+    """f's output: c_total [B, C, h, w]; colour and paint only where f attends to places of the references.
 
-    colour [B, 3, h, w] are the references' colours at the places looked at; paint [B, width, 4h, 4w] is added
-    to the decoder's last features.
+    colour [B, 3, h, w] are the attended colours of the references; paint [B, width, 4h, 4w] is added to the
+    decoder's last features.
     """
 
     content: Tensor
@@ -42,7 +42,7 @@ class Fused(NamedTuple):
 
 
 class ConvolutionFusion(nn.Module):
-    """Eq. 9: the references' contents, concatenated and convolved, join the content.
+    """Eq. 9: the references' contents, concatenated and convolved, are fused with the content.
 
     Both convolutions are 3x3, with ReLU in the `literal` form, without in the `linear` one. In the `residual`
     form the outer one has no ReLU, starts at zero and is added to the content, so stage 3 begins as stage 1
@@ -71,10 +71,9 @@ class AttentionFusion(nn.Module):
     """Every place of the content attends to all places of all references; not in the paper.
 
     Queries and keys come from E_c, which is free of the domain, and from a learnt code of the place, so that
-    poses align; values come from the references' pixels, whose appearance E_c removes. What is gathered joins the
-    content and, since G's instance norms remove a colour from it, the decoder's last features. Both
-    convolutions that end in G start near zero, so stage 3 begins as stage 1 ended. Any number of references
-    will do.
+    poses align; values come from the references' pixels, whose appearance E_c removes. The result is added to the
+    content and, since G's instance norms remove colours from it, to the decoder's last features. Both
+    convolutions that feed G start near zero, so stage 3 begins as stage 1 ended. The number of references is free.
     """
 
     def __init__(self, config: Config) -> None:
@@ -123,5 +122,5 @@ class AttentionFusion(nn.Module):
 
 
 def fusion_network(config: Config) -> ConvolutionFusion | AttentionFusion:
-    """Return the f that `model.fusion` names."""
+    """Return the f of the type `model.fusion`."""
     return AttentionFusion(config) if config.model.fusion == "attention" else ConvolutionFusion(config)

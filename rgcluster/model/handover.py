@@ -1,4 +1,4 @@
-"""Networks that one stage hands to the next: saved with their digests, loaded with every key checked."""
+"""Networks passed from one stage to the next: saved with their digests, loaded with every key checked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def save_networks(
     location: Location, networks: Mapping[str, nn.Module], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write networks by name; the manifest gets each one's digest under `digests`."""
+    """Write networks by name; the manifest holds their digests under `digests`."""
     digests = {name: network_digest(network) for name, network in networks.items()}
     tree = {name: dict(network.state_dict()) for name, network in networks.items()}
     return save_tree(location, tree, {**about, "digests": digests})
@@ -81,7 +81,7 @@ def load_guided(location: Location, config: Config, variant: str) -> Translator:
 
 
 def is_guided(variant: str) -> bool:
-    """Return whether the variant looks at neighbours."""
+    """Return whether the variant uses neighbours."""
     return variant.startswith("rg-unit")
 
 

@@ -49,7 +49,7 @@ class LayerNorm2d(nn.Module):
 
 
 class ReleasedLayerNorm(LayerNorm2d):
-    """The 2021 code's: divides by the unbiased deviation plus epsilon."""
+    """The layer norm of the 2021 code: divides by the unbiased deviation plus epsilon."""
 
     def forward(self, x: Tensor) -> Tensor:
         centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
@@ -60,7 +60,7 @@ class ReleasedLayerNorm(LayerNorm2d):
 
 
 def layer_norm(channels: int, kind: str) -> LayerNorm2d:
-    """Return a layer norm of `model.layer_norm`."""
+    """Return a layer norm of the type `model.layer_norm`."""
     return ReleasedLayerNorm(channels) if kind == "released" else LayerNorm2d(channels)
 
 
@@ -126,7 +126,7 @@ def initialise(network: nn.Module) -> None:
 
 
 class AdaptiveInstanceNorm(nn.Module):
-    """Instance norm, then a shift and a scale [B, C] that the style gives."""
+    """Instance norm, then a shift and a scale [B, C] that are computed from the style."""
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.addcmul(shift[..., None, None], instance_norm(x), scale[..., None, None])

@@ -1,4 +1,4 @@
-"""The losses of eq. 2-8; each returns a scalar, the composed ones `(total, parts)`."""
+"""The losses of eq. 2-8. Each returns a scalar; composed losses return `(total, parts)`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def conditional_scores(scores: Tensor, logits: Tensor, domain: Tensor, config: L
 
     The mean agreement of the logits with the domain is added to the map, a projection discriminator whose
     embedding of a domain is its sign (Miyato and Koyama 2018, eq. 4). Unlike a classifier of real images alone,
-    it sees what the generator makes of a domain.
+    it also sees generated images of the domain.
     """
     if not config.conditional:
         return scores
@@ -97,8 +97,8 @@ def discriminator_loss(
 
     D sees both in one forward.
 
-    The gradient penalty is computed every `gradient_penalty_every` steps and weighs as many times as much,
-    so that its average over steps is that of a penalty at every step.
+    The gradient penalty is computed every `gradient_penalty_every` steps, multiplied by this number, so that its
+    average over steps equals that of a penalty at every step.
     """
     every = config.gradient_penalty_every
     penalised = bool(config.gradient_penalty) and step % every == 0
@@ -132,16 +132,16 @@ def discriminator_loss(
 
 
 def weighted_sum(parts: Parts, config: LossConfig) -> Tensor:
-    """Return the parts' sum under the weights of the same name."""
+    """Return the sum of the parts, weighted by the weights of the same names."""
     terms = [getattr(config, name) * value for name, value in parts.items()]
     return torch.stack(terms).sum()
 
 
 def appearance_loss(image: Tensor, mask: Tensor, colour: Tensor) -> Tensor:
-    """Return how far a translation's colours are from those of its references, where the mask repaints.
+    """Return the distance of a translation's colours from those of its references, where the mask repaints.
 
     image [B, 3, H, W] and mask [B, 1, H, W] are averaged over the places of colour [B, 3, h, w], which f
-    gathered from the references. The mask only weighs: repainting less is no way to a smaller loss.
+    gathered from the references. The mask is a detached weight, so repainting less does not lower the loss.
     """
     side = image.shape[-1] // colour.shape[-1]
     weight = F.avg_pool2d(mask.detach().float(), side)

@@ -93,9 +93,9 @@ class Generator(nn.Module):
     """G: content, style and the pass's input image -> image (Table 5).
 
     The output is raw * M + input * (1 - M), with M = 1 where the configuration has no attention.
-    `attention` is how far the mask is in force: 1 - attention * (1 - M) takes its place. `paint`
-    [B, width, H, W], what f gathered from references, is added to the decoder's features. `own` [B, n * style_dim]
-    is the image's style, which only a G with `model.own_style` looks at.
+    `attention` in [0, 1] is the strength of the mask: M is replaced by 1 - attention * (1 - M). `paint`
+    [B, width, H, W], which f gathered from references, is added to the decoder's features. `own` [B, n * style_dim]
+    is the image's style, which only a G with `model.own_style` uses.
     """
 
     def __init__(self, config: Config) -> None:
@@ -163,8 +163,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """D: image -> real/fake map and domain logits [B, n] (Table 5); 2.92 M parameters at 128 px.
 
-    The map is [B, scales, h/16, w/16] with four layers; a scale beyond the first sees the image halved once
-    more, its map is brought to the first one's size and its logits are averaged with the others'.
+    The map is [B, scales, h/16, w/16] with four layers. Each further scale sees the image at half the size; its map
+    is resized to the first one's, and its logits are averaged with the others'.
     """
 
     def __init__(self, config: Config) -> None:

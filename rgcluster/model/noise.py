@@ -14,7 +14,7 @@ UInt64Array = npt.NDArray[np.uint64]
 
 
 class Draw(IntEnum):
-    """What a number is drawn for; each use has a stream of its own."""
+    """The uses of random numbers; each has its own stream."""
 
     MIRROR = 1
     TARGET = 2
@@ -43,7 +43,7 @@ def _mix(x: UInt64Array) -> UInt64Array:
 
 
 def derived_seed(seed: int, name: str) -> int:
-    """Return a seed for what is called `name`, whose draws have nothing to do with those of `seed` itself."""
+    """Return a seed derived from `seed` and `name`; its draws are independent of those of `seed`."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

@@ -1,4 +1,4 @@
-"""R: a content and a style to the vector by which the store finds images that have both (Table 8)."""
+"""R: embeds a content and a style, so that the store finds images that have both (Table 8)."""
 
 from __future__ import annotations
 
@@ -49,10 +49,9 @@ class JointEncoder(nn.Module):
         )
 
     def forward(self, content: Tensor, style: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Embed; `kept` [B, retrieval_hidden] takes dropout's place: 0 where a unit is dropped.
+        """Embed; `kept` [B, retrieval_hidden] replaces dropout: 0 where a unit is dropped.
 
-        The head computes in fp32 whatever the precision around it: rounded embeddings would tie or swap
-        neighbours whose distances are close.
+        The head always computes in fp32: rounded embeddings would tie or swap neighbours at similar distances.
         """
         x = torch.cat([self.layers(content).flatten(1).float(), style.float()], dim=1)
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
@@ -65,11 +64,11 @@ class JointEncoder(nn.Module):
 
 
 class SplitEncoder(nn.Module):
-    """R of two parts that cannot drown each other: unit-length content, then the unit-length style; not in the paper.
+    """R with fixed weights of unit-length content and unit-length style, side by side; not in the paper.
 
     The squared distance of two embeddings is (1 - w) times that of their contents plus w times that of their
-    styles, w being `model.retrieval_style_weight`, so Euclidean search stays what it is. The content is
-    normalised, convolved once with stride 2 and projected; both maps start orthogonal, which keeps its
+    styles, w being `model.retrieval_style_weight`, so the store still searches by Euclidean distance. The content
+    is normalised, convolved once with stride 2 and projected; both maps start orthogonal, which preserves
     distances.
     """
 
@@ -84,7 +83,7 @@ class SplitEncoder(nn.Module):
         nn.init.orthogonal_(self.project.weight)
 
     def forward(self, content: Tensor, style: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Embed in fp32 whatever the precision around; there is no dropout, so `kept` means nothing."""
+        """Embed in fp32; there is no dropout, so `kept` is ignored."""
         with nullcontext() if content.is_meta else torch.autocast(content.device.type, enabled=False):
             unit = F.normalize(content.float().flatten(1), dim=1).view_as(content)
             parts = self.project(self.reduce(unit).flatten(1)), style.float()
@@ -98,5 +97,5 @@ RetrievalEncoder = JointEncoder | SplitEncoder
 
 
 def retrieval_encoder(config: Config) -> RetrievalEncoder:
-    """Return the R that `model.retrieval` names."""
+    """Return the R of the type `model.retrieval`."""
     return SplitEncoder(config) if config.model.retrieval == "split" else JointEncoder(config)

@@ -1,6 +1,6 @@
-"""The translator E_c, E_s, G (and f in stage 3) and the losses of one generator step that need no D.
+"""The translator E_c, E_s, G (and f in stage 3), and the losses of a generator step that do not involve D.
 
-All of a step's generator work is one `forward`, so DistributedDataParallel sees one forward a step.
+All generator work of a step is one `forward`, so DistributedDataParallel sees one forward a step.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "recoloured",
 
 @dataclass(frozen=True)
 class Batch:
-    """One generator step's input, on the device.
+    """Input of a generator step, on the device.
 
     image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
     posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen;
-    visible [B, 1, h, w] in {0, 1} where D sees a part of every image only; recolour [B, 2, 3], what is added to
-    the gain and to the offset of each channel in a back-translation.
+    visible [B, 1, h, w] in {0, 1} if D sees only a part of every image; recolour [B, 2, 3], added to the gain and to
+    the offset of each channel in a back-translation.
     """
 
     image: Tensor
@@ -47,26 +47,26 @@ class Batch:
     recolour: Tensor | None = None
 
     def shown(self, image: Tensor) -> Tensor:
-        """Return the images [B, 3, h, w] as D sees them: grey where not visible."""
+        """Return images [B, 3, h, w] as D sees them, grey where not visible."""
         return image if self.visible is None else image * self.visible
 
 
 class Guide(Protocol):
-    """Gives the references of each pass: the neighbours of its query, or what the configuration puts in their place."""
+    """Provides the references of each pass: the neighbours of its query, or their configured replacement."""
 
     def translation(self) -> References: ...
 
     def reconstruction(self) -> References: ...
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
-        """Issue the cycle's query; its answer is collected by `cycle`."""
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+        """Issue the cycle's query; `cycle` collects the response."""
 
     def cycle(self, answer: Tensor) -> References | None:
-        """Return the cycle's references, or None where it takes the plain content; its answer is [B, 3, h, w]."""
+        """Return the cycle's references, or None for the plain content; the cycle's target image is [B, 3, h, w]."""
 
 
 class Translator(nn.Module):
-    """E_c, E_s, G, and f where the translator is guided."""
+    """E_c, E_s, G, and f if the translator is guided."""
 
     def __init__(self, config: Config, *, guided: bool = False) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Translator(nn.Module):
         self.generator = Generator(config)
         self.fusion = fusion_network(config) if guided else None
 
-    def look(self, images: Tensor) -> References:
+    def encode_references(self, images: Tensor) -> References:
         """Return images [B, M, 3, H, W] with their contents."""
         return References(images, self.content_encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
@@ -99,9 +99,9 @@ class Translator(nn.Module):
         attention: float = 1.0,
         own: Tensor | None = None,
     ) -> Generated:
-        """Return G's translation of images [B, 3, h, w], whose content f has fused, to styles [B, n * style_dim].
+        """Return G's translation of images [B, 3, h, w] with fused contents to styles [B, n * style_dim].
 
-        `own` is E_s's mean of the images, where the caller has it already.
+        `own` is E_s's mean of the images, if the caller has computed it.
         """
         if own is None and self.generator.own_style:
             own = self.style_encoder(image).mean
@@ -113,7 +113,7 @@ class Translator(nn.Module):
 
 
 def style_of(posterior: Posterior, noise: Tensor, config: LossConfig) -> Tensor:
-    """Return the posterior's mean, or a sample of it where the configuration asks for one."""
+    """Return the posterior's mean, or a sample of it as configured."""
     if config.posterior == "mean":
         return posterior.mean
     return posterior.mean + noise * (0.5 * posterior.log_variance).exp()
@@ -129,7 +129,7 @@ class TranslationObjective(nn.Module):
         self.translator = translator
         self.loss = loss
         self.prior_std, self.style_dim = config.model.prior_std, config.model.style_dim
-        # In a tuple, so that VGG is no part of the state dict, of the optimiser or of DDP.
+        # In a tuple, which keeps VGG out of the state dict, the optimiser and DDP.
         self._perceptual = (perceptual,)
 
     def forward(
@@ -147,7 +147,7 @@ class TranslationObjective(nn.Module):
         content_again = net.content_encoder(translated)
         style_back = style if self.loss.cycle_style == "own" else prior_mean(batch.domain, self.style_dim)
         if guide:  # the store searches while the next three passes run
-            guide.ask_cycle(content_again, style_back)
+            guide.issue_cycle(content_again, style_back)
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0
@@ -177,11 +177,11 @@ class TranslationObjective(nn.Module):
         if self.loss.identity:  # weighted by the share of such rows, so that pieces of a batch add up
             kept = (batch.target == batch.domain).all(dim=1).float()
             parts["identity"] = ((translated - x).float().abs().mean((1, 2, 3)) * kept).mean()
-        if self.loss.mask:  # what need not change is better kept than painted
+        if self.loss.mask:  # keeping what need not change is better than painting it
             parts["mask"] = made.mask.mean()
         if self.loss.appearance and fused.colour is not None:
             parts["appearance"] = appearance_loss(translated, made.mask, fused.colour)
-        if batch.posterior is None:  # a frozen E_s has no use for its KL
+        if batch.posterior is None:  # a frozen E_s needs no KL
             parts["kl"] = kl_divergence(posterior, batch.domain, self.prior_std)
         if self._perceptual[0] is not None:
             parts["perceptual"] = self._perceptual[0](translated, x)

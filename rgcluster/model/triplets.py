@@ -1,7 +1,7 @@
-"""Anchor, positive and negatives of stage 2, from images and the frozen nets (eq. 8, Figure 2).
+"""Anchor, positive and negatives of stage 2, from images and the frozen networks (eq. 8, Figure 2).
 
-A triplet travels as pictures and the anchor's style; the trainer encodes the pictures again, for a
-content map is ten times the size of the picture it is made from.
+A triplet is sent as pictures and the anchor's style. The trainer encodes the pictures again, because a content map
+is ten times as large as its picture.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Encoded = tuple[Tensor, Tensor]
 def choose_categories(uniform: npt.NDArray[np.float64], strategies: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return for each strategy one negative category, [B, len(strategies)], from uniforms [B, 4].
 
-    Each column is uniform over its strategy's kinds. The columns are drawn nested: a strategy takes over
-    the draw of the next larger one where it may, so that networks trained side by side share pictures.
+    Each column is uniform over its strategy's kinds. The draws are nested: a strategy uses the draw of the
+    next larger one where it can, so that networks trained side by side share pictures.
     """
     chosen = np.zeros((len(uniform), 5), np.int64)
     chosen[:, 4] = (uniform[:, 3] * 4).astype(np.int64)
@@ -53,7 +53,7 @@ def generate_negatives(
     """Return the positives [B, 3, h, w] and the negatives [B, K, 3, h, w] for the `categories` [B, K].
 
     `image` is x and `reference` x_r; `styles` holds "target" s_t, "hard" s_r and "own" s_i, each
-    [B, n * style_dim]. Only the pictures that a category asks for are generated.
+    [B, n * style_dim]. Only the pictures of drawn categories are generated.
     """
     content = translator.content_encoder(image)
     positive = translator.generate(Fused(content), styles["target"], image).image

@@ -1,4 +1,4 @@
-"""What the stages of one run work with: its data, its places, its store, and what its measurements need."""
+"""The context of a run's stages: its data, locations, store and measurements."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rgcluster.translate.finished import store_name
 __all__ = ["RunContext", "Shared"]
 
 _REPORTED_FROM = 20_000
-"""Images whose opening takes long enough to show progress."""
+"""Number of images from which opening them shows progress."""
 
 
 @dataclass
 class Shared:
-    """What several runs of the same shards share: a directory of stages, and opened images.
+    """Resources that several runs of the same shards share: a directory of stages, and opened images.
 
-    A stage lies at `<stages>/<digest of what it depends on>/<stage>`, unless `base`, an ordinary run, has it
+    A stage is stored at `<stages>/<digest of what it depends on>/<stage>`, unless `base`, an ordinary run, has it
     already. `trials` runs share the cluster.
     """
 
@@ -44,7 +44,7 @@ class Shared:
     trials: int = 1
 
     def place(self, stage: str, depends: Mapping[str, Any]) -> Location:
-        """Return where the stage with these dependencies lies, or will lie."""
+        """Return the location of the stage with these dependencies, existing or not."""
         own = self.base / stage / STAGE
         if own.exists():
             record = own.read_json()
@@ -54,7 +54,7 @@ class Shared:
 
 
 class RunContext:
-    """One run: its directory, configuration and shards, and what it shares with other runs."""
+    """One run: its directory, configuration and shards, and the resources shared with other runs."""
 
     def __init__(self, run: Location, config: Config, shards: ShardSet, shared: Shared | None = None) -> None:
         self.run, self.config, self.shards, self.shared = run, config, shards, shared
@@ -74,10 +74,10 @@ class RunContext:
         return self._sources[key]
 
     def retrieval_set(self) -> dict[str, ImageSource]:
-        """Return by split the images that the store holds: those that train, or all but the test and val sets."""
+        """Return the images of the store by split: the training images, or all but the test and val sets."""
         if self.config.store.images == "train":
             return {"train": self.source("train")}
-        # What only the store needs is read once, so it is not kept decoded.
+        # Images that only the store needs are read once, so they are not kept decoded.
         uncached = self.config.data.model_copy(update={"cache_mib": 0})
         opened = self._sources.get(("train", 1.0))
         train = opened or (
@@ -89,14 +89,14 @@ class RunContext:
         return {"train": train} | {split: open_source(self.shards, uncached, split) for split in rest}
 
     def protocol(self) -> dict[str, Any]:
-        """Return the protocol by which this run is measured."""
+        """Return the protocol of this run's evaluation."""
         if not self._protocol:
             drawn = self.shards.faces is not None
             self._protocol = make_protocol(self.config, self.shards, drawn=drawn)
         return self._protocol
 
     def measuring(self) -> Evaluation:
-        """Return what the evaluation works with; its stages must be finished."""
+        """Return the inputs of the evaluation; earlier stages must be finished."""
         placed = self.placement()
         kept = self.shared.base if self.shared else self.run
         return Evaluation(
@@ -107,15 +107,15 @@ class RunContext:
         )  # fmt: skip
 
     def measured_by(self) -> dict[str, Any]:
-        """Return what a measurement depends on: the shards and the protocol."""
+        """Return the dependencies of a measurement: the shards and the protocol."""
         return {"shards": self.shards.digest, "protocol": self.protocol()["digest"]}
 
     def model(self, stage: str) -> str:
-        """Return where a stage's networks lie."""
+        """Return the location of a stage's networks."""
         return str(networks_of(self.run, stage))
 
     def digest(self, stage: str) -> str:
-        """Return the digest of what a finished stage hands on: of the store as it was built, else of networks."""
+        """Return the digest of a finished stage's output: of the store as built, else of the networks."""
         if stage == "store":
             return self.manifest().built_digest
         return networks_digest(networks_of(self.run, stage))
@@ -125,7 +125,7 @@ class RunContext:
         return read_manifest(snapshot_of(self.run))
 
     def start_store(self, name: str) -> RayStore:
-        """Connect to the store of that name, or start its actors, which end with the `with` block."""
+        """Connect to the store of that name, or start its actors, and stop them at the end of the `with` block."""
         settings = self.config.store
         return RayStore.share(
             snapshot_of(self.run), name, replicas=settings.replicas, index=IndexSettings.of(settings),
@@ -133,14 +133,14 @@ class RunContext:
         )  # fmt: skip
 
     def name_of_store(self, use: str) -> str:
-        """Return the name of the run's store if it is being served, else of one for this use alone."""
+        """Return the name of the run's store if it is being served, else a name for this use alone."""
         served = store_name(self.run)
         return served if served in list_stores() else f"{served}-{use}"
 
     def title(self, stage: str) -> str:
-        """Return how progress lines name a stage: with the run's name where several runs are at work."""
+        """Return the name of a stage in progress lines, with the run's name where several runs work."""
         return f"{self.run.name} {stage}" if self.shared else stage
 
     def placement(self) -> Placement:
-        """Return where the processes of each stage go."""
+        """Return the placement of the processes of each stage."""
         return placement(self.config, self.shared.trials if self.shared else 1)

@@ -1,4 +1,4 @@
-"""Networks in and out: the authors' published weights as a run's stage 1, a run's translator as one file."""
+"""Import of the authors' published weights as a run's stage 1, and export of a run's translator."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from rgcluster.translate.guided import require_model
 __all__ = ["export", "import_published"]
 
 BINDING = ("data.image_size", "data.attributes", "data.domains")
-"""Besides the model's, the settings that the imported networks bind."""
+"""Settings besides the model's that the imported networks fix."""
 
 
 def import_published(generator: Path, discriminator: Path | None, config: Config, run: Location) -> None:
-    """Make published networks the finished stage 1 of a new run; RunConflict where the run has one already.
+    """Write published networks as the finished stage 1 of a new run; RunConflict where the run has one already.
 
-    Without its discriminator, stage 3 begins with a new one.
+    Without the published discriminator, stage 3 begins with a new one.
     """
     directory = run / "translation"
     if (directory / STAGE).exists() or (directory / MODEL).exists():
@@ -60,7 +60,7 @@ def import_published(generator: Path, discriminator: Path | None, config: Config
 
 
 def export(run: Location, config: Config, model: str, kind: Format, target: Path) -> Exported:
-    """Write one of the run's translators to `target`, and what it takes and gives to `target`.json."""
+    """Write one of the run's translators to `target`, and a description of its inputs and outputs to `target`.json."""
     require_model(config, model)
     if model == "gmm-unit":
         translator = load_translator(networks_of(run, "translation"), config)

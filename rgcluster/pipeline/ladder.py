@@ -1,7 +1,7 @@
 """The ladder of trainings: the longest one of a preset that ends within a time limit.
 
-A rung is a share of the preset's steps in stages 1 and 3. A few timed steps of stage 1 tell how fast this
-machine is; everything else is counted in such steps, because it slows down with them.
+A rung is a share of the preset's steps in stages 1 and 3. A few timed steps of stage 1 measure the speed of this
+machine. All other work is expressed in such steps, because it slows down with them.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ SCALED = ("translation.steps", "translation.attention_from", "translation.attent
 WARM_UP, TIMED = 4, 24
 
 IN_TRAINING = 1.45
-"""What a step of stage 1 takes in training, in steps on random images: it reads, averages weights and reports."""
+"""Cost of a training step of stage 1 in steps on random images; it also reads, averages weights and reports."""
 
 GUIDED_STEP = 1.05
-"""What one variant's step of stage 3 costs, in steps of stage 1: its encoders are frozen, its f attends."""
+"""Cost of a step of stage 3 for each variant, in steps of stage 1: its encoders are frozen, its f attends."""
 
 REST = 1100
-"""What drawing, stage 2, the store, the judge, evaluation and figures cost, in steps of stage 1."""
+"""Cost of drawing, stage 2, the store, the judge, evaluation and figures, in steps of stage 1."""
 
 SHORT = 500
 """Trainings of fewer steps in stage 1 are not scaled."""
 
 FIXED_SECONDS = 80.0
-"""Start-ups of Ray, Ray Train and Ray Data, which hardly depend on the speed of the cores."""
+"""Seconds for starting Ray, Ray Train and Ray Data, which hardly depend on the speed of the cores."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A training that was chosen: its share of the preset, its steps, and what it will take."""
+    """A training: its share of the preset, its steps, and its estimated time."""
 
     share: float
     values: dict[str, int]
@@ -58,9 +58,9 @@ class Rung:
 
 
 def seconds_per_step(config: Config) -> float:
-    """Return how long a step of stage 1 takes on this machine, on random images.
+    """Return the median seconds of a step of stage 1 on this machine, on random images.
 
-    The median, so that another process that is busy for a moment costs no rung.
+    The median ignores short loads by other processes.
     """
     gpu = torch.cuda.is_available() and config.cluster.gpu != "never"
     device, count = pick_device(config.cluster, gpu=gpu), config.translation.batch_size
@@ -88,14 +88,14 @@ def seconds_per_step(config: Config) -> float:
 
 
 def estimate(config: Config, per_step: float) -> float:
-    """Return how many seconds the whole run will take where a step of stage 1 takes `per_step`."""
+    """Return the estimated seconds of the whole run if a step of stage 1 takes `per_step`."""
     guided = config.guidance.steps * len(config.guidance.variants) * GUIDED_STEP
     scale = config.guidance.batch_size / config.translation.batch_size
     return FIXED_SECONDS + per_step * (IN_TRAINING * (config.translation.steps + guided * scale) + REST)
 
 
 def choose(config: Config, minutes: float, per_step: float) -> Rung:
-    """Return the longest rung that ends in time, or the shortest one, which then does not fit."""
+    """Return the longest rung that ends in time, or the shortest one if none does."""
     for share in RUNGS:
         values = _scaled(config, share)
         seconds = estimate(with_values(config, values), per_step)
@@ -105,9 +105,9 @@ def choose(config: Config, minutes: float, per_step: float) -> Rung:
 
 
 def fit_to_time(config: Config, run: Location, minutes: float) -> tuple[Config, str]:
-    """Return the configuration whose run ends within `minutes`, and a line that says what was chosen and why.
+    """Return the configuration whose run ends within `minutes`, and a line that explains the choice.
 
-    A run that was begun continues with the steps it was begun with. Short trainings are left as they are.
+    An existing run continues with its own steps. Short trainings are not scaled.
     """
     begun = kept(run)
     if begun is not None:
@@ -125,7 +125,7 @@ def fit_to_time(config: Config, run: Location, minutes: float) -> tuple[Config, 
 
 
 def kept(run: Location) -> dict[str, int] | None:
-    """Return the steps that the run directory was begun with, None where it is new."""
+    """Return the steps of the run in the directory, None where it is new."""
     file = run / CONFIG
     if not file.exists():
         return None
@@ -134,7 +134,7 @@ def kept(run: Location) -> dict[str, int] | None:
 
 
 def _scaled(config: Config, share: float) -> dict[str, int]:
-    """Return the keys of a rung; whole reports, so that every line of the metrics covers as many steps."""
+    """Return the keys of a rung, rounded to whole reports, so that all lines of the metrics cover the same steps."""
     values = {}
     for key in SCALED:
         every = getattr(config, key.split(".")[0]).report_every
@@ -146,7 +146,7 @@ def _scaled(config: Config, share: float) -> dict[str, int]:
 
 
 def _described(values: dict[str, int]) -> str:
-    """Return the values as options of the command line, with which the same training can be repeated anywhere."""
+    """Return the values as command-line options that repeat the same training on any machine."""
     return " ".join(f"--set {key}={value}" for key, value in values.items())
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from rgcluster.base.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
+from rgcluster.base.progress import duration
 from rgcluster.base.rundir import STAGE, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
 from rgcluster.config import Config
@@ -21,7 +22,7 @@ from rgcluster.pipeline.stages import STAGES
 from rgcluster.train.records.metrics import read_metrics
 from rgcluster.translate.finished import open_run
 
-__all__ = ["Status", "describe", "duration", "status"]
+__all__ = ["Status", "describe", "status"]
 
 
 def describe(config: Config, console: Console) -> None:
@@ -106,15 +107,3 @@ def status(run: str) -> Status:
         state = "finished" if record["finished"] else "begun"
         rows.append((name, state, step, speed, f"{record['seconds']:.0f}", left))
     return Status(rows, read_events(location))
-
-
-def duration(seconds: float) -> str:
-    """Return `2 d 3 h`, `3 h 4 min`, `5 min` or `6 s`."""
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    if hours < 1:
-        return f"{minutes:.0f} min"
-    if days < 1:
-        return f"{int(hours)} h {int(minutes % 60)} min"
-    return f"{int(days)} d {int(hours % 24)} h"

@@ -1,1 +1,1 @@
-"""Several runs that are compared: the paper's tables, and sweeps."""
+"""Comparisons of several runs: the paper's tables, and sweeps."""

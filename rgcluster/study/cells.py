@@ -1,10 +1,10 @@
-"""A study: one directory of runs that differ in few settings and share what they have in common.
+"""A study: a directory of runs that differ in a few settings and share their common stages.
 
     DIR/cells/<name>/       a run directory, whose stages are links
-    DIR/stages/<digest>/    the stages, each once, keyed by what it depends on
+    DIR/stages/<digest>/    the stages, each once, by the digest of what it depends on
     DIR/measured/           the models' measurements, each once
 
-Where DIR is itself a run, its finished stages are taken as they are.
+If DIR is itself a run, its finished stages are reused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Cell = Mapping[str, Any]
 
 
 class Study:
-    """The runs of a directory, made on demand."""
+    """The runs of a directory, created on demand."""
 
     def __init__(
         self, root: Location, config: Config, shards: ShardSet, shared: Shared | None = None
@@ -35,7 +35,7 @@ class Study:
         self.shared = shared or Shared(root / "stages", root)
 
     def pipeline(self, cell: Cell) -> Pipeline:
-        """Return the run of a cell, its directory prepared."""
+        """Prepare the directory of a cell's run and return the run."""
         config = with_values(self.config, cell)
         pipeline = Pipeline(self.root / "cells" / cell_name(config, cell), config, self.shards, self.shared)
         pipeline.prepare()
@@ -43,7 +43,7 @@ class Study:
 
 
 def cell_name(config: Config, cell: Cell) -> str:
-    """Return a name that says what the cell changes, and that another configuration never has."""
+    """Return a name made of the cell's settings and a digest of the configuration, which makes it unique."""
     said = [f"{key.rsplit('.', 1)[-1]}-{_short(value)}" for key, value in cell.items() if key != "seed"]
     digest = digest_json(config.model_dump(mode="json"))[:8]
     return re.sub(r"[^\w.-]+", "_", "-".join([f"seed-{config.seed}", *said]))[:80] + f"-{digest}"

@@ -1,4 +1,4 @@
-"""The differences that the tables are about, with their intervals, p-values and verdicts."""
+"""The differences between models in the tables, with intervals, p-values and verdicts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Terms = Sequence[tuple[float, Images]]
 def translation_differences(
     title: str, seeds: Sequence[Terms], reference: Reference, num_test: int, *, drawn: bool
 ) -> list[dict[str, Any]]:
-    """Return the records of one comparison of translators: KID, IS, ACC and what else was measured.
+    """Return the records of one comparison of translators: KID, IS, ACC and the other measured metrics.
 
-    FID has none: resampled images appear twice, which raises it.
+    FID has no record, because resampled images appear twice, which raises it.
     """
     statistics: dict[str, Statistic] = {"kid": kernel(reference.features), "is": inception}
     statistics |= {metric.key: mean(metric.key) for metric in TRANSLATION if metric.per_image}
@@ -46,7 +46,7 @@ def translation_differences(
 def precision_differences(
     ours: str, other: str, seeds: Sequence[Images], num_test: int
 ) -> list[dict[str, Any]]:
-    """Return the records of one retrieval network against another, by each query's shares."""
+    """Return the records of one retrieval network against another, from the shares of each query."""
     records = []
     for metric in RETRIEVAL:
         key = metric.key
@@ -69,14 +69,14 @@ def _signs(ours: str, other: str) -> list[tuple[float, str]]:
 
 
 def _measured(seeds: Sequence[Terms], metric: Metric) -> bool:
-    """Return whether every model has the value for some image."""
+    """Return whether every model has a value for at least one image."""
     if not metric.per_image:
         return True
     return all(not np.isnan(images[metric.key]).all() for terms in seeds for _, images in terms)
 
 
 def judged(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a table's records with `p_holm`, corrected over all of them, and the `verdict` that follows from it."""
+    """Return a table's records with `p_holm`, corrected over all records, and the resulting `verdict`."""
     adjusted = holm([record["p"] for record in records])
     return [
         {**record, "p_holm": p, "verdict": _verdict(record, p)}

@@ -1,4 +1,4 @@
-"""The live table of a sweep: every trial's state, step, loss, and at the end its value."""
+"""The live table of a sweep: state, step and loss of every trial, and finally its value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["LiveTable"]
 
 
 class LiveTable:
-    """A table that is drawn anew on a terminal; elsewhere a line for each change of a state."""
+    """A table that is redrawn on a terminal; elsewhere, a line for each change of state."""
 
     def __init__(self, study: Study, metric: str) -> None:
         self.study, self.metric = study, metric

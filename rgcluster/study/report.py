@@ -1,17 +1,15 @@
-"""A table's files: `results.json`, CSV, LaTeX, and one HTML page that says what the differences say."""
+"""The files of a table: `results.json`, CSV, LaTeX, and an HTML page with the verdicts on the differences."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 from rgcluster.base.rundir import RESULTS
 from rgcluster.base.storage import Location
 from rgcluster.evaluate.metrics.catalogue import Metric, named_metrics
-from rgcluster.evaluate.report.page import details, page, paragraphs, section, simple_table, table
-from rgcluster.evaluate.report.reading import inflated_inception
+from rgcluster.evaluate.report.page import render
+from rgcluster.evaluate.report.reading import counted, inflated_inception
 from rgcluster.evaluate.report.tables import (
     Table,
     accuracy_table,
@@ -23,7 +21,7 @@ from rgcluster.evaluate.report.tables import (
 )
 from rgcluster.study.writing import as_csv, as_latex
 
-__all__ = ["difference_table", "shown_tables", "verdicts", "write_table"]
+__all__ = ["difference_rows", "shown_tables", "verdicts", "write_table"]
 
 Results = Mapping[str, Any]
 
@@ -34,7 +32,7 @@ _SHOWN = {
 
 
 def shown_tables(results: Results) -> list[Table]:
-    """Return what is shown of a table's results, the table itself first."""
+    """Return the tables that the results are shown as, the requested one first."""
     return [make(results) for make in _SHOWN[results["table"]]]
 
 
@@ -44,23 +42,25 @@ def write_table(directory: Location, results: Results) -> Location:
     (directory / RESULTS).write_json(results)
     (directory / "table.csv").write_text(as_csv(tables[0]))
     (directory / "table.tex").write_text(as_latex(tables[0]))
-    title = f"Table {results['table']}"
     seeds = results["training_seeds"]
     about = (
-        f"The paper's Table {results['table']} on {_data(results)}, {_count(len(seeds), 'training seed')} "
-        f"({', '.join(map(str, seeds))}). In smaller grey stand the paper's numbers, measured on CelebA at "
-        "128 × 128 pixels: they stand beside ours and do not compare."
+        f"The paper's Table {results['table']} on {_data(results)}, {counted(len(seeds), 'training seed')} "
+        f"({', '.join(map(str, seeds))}). The small grey numbers are the paper's, measured on CelebA at "
+        "128 × 128 pixels: they are shown side by side with ours but do not compare."
     )
-    body = [
-        f"<header>\n<h1>{escape(title)}</h1>\n{paragraphs([about])}</header>",
-        section("reading", "What the differences say", _list(verdicts(results))),
-        section("numbers", "Numbers", *(table(shown) for shown in tables)),
-        section("differences", "Differences", difference_table(results), paragraphs(notes(results), "note")),
-        section("setup", "How it was measured", details("Protocol", _json(results["protocol"])),
-                details("Runs", "\n".join(results["cells"]))),
-    ]  # fmt: skip
+    text = render(
+        "study/templates/table.html",
+        title=f"Table {results['table']}",
+        about=[about],
+        verdicts=verdicts(results),
+        tables=tables,
+        differences=difference_rows(results),
+        notes=notes(results),
+        protocol=results["protocol"],
+        cells=results["cells"],
+    )
     file = directory / "report" / "index.html"
-    file.write_text(page(title, body))
+    file.write_text(text)
     return file
 
 
@@ -68,20 +68,20 @@ _WORDS = {"better": "better on", "worse": "worse on", "no difference": "undecide
 
 
 def verdicts(results: Results) -> list[str]:
-    """Return a sentence for each comparison: on what it is better, worse, or undecided after Holm's correction."""
+    """Return a sentence for each comparison: the metrics on which it is better, worse, or undecided."""
     metrics = named_metrics(results)
-    said: dict[str, dict[str, list[str]]] = {}
+    comparisons: dict[str, dict[str, list[str]]] = {}
     for record in results["differences"]:
-        by_verdict = said.setdefault(record["comparison"], {verdict: [] for verdict in _WORDS})
+        by_verdict = comparisons.setdefault(record["comparison"], {verdict: [] for verdict in _WORDS})
         by_verdict[record["verdict"]].append(_text(metrics[record["metric"]], record))
     sentences = []
-    for title, by_verdict in said.items():
+    for title, by_verdict in comparisons.items():
         parts = (f"{_WORDS[verdict]} {', '.join(texts)}" for verdict, texts in by_verdict.items() if texts)
         sentences.append(f"{title}: {'; '.join(parts)}.")
     return sentences
 
 
-def difference_table(results: Results) -> str:
+def difference_rows(results: Results) -> list[list[str]]:
     """Return every difference with its interval, each training seed's, and its corrected p-value."""
     rows, metrics = [], named_metrics(results)
     for record in results["differences"]:
@@ -97,16 +97,7 @@ def difference_table(results: Results) -> str:
                 record["verdict"],
             ]
         )
-    heads = (
-        "comparison",
-        "value",
-        "difference",
-        "95 % interval",
-        "each training seed",
-        "p (Holm)",
-        "verdict",
-    )
-    return simple_table("Differences and their intervals", heads, rows)
+    return rows
 
 
 def _p_value(p: float | None) -> str:
@@ -116,7 +107,7 @@ def _p_value(p: float | None) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """Return what the intervals cover, and what has none."""
+    """Return notes on what the intervals cover."""
     count, cells = len(results["training_seeds"]), len(results["differences"])
     covers = (
         f"Intervals and p-values are Student's t over the differences of {count} training seeds, each pooled over "
@@ -126,9 +117,9 @@ def notes(results: Results) -> list[str]:
         "evaluation seeds, and do not cover another training seed (--seeds 3)."
     )
     texts = [
-        f"{covers} Each interval stands for itself. A verdict other than “no difference” means a p-value below 0.05 "
-        f"after Holm's correction over the {_count(cells, 'difference')} of this table, so an interval that leaves "
-        "zero out is not enough."
+        f"{covers} Intervals are not corrected. A verdict other than “no difference” means a p-value below 0.05 after "
+        f"Holm's correction over the {counted(cells, 'difference')} of this table, so an interval that excludes zero "
+        "is not enough."
     ]
     if "translation" in results["tables"]:
         texts.append(
@@ -151,16 +142,3 @@ def _data(results: Results) -> str:
         f"{kind} at {protocol['image_size']} × {protocol['image_size']} pixels, {protocol['gallery']:,} training "
         f"and {protocol['test_images']:,} test images"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _list(texts: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
-    return f'<ul class="reading">\n{items}</ul>\n'
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

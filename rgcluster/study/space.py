@@ -1,4 +1,4 @@
-"""What a sweep runs over: lists of values, crossed or drawn from, and ranges to draw from."""
+"""The search space of a sweep: lists of values, and ranges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Axis", "cells_of", "parse_axis"]
 
 @dataclass(frozen=True)
 class Axis:
-    """A key with its values, or with a range [low, high], drawn evenly or evenly in the logarithm."""
+    """A key with its values, or with a range [low, high], drawn uniformly or log-uniformly."""
 
     key: str
     values: tuple[Any, ...] = ()
@@ -28,7 +28,7 @@ class Axis:
     logarithmic: bool = False
 
     def draw(self, generator: np.random.Generator) -> Any:
-        """Return one value."""
+        """Return one random value."""
         if self.values:
             return self.values[int(generator.integers(len(self.values)))]
         if not self.logarithmic:
@@ -45,7 +45,7 @@ def parse_axis(text: str) -> Axis:
     if not dots:
         values = tuple(parse_override(f"{key}={part}")[1] for part in value.split(","))
         if len(set(map(str, values))) != len(values):
-            raise ConfigError(f"--over {text}: a value stands twice")
+            raise ConfigError(f"--over {text}: a value is repeated")
         return Axis(key.strip(), values)
     high, _, kind = high.partition(":")
     try:
@@ -58,7 +58,7 @@ def parse_axis(text: str) -> Axis:
 
 
 def cells_of(axes: Iterable[Axis], search: str, samples: int, seed: int) -> list[Cell]:
-    """Return the sweep's cells, each once: all combinations (`grid`), or `samples` drawn by the seed (`random`)."""
+    """Return the distinct cells of a sweep: all combinations (`grid`), or `samples` random ones (`random`)."""
     axes = list(axes)
     if not axes:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`rgcluster sweep`: shared stages first, then the trials, then the best of them, plots and `results.json`."""
+"""`rgcluster sweep`: trains the shared stages, runs the trials, and writes the best one, plots and results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["SweepOptions", "sweep"]
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How to search, and by what to judge."""
+    """How to search, and the metric to optimise."""
 
     axes: tuple[Axis, ...]
     search: Literal["grid", "random"] = "grid"
@@ -42,17 +42,17 @@ class SweepOptions:
 def sweep(
     data: str | None, run: str, preset: str | None, overrides: Iterable[str], options: SweepOptions
 ) -> Location:
-    """Run the sweep, or continue it; return its report."""
+    """Run or continue the sweep; return its report."""
     choices = [metric.key for metric in TRANSLATION]
     if options.metric not in choices:
         raise ConfigError(f"--metric {options.metric}: choose {', '.join(choices)}")
     root, config, shards = open_study(data, run, preset, overrides)
-    # The baselines do not depend on what most sweeps change: a trial trains the guided translator alone.
+    # Most sweeps change nothing that the baselines depend on, so a trial trains only the guided translator.
     given = {override.partition("=")[0].strip() for override in overrides}
     if "guidance.variants" not in given | {axis.key for axis in options.axes}:
         config = with_values(config, {"guidance.variants": ["rg-unit"]})
     cells = cells_of(options.axes, options.search, options.samples, config.seed)
-    for cell in cells:  # every mistake before anything starts
+    for cell in cells:  # report every mistake before anything starts
         with_values(config, cell, "the sweep")
     with ray_session(dashboard=True):
         study = Study(root, config, shards)
@@ -73,7 +73,7 @@ def _run(study: Study, cells: Sequence[Cell], options: SweepOptions) -> list[Tri
 
 
 def _train_shared(study: Study, cells: Sequence[Cell]) -> None:
-    """Train what several trials need: stages 1 and 2, the store, P@10, the reference; stage 3 where two share it."""
+    """Train the stages that several trials need: all before stage 3, and stage 3 itself where two share it."""
     stage3: dict[str, int] = {}
     for cell in cells:
         pipeline = study.pipeline(cell)
@@ -103,8 +103,8 @@ def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> L
             row["rows"] = [r for r in results["tables"]["translation"] if r["model"] not in UNPAINTED]
         rows.append(row)
     if not protocols:
-        why = next((row["why"] for row in rows if "why" in row), "none was begun")
-        raise RGClusterError(f"no trial of the sweep finished: {why}; the same command tries again")
+        why = next((row["why"] for row in rows if "why" in row), "none was started")
+        raise RGClusterError(f"no trial of the sweep finished: {why}; run the same command to try again")
     require_same(protocols)
     best = _best(rows, options.metric)
     results = {
@@ -126,14 +126,14 @@ def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> L
     failed = [row for row in rows if row["state"] == "failed"]
     if failed:
         raise RGClusterError(
-            f"{len(failed)} of {len(rows)} trials failed, {failed[0]['name']}: {failed[0].get('why', '')}; the rest "
-            f"is in {report}, the same command tries them again"
+            f"{len(failed)} of {len(rows)} trials failed, {failed[0]['name']}: {failed[0].get('why', '')}; the others "
+            f"are in {report}; run the same command to try the failed ones again"
         )
     return report
 
 
 def _best(rows: Sequence[dict[str, Any]], metric: str) -> str | None:
-    """Return the name of the finished trial whose guided translator is the best."""
+    """Return the name of the finished trial with the best guided translator."""
     values = {
         row["name"]: value
         for row in rows

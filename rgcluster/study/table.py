@@ -1,4 +1,4 @@
-"""`rgcluster table`: opens the study of a directory, trains what is missing and writes the table."""
+"""`rgcluster table`: opens the study of a directory, trains the missing stages and writes the table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["open_study", "table"]
 def table(
     number: int, data: str | None, run: str, preset: str | None, overrides: Iterable[str], seeds: int
 ) -> Location:
-    """Make the table; return its report."""
+    """Compute and write the table; return its report."""
     root, config, shards = open_study(data, run, preset, overrides)
     with ray_session():
         results = make_table(Study(root, config, shards), number, seeds)
@@ -32,7 +32,7 @@ def open_study(
 ) -> tuple[Location, Config, ShardSet]:
     """Return the directory, the configuration and the shards of a study.
 
-    What is not given is taken from the run that the directory holds; without one, the preset is celeba128.
+    Defaults come from the run in the directory, if there is one; otherwise the preset is celeba128.
     """
     root = Location(run)
     own, known = root / CONFIG, root / DATA
@@ -43,6 +43,6 @@ def open_study(
         config = load_config(preset or "celeba128", overrides)
     if data is None:
         if not known.exists():
-            raise DataError(f"{root}: holds no run that names its shards; give them with --data")
+            raise DataError(f"{root}: holds no run that names its shards; pass them with --data")
         data = known.read_json()["shards"]
     return root, config, open_shards(Location(data))

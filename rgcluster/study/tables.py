@@ -1,12 +1,10 @@
-"""The paper's tables: which runs each needs, which rows it shows, which differences it is about."""
+"""The paper's tables: the runs that each needs, its rows, and the differences that it tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS, stage_directory
@@ -18,6 +16,7 @@ from rgcluster.evaluate.measure.measured import load_measured
 from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.evaluate.measure.queries import load_precision
 from rgcluster.evaluate.measure.reference import load_reference
+from rgcluster.evaluate.metrics.averages import averaged
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.differences import Terms, judged, precision_differences, translation_differences
@@ -38,7 +37,7 @@ BASELINE = "gmm-unit-continued"
 
 @dataclass(frozen=True)
 class Trained:
-    """A cell that was trained and measured: its run and its rows by model."""
+    """A trained and measured cell: its run and its results."""
 
     pipeline: Pipeline
     cell: Cell
@@ -50,10 +49,10 @@ class Trained:
 
 
 def make_table(study: Study, number: int, seeds: int) -> dict[str, Any]:
-    """Train and measure what the table lacks; return its results: protocol, rows, differences.
+    """Train and measure the missing runs of a table; return its results: protocol, rows, differences.
 
-    `seeds` training seeds are run, the configuration's own and those after it. ConfigError for a table that
-    the paper does not have.
+    There are `seeds` training seeds: the configuration's own and the following ones. ConfigError for a table
+    that the paper does not have.
     """
     if number not in TABLES:
         raise ConfigError(f"no table {number}: there are {', '.join(map(str, TABLES))}")
@@ -71,7 +70,7 @@ def _check(config: Config, number: int) -> None:
 
 
 def _retrieval(study: Study, training_seeds: Sequence[int]) -> dict[str, Any]:
-    """Tables 1 and 6: no stage 3 is needed."""
+    """Tables 1 and 6, which need no stage 3."""
     rows, queries, protocols, names = [], [], {}, []
     for seed in training_seeds:
         pipeline = study.pipeline({"seed": seed, "retrieval.negatives": STRATEGIES})
@@ -136,7 +135,7 @@ def _train(study: Study, cell: Cell) -> Trained:
 
 
 def _rows(number: int, trained: dict[str, list[Trained]]) -> Iterable[Row]:
-    """Yield the table's rows, each over the training seeds."""
+    """Yield the table's rows, averaged over the training seeds."""
     usual = trained.get(str(USUAL_COUNT))
     for key, column in trained.items():
         models = list(column[0].rows)
@@ -182,7 +181,7 @@ def _differences(number: int, trained: dict[str, list[Trained]]) -> Iterable[dic
 def _compare(
     title: str, first: list[Trained], terms: Sequence[tuple[int, int, str]], columns: list[list[Trained]]
 ) -> list[dict[str, Any]]:
-    """Return a comparison's records; a term is a sign, the column of cells and the model in it."""
+    """Return the records of a comparison; a term is a sign, the number of a column, and a model."""
     seeds: list[Terms] = []
     for turn in range(len(first)):
         models = []
@@ -198,31 +197,5 @@ def _compare(
 
 
 def merge(rows: Sequence[Row]) -> Row:
-    """Return one row over training seeds: means, of the spreads too, and `*_training_spread` of the values."""
-    merged: Row = {}
-    for key, first in rows[0].items():
-        column: list[Any] = [row.get(key) for row in rows]
-        spread = key.endswith("_spread")
-        if isinstance(first, dict):
-            by_name = {name: [item[name] for item in column] for name in first}
-            merged[key] = {name: _mean(values) for name, values in by_name.items()}
-            if not spread:
-                deviations = {name: _deviation(values) for name, values in by_name.items()}
-                merged[f"{key}_training_spread"] = deviations
-        elif not isinstance(first, float) or key == "data_fraction":
-            merged[key] = first
-        else:
-            merged[key] = _mean(column)
-            if not spread:
-                merged[f"{key}_training_spread"] = _deviation(column)
-    return merged | {"training_seeds": len(rows)}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _deviation(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.std(known, ddof=1)) if len(known) > 1 else None
+    """Return one row over training seeds: means, also of the spreads, and `*_training_spread` of the values."""
+    return averaged(rows, "_training_spread", same=("data_fraction",)) | {"training_seeds": len(rows)}

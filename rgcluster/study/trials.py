@@ -1,6 +1,6 @@
-"""Ray Tune over the cells of a sweep: a trial trains stage 3 and measures; earlier stages are there already.
+"""Ray Tune over the cells of a sweep. A trial trains stage 3 and measures; earlier stages are already trained.
 
-Finished work is found on disk, so a sweep whose driver died continues with the same command.
+Finished work is found on disk, so the same command continues a sweep whose driver died.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from rgcluster.train.records.metrics import read_metrics
 __all__ = ["Plan", "Trial", "concurrency", "finished_results", "run_trials"]
 
 NOTES = "sweep/trials"
-"""Below the study: a file for every trial that ended without results, and why."""
+"""Folder of the study with a file for every trial that ended without results, and the reason."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the trials' drivers need; plain values and object references."""
+    """Arguments of the trials' drivers: plain values and object references."""
 
     root: Location
     config: Config
@@ -43,7 +43,7 @@ class Plan:
     sources: dict[tuple[str, float], Any]
     trials: int
     loss: str
-    """The line of `metrics.jsonl` that ASHA ranks trials by, lower is better."""
+    """The key of `metrics.jsonl` by which ASHA ranks trials; lower is better."""
 
     def study(self) -> Study:
         shared = Shared(self.root / "stages", self.root, dict(self.sources), self.trials)
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass
 class Trial:
-    """One cell on its way."""
+    """The state of one cell."""
 
     cell: Cell
     state: str = "waiting"
@@ -61,10 +61,10 @@ class Trial:
 
 
 def concurrency(config: Config, most: int | None = None) -> int:
-    """Return how many trials may run at once; ConfigError where the cluster cannot run even one.
+    """Return the number of trials that may run at once; ConfigError where the cluster cannot run even one.
 
-    A trial holds its driver, its store's shards and its workers, and must be able to read beside them: drivers
-    that hold what workers wait for would wait for ever.
+    A trial occupies its driver, its store's shards and its workers, and needs room to read data beside them.
+    Without this limit, drivers could occupy what their own workers wait for.
     """
     nodes = cluster_nodes()
     wanted = config.cluster.workers or 1
@@ -81,16 +81,16 @@ def concurrency(config: Config, most: int | None = None) -> int:
 def run_trials(
     plan: Plan, cells: Sequence[Cell], *, asha: bool, grace: int, report: Callable[[list[Trial]], None]
 ) -> list[Trial]:
-    """Run the cells that have no results yet; return every trial's state. `report` is called at every change."""
+    """Run the cells without results; return every trial's state. `report` is called at every change."""
     study = plan.study()
     trials = [Trial(cell, _state(study.pipeline(cell), plan.root, asha)) for cell in cells]
     report(trials)
-    # ASHA compares with earlier trials: finished ones report their values again.
+    # ASHA compares with earlier trials, so finished ones report their values again.
     open_ = [number for number, trial in enumerate(trials) if trial.state == "waiting" or asha]
     if not any(trials[number].state == "waiting" for number in open_):
         return trials
     steps = plan.config.guidance.steps
-    # One more step than there are: at its last, ASHA would end a trial that has yet to measure.
+    # One step more than a trial has: at max_t ASHA stops a trial, which has yet to measure.
     scheduler = (
         ASHAScheduler(time_attr="step", metric="loss", mode="min", max_t=steps + 1, grace_period=grace)
         if asha
@@ -149,7 +149,7 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
                 reported.update(step=line["step"], loss=line[plan.loss])
                 tune.report(dict(reported))
 
-    if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped before: it stays stopped
+    if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped earlier
         report_loss()
         return reported
     try:
@@ -167,13 +167,13 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
 
 
 class _Watch(tune.Callback):
-    """Keeps the live table's states."""
+    """Updates the states of the live table."""
 
     def __init__(self, trials: list[Trial], steps: int, report: Callable[[list[Trial]], None]) -> None:
         self.trials, self.steps, self.report = trials, steps, report
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune writes its callbacks to disk: this one belongs to this process
+        return {}  # Tune pickles its callbacks to disk; this one holds the state of this process
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._set(trial, "training")
@@ -223,8 +223,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    # Ctrl-C ends the sweep, which continues later, rather than every trial by itself.
+    # Ctrl-C should end the sweep, which can be continued, not each trial separately.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # Its own files of every trial, in formats that the results do not need.
+    # Tune's own files of every trial are not needed.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

@@ -1,4 +1,4 @@
-"""Tables as files: CSV for programs, LaTeX for papers."""
+"""Tables as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["as_csv", "as_latex"]
 
 
 def as_csv(table: Table) -> str:
-    """Return the table with four columns a metric: value, both spreads, the paper's value."""
+    """Return the table with four columns for each metric: value, both spreads, the paper's value."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     heads = [_plain(column) for column in table.columns]
@@ -27,7 +27,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """Return a `tabular` in a `table`, the paper's values small below ours."""
+    """Return a `tabular` in a `table`, with the paper's values in small print below ours."""
     lines = [
         r"\begin{table}",
         rf"\caption{{{_tex(table.caption)}}}",

@@ -1,1 +1,1 @@
-"""Jobs on a cluster that others run: checked before they are submitted, followed until they end."""
+"""Submission of jobs to existing clusters: checks before, and logs until the job ends."""

@@ -1,4 +1,4 @@
-"""What a job is: its file, its options, the places it writes to and the name it is known by."""
+"""A job: its file, its options, the locations that it writes to, and its submission id."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["JobPlan", "known_jobs", "plan_job"]
 
 PRESETS = {"pipeline": "demo", "translation": "celeba128", "retrieval": "celeba128", "guidance": "celeba128",
            "store": "celeba128", "sweep": "celeba128", "table": "celeba128"}  # fmt: skip
-"""Of the jobs that train, the preset that they take if none is given."""
+"""Default presets of the jobs that train."""
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A job as it will be submitted."""
+    """A job to submit."""
 
     job: str
     options: tuple[str, ...]
     places: tuple[str, ...]
-    """Where it writes: every node must, too."""
+    """Locations that it writes to, which every node must be able to write."""
     run: str | None
     preset: str | None
-    """None where it places no training, or where the run's own configuration holds."""
+    """None if the job does not train, or if the run has a configuration already."""
     overrides: tuple[str, ...]
     name: str
 
@@ -44,7 +44,7 @@ def known_jobs(directory: Path) -> list[str]:
 
 
 def plan_job(job: str, options: Sequence[str], directory: Path, name: str | None = None) -> JobPlan:
-    """Return what is to be submitted; ConfigError for a job that is not there, a wrong option or a relative path."""
+    """Return the job to submit; ConfigError for an unknown job, a wrong option or a relative path."""
     job = Path(job).name.removesuffix(".py")
     jobs = known_jobs(directory)
     if job not in jobs:
@@ -74,7 +74,7 @@ def plan_job(job: str, options: Sequence[str], directory: Path, name: str | None
 
 
 def _name(given: str | None, job: str, place: str) -> str:
-    """Return the id of its submission: the same place, the same name."""
+    """Return the submission id, which is the same for the same location."""
     if given is None:
         path = place.partition("?")[0].rstrip("/")
         short = re.sub(r"[^A-Za-z0-9_-]+", "-", path.rsplit("/", 1)[-1])[:40].strip("-") or "run"
@@ -97,7 +97,7 @@ def _values(options: Sequence[str], flag: str) -> list[str]:
 
 
 def _positional(options: Sequence[str]) -> list[str]:
-    """Return the words that are neither options nor their values; flags of `data shard` all take one."""
+    """Return the words that are neither options nor their values; every flag of `data shard` takes a value."""
     words, skip = [], False
     for word in options:
         if skip:
@@ -110,5 +110,5 @@ def _positional(options: Sequence[str]) -> list[str]:
 
 
 def _named(run: str) -> bool:
-    """Whether a run is given as NAME=DIRECTORY, as serving takes it."""
+    """Return whether a run is given as NAME=DIRECTORY, as for serving."""
     return "=" in run and not re.match(r"[^=]*[/?]", run)

@@ -1,4 +1,4 @@
-"""What a job takes along: the working directory, packed once, by Ray's own rules of what is left out."""
+"""The working directory of a job, packed once, with Ray's rules for excluded files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUIET.setLevel(logging.ERROR)
 
 
 def files_to_upload(directory: Path) -> dict[str, int]:
-    """Return the sizes by name of the files that Ray uploads: all but what .gitignore and .rayignore name."""
+    """Return the sizes by name of the files that Ray uploads: all but those in .gitignore and .rayignore."""
     found: dict[str, int] = {}
 
     def note(path: Path) -> None:
@@ -33,10 +33,10 @@ def files_to_upload(directory: Path) -> dict[str, int]:
 
 
 def pack_upload(directory: Path, limit_mib: float, target: Path) -> None:
-    """Pack the directory into the zip file `target`; ConfigError where it holds more than the limit.
+    """Pack the directory into the zip file `target`; ConfigError where it is larger than the limit.
 
-    Ray would read the directory twice, once for its name and once to pack it, and fail where a file changed
-    in between; a package is read once.
+    Ray would read the directory twice, for its name and to pack it, and fail if a file changed in between. A
+    package is read once.
     """
     files = files_to_upload(directory)
     size = sum(files.values())
@@ -45,13 +45,13 @@ def pack_upload(directory: Path, limit_mib: float, target: Path) -> None:
         named = ", ".join(f"{name} ({files[name] / 2**20:.1f} MiB)" for name in largest)
         raise ConfigError(
             f"{directory}: an upload of {size / 2**20:.1f} MiB, the limit is {limit_mib:g}; the largest files are "
-            f"{named}; name what the job does not need in .rayignore, or raise --max-upload-mib"
+            f"{named}; list files that the job does not need in .rayignore, or raise --max-upload-mib"
         )
     packaging.create_package(
         str(directory.resolve()), target, include_gitignore=_with_gitignore(), logger=_QUIET
     )
-    # Its own name for every submission: of two jobs that begin at once with the same package, one was seen to
-    # lose its working directory to the other.
+    # Every submission has its own name: of two jobs that start together with the same package, one can
+    # lose its working directory.
     with zipfile.ZipFile(target, "a") as package:
         package.comment = uuid.uuid4().hex.encode()
 

@@ -1,7 +1,7 @@
-"""A stage's checkpoints: written beside the training, kept by age and by metric, found again when sound.
+"""Checkpoints of a stage: written by a thread, kept by age and by metric; a damaged one is skipped.
 
-They do not go through Ray Train's own checkpoints, whose copies would block every worker and whose list
-cannot fall back from a damaged one to the one before.
+Ray Train's checkpoints are not used: copying them blocks every worker, and Ray Train cannot fall back from a
+damaged checkpoint to the previous one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ Tree = dict[str, Any]
 class Checkpoints:
     """The checkpoints below a stage's directory, one writer at a time.
 
-    `settings` says how many are kept: the newest `checkpoint_keep`, and the one whose `checkpoint_best` is
-    best.
+    The newest `checkpoint_keep` of `settings` are kept, and the one with the best `checkpoint_best`.
     """
 
     def __init__(self, directory: Location, kind: str, settings: StageConfig) -> None:
@@ -43,31 +42,31 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: Tree, metrics: dict[str, Any]) -> None:
-        """Copy `state` and return; a thread writes it. Raises what the write before this one raised."""
+        """Copy `state` and return; a thread writes it. Raises the error of the previous write."""
         self.wait()  # at most one copy of the state waits in memory
         score = metrics.get(self._settings.checkpoint_best)
         self._pending = self._thread.submit(self._write, step, take_snapshot(state), score)
 
     def wait(self) -> None:
-        """Wait until the last one is written; raise what its write raised."""
+        """Wait for the last write; raise its error."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def close(self) -> None:
-        """Wait as `wait` does, and end the thread."""
+        """Wait for the last write and end the thread."""
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
     def steps(self) -> list[int]:
-        """Return the steps of the directories there are, whole or not, oldest first."""
+        """Return the steps of all directories, complete or not, oldest first."""
         names = (self._directory / CHECKPOINTS).names()
         return [int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit()]
 
     def latest(self) -> tuple[int, Tree] | None:
-        """Return step and state of the newest sound checkpoint; a notice names each damaged one passed over."""
+        """Return step and state of the newest intact checkpoint; a notice names each damaged one that is skipped."""
         damaged = []
         for step in reversed(self.steps()):
             try:
@@ -81,7 +80,7 @@ class Checkpoints:
         return None
 
     def load(self, step: int) -> Tree:
-        """Return the state after `step`; CheckpointError where it is damaged, partial or another stage's."""
+        """Return the state after `step`; CheckpointError where it is damaged, incomplete or of another stage."""
         location = self._place(step)
         if not (location / MANIFEST).exists():
             raise CheckpointError(f"{location}: only part of it was written; remove it")
@@ -91,7 +90,7 @@ class Checkpoints:
         return tree
 
     def place(self, step: int) -> str:
-        """Return where the checkpoint of `step` lies."""
+        """Return the location of the checkpoint of `step`."""
         return str(self._place(step))
 
     def _place(self, step: int) -> Location:
@@ -103,10 +102,10 @@ class Checkpoints:
         self._prune(step)
 
     def _prune(self, newest: int) -> None:
-        """Remove what is neither among the newest nor the best; what was only partly written goes too."""
+        """Remove checkpoints that are neither among the newest nor the best, and incomplete ones."""
         scores: dict[int, float | None] = {}
         for step in self.steps():
-            if step > newest:  # left by a run that was cut back further than this
+            if step > newest:  # left by a run that was reset to an earlier step
                 continue
             try:
                 scores[step] = read_checkpoint_manifest(self._place(step)).get("score")
@@ -118,7 +117,9 @@ class Checkpoints:
             best = max if self._settings.checkpoint_order == "max" else min
             kept.add(best(scored, key=lambda step: (scored[step], step)))
         for step in set(scores) - kept:
-            (self._place(step) / MANIFEST).remove()  # first, so that what is half removed is no checkpoint
+            (
+                self._place(step) / MANIFEST
+            ).remove()  # first, so that a partly removed directory is no checkpoint
             self._place(step).remove()
 
     def _tell(self, damaged: list[str], outcome: str) -> None:

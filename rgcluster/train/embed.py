@@ -1,4 +1,4 @@
-"""Embeds the retrieval set into a store snapshot: R(E_c(r), E_s(r)) for every image, no label read."""
+"""Embeds the retrieval set into a store snapshot: R(E_c(r), E_s(r)) of every image. Labels are not read."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build_store(
 ) -> None:
     """Embed every image of `sources` (by split) with an actor pool and commit the snapshot at `target`.
 
-    An interrupted build continues, with the same networks and images, behind the last rows that it saved.
+    An interrupted build with the same networks and images continues after the last saved rows.
     """
     shape = (config.data.image_size, config.data.image_size, 3)
     digests = store_digests(config, translator, retrieval)
@@ -86,7 +86,7 @@ def build_store(
             todo = np.flatnonzero(~np.isin(source.index.row_ids, writer.held))
             if not len(todo):
                 continue
-            # Rows come, and so were saved, in order: what is left is the end.
+            # Rows are read and saved in order, so the missing rows are the last ones.
             embedded = rows_dataset(source, int(todo[0])).map_batches(
                 Embedder,
                 fn_constructor_args=(config, translator, retrieval, gpu),
@@ -112,7 +112,7 @@ def build_store(
 
 
 def _work_digest(config: Config, sources: Mapping[str, ImageSource], digests: Mapping[str, str]) -> str:
-    """Return the digest of all that the snapshot's rows depend on."""
+    """Return the digest of everything that the snapshot's rows depend on."""
     images = {
         split: [source.shards.digest, source.crop, source.size, digest_bytes(source.index.row_ids.tobytes())]
         for split, source in sources.items()

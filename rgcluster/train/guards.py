@@ -1,4 +1,4 @@
-"""What stops a training that has gone wrong, and says what went wrong and what to change."""
+"""Errors that stop a failed training: their causes, and what to change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rgcluster.train.stage import Stage
 __all__ = ["DIVERGENCE", "check_losses", "explained", "is_out_of_memory", "memory_advice"]
 
 DIVERGENCE = "divergence"
-"""Directory, below a stage's own, with the batch and the networks at the time when a loss left its bounds."""
+"""Directory, below a stage's own, with the batch and the networks of a divergence."""
 IDS_SHOWN = 4
 
 
@@ -65,7 +65,7 @@ def check_losses(stage: Stage, first: int, names: list[str], losses: Tensor) -> 
 
 @contextmanager
 def explained(kind: str, settings: StageConfig, timeout: float) -> Iterator[None]:
-    """Turn what torch raises for lack of memory and for stalled collectives into errors that name the remedy."""
+    """Convert torch's errors for a lack of memory and for stalled collectives to errors that name the remedy."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -83,7 +83,7 @@ def explained(kind: str, settings: StageConfig, timeout: float) -> Iterator[None
 
 
 def memory_advice(kind: str, settings: StageConfig) -> str:
-    """Return what to lower where `kind` does not fit in memory."""
+    """Return advice on which settings to lower if `kind` does not fit in memory."""
     return (
         f"{kind}: out of memory with batch_size {settings.batch_size} in {settings.accumulate} "
         f"piece{'s' if settings.accumulate > 1 else ''} a worker; "
@@ -95,7 +95,7 @@ def memory_advice(kind: str, settings: StageConfig) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Ray ended a worker because its machine had no memory left."""
+    """Return whether Ray killed a worker because its machine ran out of memory."""
     return any(
         isinstance(inner, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(inner)
         for inner in causes(error)

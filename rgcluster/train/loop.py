@@ -50,14 +50,14 @@ def train_worker(task: dict[str, Any]) -> None:
     except Exception as error:
         cause = root_cause(error)
         if not isinstance(cause, RGClusterError) or isinstance(cause, CollectiveStalled):
-            raise  # another start may go through
+            raise  # another attempt may succeed
         (run.directory / FAILURE).write_json({"type": type(cause).__name__, "message": str(cause)})
         if context.get_world_size() > 1 and not isinstance(cause, TrainingDiverged):
-            raise  # the other workers wait in a collective; a divergence all of them see alike
+            raise  # the other workers wait in a collective, except for a divergence, which all workers see
 
 
 def raise_failure(directory: Location) -> None:
-    """Raise the error that a worker left in the stage's directory, if one did, and clear it."""
+    """Raise the error that a worker recorded in the stage's directory, if any, and remove the record."""
     if not (directory / FAILURE).exists():
         return
     failure = (directory / FAILURE).read_json()
@@ -66,7 +66,7 @@ def raise_failure(directory: Location) -> None:
 
 
 def train_stage(stage: Stage) -> None:
-    """Train from the newest sound checkpoint to the stage's last step, then hand the networks over."""
+    """Train from the newest intact checkpoint to the stage's last step, then write the networks."""
     settings, worker, directory = stage.settings, stage.worker, stage.run.directory
     checkpoints = Checkpoints(directory, stage.run.stage, settings)
     start = _restore(stage, checkpoints)
@@ -97,12 +97,12 @@ def train_stage(stage: Stage) -> None:
     if log:
         stage.hand_over(directory / MODEL)
         log.close()
-    # Every rank reports, so none leaves while the first still writes.
+    # Every rank reports, so that none exits while the first still writes.
     ray.train.report(_reported(line))
 
 
 def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
-    """Load what the first worker found sound; return the steps done."""
+    """Load the checkpoint that the first worker chose; return the number of finished steps."""
     found = checkpoints.latest() if stage.worker.rank == 0 else None
     step = agree(found[0] if found else 0, stage.worker)
     if step:

@@ -1,4 +1,4 @@
-"""What a step's losses were, and how fast steps went; nothing is read back from the device within a report's span."""
+"""Losses and speed of steps; between reports nothing is read back from the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Gathers the losses of a report's span on the device and reads them back once."""
+    """Collects losses on the device and reads them back once for each report."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -30,12 +30,12 @@ class Meter:
         self._clock = time.perf_counter()
 
     def add(self, parts: Parts) -> None:
-        """Take one step's losses, scalars on the device."""
+        """Add the losses of one step, scalars on the device."""
         self._names = sorted(parts)
         self._rows.append(torch.stack([parts[name].float() for name in self._names]))
 
     def report(self, step: int) -> dict[str, Any]:
-        """Return the metrics line of the steps since the last; TrainingDiverged where a loss left its bounds."""
+        """Return the metrics line of the steps since the last one; TrainingDiverged where a loss is out of bounds."""
         worker, settings, count = self._stage.worker, self._stage.settings, len(self._rows)
         losses = mean_over_workers(torch.stack(self._rows), worker).cpu()
         seconds = time.perf_counter() - self._clock
@@ -55,7 +55,7 @@ class Meter:
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:
-    """Return in GiB the most memory that tensors took on a GPU, or this process on a CPU, since the start."""
+    """Return the peak memory in GiB since the start: of tensors on a GPU, of this process on a CPU."""
     if device.type == "cuda":
         return {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
     return {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}

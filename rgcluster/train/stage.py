@@ -1,4 +1,4 @@
-"""What the worker loop asks of a stage."""
+"""The interface between the worker loop and a stage."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """What the driver tells every worker of a stage; plain values, so it travels well."""
+    """Arguments of every worker of a stage; plain values that can be pickled."""
 
     config: Config
     location: str
     stage: str
     source: ImageSource
     upstream: dict[str, str] = field(default_factory=dict)
-    """Where the networks of earlier stages lie, and the store's name."""
+    """Locations of the networks of earlier stages, and the store's name."""
     gpus_per_generator: float = 0.0
-    """What stage 2's generators take of a device beside their worker."""
+    """Share of a device that stage 2's generators use beside their worker."""
 
     @property
     def directory(self) -> Location:
@@ -42,19 +42,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker's place in the group."""
+    """A worker's rank in the group, and its device."""
 
     rank: int
     world: int
     device: Device
 
     def rows(self, batch: int) -> int:
-        """Return how many rows of a global batch are this worker's; the workers' counts differ by one at most."""
+        """Return this worker's number of rows in a global batch; the workers' numbers differ by at most one."""
         return batch * (self.rank + 1) // self.world - batch * self.rank // self.world
 
 
 class Stage(ABC):
-    """One stage's networks and its step."""
+    """Networks and training step of a stage."""
 
     settings: StageConfig
 
@@ -69,7 +69,7 @@ class Stage(ABC):
 
     @abstractmethod
     def step(self, step: int, item: Any) -> Parts:
-        """Update the networks; return detached scalars, whose mean over the workers is the batch's."""
+        """Update the networks; return detached scalars, whose mean over the workers is that of the batch."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -81,22 +81,22 @@ class Stage(ABC):
 
     @abstractmethod
     def hand_over(self, location: Location) -> None:
-        """Write what later stages need."""
+        """Write the networks for later stages."""
 
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
-        """Return pictures uint8 [h, w, 3] by name that show how training goes after `step` steps."""
+        """Return sample pictures uint8 [h, w, 3] by name after `step` steps."""
         return {}
 
     def rows_of(self, step: int) -> npt.NDArray[np.int64]:
-        """Return the rows of the training images in the batch of `step`, those of all workers."""
+        """Return the rows of the training images in the batch of `step`, over all workers."""
         batch = self.settings.batch_size
         return self.run.source.order(self.config.seed).rows(step * batch, (step + 1) * batch)
 
     def pieces(self, block: dict[str, npt.NDArray[Any]]) -> list[tuple[dict[str, npt.NDArray[Any]], float]]:
         """Cut a step's block into `accumulate` pieces, each with its share.
 
-        A share is the piece's rows over those of an even part of the batch: weighted by it, losses that are
-        means over pieces add up, over pieces and workers, to the mean over the batch however it was cut.
+        A share is the number of rows of the piece over that of an even part of the batch. With these weights, sums
+        of mean losses over pieces and workers equal the mean over the batch, however it is cut.
         """
         settings, rows = self.settings, len(next(iter(block.values())))
         even = settings.batch_size / self.worker.world
@@ -112,7 +112,7 @@ class Stage(ABC):
         return {"data": waited}
 
     def timed(self, stream: Iterator[T]) -> Iterator[T]:
-        """Yield what the stream yields; the time that it takes counts as waiting for data."""
+        """Yield the items of the stream; the time that it takes counts as waiting for data."""
         while True:
             start = time.perf_counter()
             try:

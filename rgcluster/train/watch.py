@@ -1,4 +1,4 @@
-"""Tells the run's log of workers that were lost; called by Ray Train's controller."""
+"""Records lost workers in the run's events; called by Ray Train's controller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["WorkerWatch"]
 
 
 class WorkerWatch(UserCallback):
-    """`run` is the run's directory, as text, so that it travels well."""
+    """`run` is the run's directory as text, which can be pickled."""
 
     def __init__(self, run: str, stage: str) -> None:
         self._run, self._stage = run, stage

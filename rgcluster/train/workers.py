@@ -1,4 +1,4 @@
-"""What workers do together: average gradients, average losses, agree on a number."""
+"""Collective operations of workers: average gradients and losses, broadcast a number."""
 
 from __future__ import annotations
 

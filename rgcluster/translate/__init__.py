@@ -1,1 +1,1 @@
-"""A trained translator in use."""
+"""Inference with trained translators."""

@@ -1,4 +1,4 @@
-"""The device, precision, memory layout and kernels a worker trains with."""
+"""The device of a worker, with its precision, memory layout and kernels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Device:
     torch: torch.device
     bf16: bool
     channels_last: bool | None = None
-    """None: where it is the faster one."""
+    """None: channels-last where it is faster."""
     compiles: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
@@ -33,22 +33,22 @@ class Device:
     @property
     def layout(self) -> Any:
         """The memory format of images and weights, a `torch.memory_format`."""
-        # On a CPU the norms are several times slower in channels-last than they save in the convolutions:
-        # there only networks without norms are in it, see `lay_out`.
+        # On a CPU the norms lose several times more in channels-last than the convolutions gain, so
+        # only networks without norms use it there; see `lay_out`.
         wanted = self.torch.type == "cuda" if self.channels_last is None else self.channels_last
         return torch.channels_last if wanted else torch.contiguous_format
 
     def lay_out(self, network: nn.Module, *without_norms: nn.Module) -> None:
-        """Move the network here, and networks, parts of it or not, that have no norms: each in its faster format."""
+        """Move the network, and networks without norms (parts of it or not), here, each in its faster format."""
         network.to(device=self.torch, memory_format=self.layout)  # type: ignore[call-overload]
         layout = torch.channels_last if self.channels_last is None else self.layout
         for module in without_norms:
             module.to(device=self.torch, memory_format=layout)  # type: ignore[call-overload]
 
     def compile(self, *modules: nn.Module) -> None:
-        """Have torch compile each module on its own at its first use, if this device compiles at all.
+        """Let torch compile each module at its first use, if this device compiles at all.
 
-        Modules, not the step: equal blocks are compiled once, and a later run finds them in the cache.
+        Compiling modules rather than the step compiles equal blocks once, and later runs find them in the cache.
         """
         if self.compiles:
             for module in modules:
@@ -63,7 +63,7 @@ def pick_device(config: ClusterConfig, *, gpu: bool) -> Device:
         torch.backends.cudnn.benchmark = True
         fast = torch.cuda.is_bf16_supported()
     else:
-        # A CPU without an instruction for it emulates bf16, ten times slower than fp32.
+        # A CPU without bf16 instructions emulates it, ten times slower than fp32.
         fast = bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     use_convolutions(config.convolutions)
     bf16 = fast if config.precision == "auto" else config.precision == "bf16"

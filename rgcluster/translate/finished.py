@@ -1,4 +1,4 @@
-"""A finished run on disk: its configuration, its snapshot, and what its D sees in an image."""
+"""A finished run on disk: its configuration, its store's name, and its D as a classifier of attributes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rgcluster.translate.device import Device
 __all__ = ["KEEP", "Judge", "open_run", "store_name", "style_noise", "wanted_changes"]
 
 KEEP = -1
-"""In a target: this attribute stays as D sees it in the image."""
+"""Value in a target: the attribute stays as D sees it in the image."""
 
 
 def open_run(run: str) -> tuple[Config, Location]:
-    """Return the run's configuration and place; DataError where there is no run."""
+    """Return the run's configuration and location; DataError where there is no run."""
     location = Location(run)
     file = location / CONFIG
     if not file.exists():
@@ -31,14 +31,14 @@ def open_run(run: str) -> tuple[Config, Location]:
 
 
 def store_name(run: Location) -> str:
-    """Return the name under which a run's store is served; runs of one name differ in their paths."""
+    """Return the name under which a run's store is served, which includes a digest of the run's path."""
     return f"{run.name}-{digest_bytes(str(run).encode())[:8]}"
 
 
 def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:
-    """Return what `Blond_Hair,-Young` asks of each attribute [n]: 1 set, 0 cleared, KEEP not mentioned.
+    """Return the value of each attribute [n] in a text such as `Blond_Hair,-Young`: 1, 0, or KEEP if not mentioned.
 
-    UnknownAttribute or ContradictoryTarget name the attribute at fault.
+    UnknownAttribute or ContradictoryTarget name the invalid attribute.
     """
     groups = (data.attributes,) if data.domains == "one-hot" else data.exclusive
     return np.array(parse_target(text, [KEEP] * len(data.attributes), data.attributes, groups), np.int8)
@@ -47,7 +47,7 @@ def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:
 def style_noise(seed: int, samples: int, style_size: int) -> npt.NDArray[np.float32]:
     """Return the style noise [samples, style_size] of a seed; seed 0 for one sample is the domain's mean.
 
-    A sample depends on the seed and its own number alone: not on how many there are, nor on the image.
+    A sample depends only on the seed and its number, neither on the number of samples nor on the image.
     """
     if samples == 1 and seed == 0:
         return np.zeros((1, style_size), np.float32)
@@ -55,7 +55,7 @@ def style_noise(seed: int, samples: int, style_size: int) -> npt.NDArray[np.floa
 
 
 class Judge:
-    """D of stage 1 as a classifier of an image's own attributes."""
+    """Stage 1's D as a classifier of an image's attributes."""
 
     def __init__(self, run: Location, config: Config, device: Device) -> None:
         network = load_discriminator(networks_of(run, "translation"), config)
@@ -70,7 +70,7 @@ class Judge:
         return (logits.softmax(dim=1) if one_hot else logits.sigmoid()).cpu().numpy()
 
     def domains(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
-        """Return the domains [B, n] of probabilities [B, n]: of an exclusive group at most the likeliest."""
+        """Return the domains [B, n] of probabilities [B, n], with at most one attribute of an exclusive group."""
         data = self._data
         if data.domains == "one-hot":
             return np.eye(len(data.attributes), dtype=np.int8)[probabilities.argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""Trained translators, ready for use: images and target domains in, translations out."""
+"""Trained translators: translate images to target domains, guided by neighbours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rgcluster.model.handover import is_guided, load_guided, load_retrieval, loa
 from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Store
 from rgcluster.translate.device import Device
-from rgcluster.translate.retriever import Retriever, look
+from rgcluster.translate.retriever import Retriever, encode_references
 from rgcluster.translate.tensors import to_images, to_pixels
 
 __all__ = ["GuidedTranslator", "Translation", "load_models", "require_model"]
@@ -27,7 +27,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Translation:
-    """image uint8 [B, h, w, 3]; mask M, float [B, h, w]; the neighbours that guided it, if any."""
+    """image uint8 [B, h, w, 3]; mask M, float [B, h, w]; the neighbours that guided the translation, or None."""
 
     image: UInt8Array
     mask: npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ class GuidedTranslator:
         row_ids: npt.NDArray[np.int64] | None = None,
     ) -> Neighbours:
         """Return the `count` stored images nearest to R(E_c(x), mean style of the target)."""
-        assert self.retriever is not None, f"{self.name} looks at no neighbours"
+        assert self.retriever is not None, f"{self.name} uses no neighbours"
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
             content = self.translator.content_encoder(to_images(pixels, self.device))
@@ -93,7 +93,9 @@ class GuidedTranslator:
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
             content = self.translator.content_encoder(image)
-            references = None if neighbours is None else look(self.translator, neighbours, self.device)
+            references = (
+                None if neighbours is None else encode_references(self.translator, neighbours, self.device)
+            )
             fused = self.translator.fuse(content, references)
             made = self.translator.generate(fused, prior_mean(domain, self.config.model.style_dim), image)
         return to_pixels(made.image)
@@ -114,15 +116,17 @@ class GuidedTranslator:
             references = None
             if self.retriever is not None:
                 rows = np.full(len(pixels), -1, np.int64) if row_ids is None else row_ids
-                pending = self.retriever.ask(content, style, rows, key, random=self.name == "rg-unit-random")
+                pending = self.retriever.issue(
+                    content, style, rows, key, random=self.name == "rg-unit-random"
+                )
                 near = pending.result()
-                references = self.retriever.look(near)
+                references = self.retriever.encode(near)
             made = self.translator.generate(self.translator.fuse(content, references), style, image)
         return Translation(to_pixels(made.image), made.mask[:, 0].float().cpu().numpy(), near)
 
 
 def require_model(config: Config, name: str) -> None:
-    """Raise ConfigError where the run of this configuration has no translator of that name."""
+    """Raise ConfigError if a run of this configuration has no translator of that name."""
     known = ("gmm-unit", *config.guidance.variants)
     if name not in known:
         raise ConfigError(f"no model {name!r}: this run has {', '.join(known)}")
@@ -133,7 +137,7 @@ def load_models(
 ) -> dict[str, GuidedTranslator]:
     """Load the run's translators by name: `gmm-unit`, and stage 3's variants (all, or those in `names`).
 
-    The store must be given where a guided one is loaded; StoreMismatch where other networks embedded it.
+    Guided translators need the store; StoreMismatch where other networks embedded it.
     """
     base = load_translator(networks_of(run, "translation"), config)
     models: dict[str, GuidedTranslator] = {}

@@ -1,4 +1,4 @@
-"""Many requests at once: each a picture and the styles wanted of it, all of them in few passes."""
+"""Batches of requests: each is a picture and target styles, and a batch takes few forward passes."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ FloatArray = npt.NDArray[np.float32]
 Guidance = Literal["on", "off", "random"]
 
 FAMILIAR_IMAGES = 640
-"""Stored images from which it is learnt what is usual; four in five to compare with."""
+"""Stored images for `Familiarity`: four in five to compare with, the others to find the usual distance."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture and what is wanted of it, in R rows.
+    """A picture and its R requested translations.
 
     pixels uint8 [h, w, 3]; targets [T, n] of 1, 0 and KEEP; weights [R, T] mix the targets' mean styles;
-    noise [R, n * style_dim]. With `reference`, a picture like pixels, its style takes the targets' place.
+    noise [R, n * style_dim]. With `reference`, a picture like pixels, the targets are replaced by its style.
     """
 
     pixels: UInt8Array
@@ -59,11 +59,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's answer: images uint8 [R, h, w, 3], masks uint8 [R, h, w], and how they came about.
+    """The result of a job: images uint8 [R, h, w, 3], masks uint8 [R, h, w], and how they were made.
 
-    own is what D sees in the picture [n], where the targets needed it. unlikeness is the distance of the
-    picture's content to the nearest training image's, up to 1 for what is usual. `degraded`: no store
-    answered, so none guided it.
+    own [n] are the attributes that D sees in the picture, if the targets needed them. unlikeness is the distance
+    of the picture's content to the nearest training image's, up to 1 for usual pictures. `degraded`: no store
+    answered, so the translation is unguided.
     """
 
     images: UInt8Array
@@ -80,7 +80,7 @@ class Outcome:
 
 @dataclass
 class _Rows:
-    """The rows of a batch that are guided the same way, and what became of them."""
+    """The rows of a batch with the same kind of guidance, and their results."""
 
     index: npt.NDArray[np.int64]
     pending: list[Pending[Neighbours]] = field(default_factory=list)
@@ -90,7 +90,7 @@ class _Rows:
 
 
 def variant_of(guidance: Guidance, trained: Sequence[str]) -> str:
-    """Return which translator answers: without retrieval the one trained equally long, if there is one."""
+    """Return the translator for a kind of guidance; without retrieval the one trained equally long, if any."""
     if guidance == "on":
         return "rg-unit"
     if guidance == "random":
@@ -101,7 +101,7 @@ def variant_of(guidance: Guidance, trained: Sequence[str]) -> str:
 class Translators:
     """The translators of one run, for batches of jobs of every kind.
 
-    With `degrade` a job whose neighbours cannot be had is translated without; else it fails.
+    With `degrade`, a job is translated without neighbours if the store is unavailable; else it fails.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Translators:
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> list[Outcome | RGClusterError]:
-        """Return each job's outcome, or the error that is its own."""
+        """Return the outcome or the error of each job."""
         start = time.perf_counter()
         image = to_images(np.stack([job.pixels for job in jobs]), self.device)
         own, targets = self._targets(jobs, image)
@@ -170,7 +170,7 @@ class Translators:
         return self.retriever.store.neighbours(query, count, np.full(job.rows, job.row_id))
 
     def warm_up(self) -> None:
-        """Translate batches of every kind, and learn what training images look like."""
+        """Translate batches of every kind, and prepare the computation of unlikeness."""
         size, n = self.config.data.image_size, self.config.num_attributes
         blank = np.full((size, size, 3), 128, np.uint8)
         for rows in (1, self.max_rows):
@@ -180,10 +180,10 @@ class Translators:
             kinds: tuple[Guidance, ...] = ("on", "off", "random")
             for kind in kinds:
                 self.run([Job(blank, target, one, noise, guidance=kind)] * rows)
-        self._familiarity = self._learn_what_is_usual()
+        self._familiarity = self._make_familiarity()
 
     @torch.inference_mode()
-    def _learn_what_is_usual(self) -> Familiarity:
+    def _make_familiarity(self) -> Familiarity:
         store = self.retriever.store
         ids = store.ids()
         pixels = store.fetch(
@@ -200,14 +200,14 @@ class Translators:
     def _targets(
         self, jobs: Sequence[Job], image: Tensor
     ) -> tuple[dict[int, FloatArray], list[npt.NDArray[np.int8]]]:
-        """Return what D sees in the pictures that need it, and every job's targets with no KEEP left."""
-        asking = [number for number, job in enumerate(jobs) if (job.targets == KEEP).any()]
-        if not asking:
+        """Return the attributes that D sees in the pictures that need it, and all targets with KEEP replaced."""
+        incomplete = [number for number, job in enumerate(jobs) if (job.targets == KEEP).any()]
+        if not incomplete:
             return {}, [job.targets for job in jobs]
-        probabilities = self._judge.probabilities(image[asking])
+        probabilities = self._judge.probabilities(image[incomplete])
         domains = self._judge.domains(probabilities)
-        own = dict(zip(asking, probabilities, strict=True))
-        seen = dict(zip(asking, domains, strict=True))
+        own = dict(zip(incomplete, probabilities, strict=True))
+        seen = dict(zip(incomplete, domains, strict=True))
         targets = [
             np.where(job.targets == KEEP, seen[number], job.targets) if number in seen else job.targets
             for number, job in enumerate(jobs)
@@ -243,7 +243,7 @@ class Translators:
     ) -> None:
         """Issue the group's queries, at most max_rows of them a call."""
         store, count = self.retriever.store, self.config.guidance.retrieval_count
-        first = np.searchsorted(owner, owner)  # where each row's job begins
+        first = np.searchsorted(owner, owner)  # first row of each row's job
         try:
             for chunk in self._chunks(rows.index):
                 barred = np.array([jobs[number].row_id for number in owner[chunk]], np.int64)
@@ -284,7 +284,7 @@ class Translators:
         for chunk in self._chunks(rows.index):
             mine = content[owner[chunk]]
             with self.device.autocast():
-                references = self.retriever.look(next(near)) if found else None
+                references = self.retriever.encode(next(near)) if found else None
                 fused = model.translator.fuse(mine, references)
                 made = model.translator.generate(fused, style[chunk], image[owner[chunk]])
             images[chunk] = to_pixels(made.image)

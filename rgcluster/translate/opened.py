@@ -1,4 +1,4 @@
-"""A finished run opened in this process, without Ray: image files in, translations and neighbours out."""
+"""A finished run in this process, without Ray: translates image files and finds their neighbours."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 
 class RunTranslator:
-    """One of a run's translators, with the run's store where it is guided.
+    """One of a run's translators, with the run's store if it is guided.
 
     DataError where there is no run, ConfigError where the run has no such model.
     """
@@ -46,7 +46,7 @@ class RunTranslator:
     ) -> UInt8Array:
         """Return translations uint8 [samples, h, w, 3] of an image file with the changes of `to`.
 
-        `to` is a list such as `Blond_Hair,-Young`; what it does not mention stays as D sees it in the image. One
+        `to` is a list such as `Blond_Hair,-Young`; other attributes stay as D sees them in the image. One
         sample of seed 0 has the domain's mean style. UnknownAttribute, ContradictoryTarget or DataError name the
         fault.
         """
@@ -58,15 +58,15 @@ class RunTranslator:
     def neighbours(self, image: str | Path, to: str, count: int = 3, fit: Fit = "auto") -> Neighbours:
         """Return the stored images, [1, count], that are nearest to an image file with the changes of `to`.
 
-        ConfigError for a model that looks at no neighbours.
+        ConfigError for a model that uses no neighbours.
         """
         if self._model.retriever is None:
-            raise ConfigError(f"{self._model.name} looks at no neighbours; open rg-unit")
+            raise ConfigError(f"{self._model.name} uses no neighbours; open rg-unit")
         pixels = self.read(image, fit)
         return self._model.neighbours(pixels[None], self._target(pixels, to), count)
 
     def read(self, image: str | Path, fit: Fit = "auto") -> UInt8Array:
-        """Return an image file as the networks see it, uint8 [h, w, 3]; `data.fit.FITS` says what `fit` does."""
+        """Return an image file as input of the networks, uint8 [h, w, 3]; `data.fit.FITS` describes `fit`."""
         path = Path(image)
         if not path.is_file():
             raise DataError(f"{path}: no such file")

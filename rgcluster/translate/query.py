@@ -1,4 +1,4 @@
-"""From a content and a style to the vector that the store is searched with."""
+"""The query vector of a content and a style."""
 
 from __future__ import annotations
 

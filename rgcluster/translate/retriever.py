@@ -1,4 +1,4 @@
-"""From a content and a style to the contents of similar real images."""
+"""Retrieval of similar real images for a content and a style."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rgcluster.translate.device import Device
 from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
-__all__ = ["Retriever", "look"]
+__all__ = ["Retriever", "encode_references"]
 
 IntArray = npt.NDArray[np.int64]
 
 
 class Retriever:
-    """Asks the store for the neighbours of R(content, style), or for random images, and encodes them.
+    """Queries the store for the neighbours of R(content, style), or for random images, and encodes them.
 
-    StoreMismatch where other networks than these embedded the store.
+    StoreMismatch if other networks embedded the store.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Retriever:
         self.waited = 0.0
 
     def query(self, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
-        """Return the vectors [B, retrieval_dim] that stand for contents [B, C, h, w] in styles [B, n * style_dim]."""
+        """Return the query vectors [B, retrieval_dim] of contents [B, C, h, w] and styles [B, n * style_dim]."""
         return query_vectors(self.network, content, style, self.device)
 
     @torch.no_grad()
-    def ask(
+    def issue(
         self,
         content: Tensor,
         style: Tensor,
@@ -56,7 +56,7 @@ class Retriever:
     ) -> Pending[Neighbours]:
         """Issue the queries of contents [B, C, h, w] and styles [B, n * style_dim] for the images `row_ids` [B].
 
-        Random neighbours are keyed by `draws` [B], or by the images where there are none.
+        Random neighbours are keyed by `draws` [B], by default by the row ids.
         """
         count = self.config.guidance.retrieval_count
         exclude = row_ids if self.config.guidance.exclude_self else None
@@ -69,17 +69,17 @@ class Retriever:
         start = time.perf_counter()
         neighbours = pending.result()
         self.waited += time.perf_counter() - start
-        return self.look(neighbours)
+        return self.encode(neighbours)
 
-    def look(self, neighbours: Neighbours) -> References:
-        """Return neighbours that are already here with their contents."""
-        return look(self.translator, neighbours.images, self.device)
+    def encode(self, neighbours: Neighbours) -> References:
+        """Return the given neighbours with their contents."""
+        return encode_references(self.translator, neighbours.images, self.device)
 
 
 @torch.no_grad()
-def look(translator: Translator, images: npt.NDArray[np.uint8], device: Device) -> References:
+def encode_references(translator: Translator, images: npt.NDArray[np.uint8], device: Device) -> References:
     """Return images uint8 [B, M, h, w, 3] as references."""
     with device.autocast():
-        return translator.look(
+        return translator.encode_references(
             to_images(images.reshape(-1, *images.shape[2:]), device).unflatten(0, images.shape[:2])
         )

@@ -1,4 +1,4 @@
-"""Between pictures (uint8, channels last) and the networks' images (float, channels first)."""
+"""Conversion between pictures (uint8, channels last) and tensors (float, channels first)."""
 
 from __future__ import annotations
 

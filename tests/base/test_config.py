@@ -74,7 +74,7 @@ def test_paper_states_the_papers_values() -> None:
     assert (evaluation.diversity_inputs, evaluation.diversity_samples) == (100, 10)
 
 
-def test_the_defaults_are_the_papers_but_for_what_the_preset_names() -> None:
+def test_the_defaults_are_the_papers_except_for_the_presets_keys() -> None:
     default, paper = Config().model_dump(), load_config("paper").model_dump()
     changed = {section for section in default if default[section] != paper[section]}
     assert changed == {"model", "translation", "retrieval", "guidance"}
@@ -101,7 +101,7 @@ def test_unknown_preset_names_the_nearest() -> None:
         ("sed", "seed"),
     ],
 )
-def test_misspelt_key_names_the_one_that_was_meant(key: str, meant: str) -> None:
+def test_the_error_for_a_misspelt_key_suggests_the_right_one(key: str, meant: str) -> None:
     assert f"did you mean {meant!r}?" in fault("smoke", f"{key}=1")
 
 
@@ -177,7 +177,7 @@ def test_numbers_as_people_write_them(text: str) -> None:
     assert config.translation.optimizer.learning_rate == 1e-4
 
 
-def test_scientific_notation_where_a_whole_number_is_asked() -> None:
+def test_scientific_notation_for_a_whole_number() -> None:
     assert load_config("smoke", ["translation.steps=2e3"]).translation.steps == 2000
     assert "translation.steps" in fault("smoke", "translation.steps=1.5")
 

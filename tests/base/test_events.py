@@ -8,10 +8,11 @@ import pytest
 from conftest import command
 
 from rgcluster.base.events import add_event, last_error, read_events
+from rgcluster.base.progress import duration
 from rgcluster.base.rundir import EVENTS, enter
 from rgcluster.base.storage import Location
 from rgcluster.config import load_config
-from rgcluster.pipeline.overview import duration, status
+from rgcluster.pipeline.overview import status
 from rgcluster.train.records.metrics import MetricsLog
 
 

@@ -331,7 +331,7 @@ def test_a_changed_generator_does_not_matter_to_retrieval(stages: Location) -> N
 
 
 def test_networks_of_another_configuration_are_refused(stages: Location) -> None:
-    with pytest.raises(CheckpointError, match=r"\(translator\): .* the configuration asks for"):
+    with pytest.raises(CheckpointError, match=r"\(translator\): .* the configuration needs"):
         load_translator(stages / "1", tiny_config("model.width=16"))
     with pytest.raises(CheckpointError, match="another architecture"):
         load_translator(stages / "1", tiny_config("model.num_residual_blocks=2"))

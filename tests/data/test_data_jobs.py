@@ -44,7 +44,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def test_sharding_killed_half_way_goes_on(celeba: Path, tmp_path: Path) -> None:
+def test_killed_sharding_continues(celeba: Path, tmp_path: Path) -> None:
     target = tmp_path / "shards"
     arguments = (
         "data",

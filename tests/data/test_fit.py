@@ -66,6 +66,6 @@ def test_a_format_that_is_not_written_is_refused(name: str) -> None:
         picture_format(name)
 
 
-def test_what_is_no_image_is_named() -> None:
+def test_files_that_are_no_images_are_named() -> None:
     with pytest.raises(DataError, match=r"notes.txt: not a readable image"):
         read_fitted(b"hello", DATA, "auto", "notes.txt")

@@ -74,7 +74,7 @@ def test_a_comparison_has_a_record_for_every_metric_but_fid() -> None:
     assert not DRAWN_ONLY & {record["metric"] for record in photographs}
 
 
-def test_a_comparison_leaves_out_what_a_model_lacks() -> None:
+def test_a_comparison_leaves_out_missing_metrics() -> None:
     reference: Any = SimpleNamespace(features=measured(0)["features"])
     without = measured(0.0) | {"diversity": np.full(20, np.nan)}
     found = translation_differences(

@@ -9,7 +9,6 @@ import torch
 from rgcluster.errors import CheckpointError, DataError
 from rgcluster.evaluate.metrics.classifier import (
     AttributeClassifier,
-    accuracy,
     default_architecture,
     train_classifier,
 )
@@ -33,9 +32,7 @@ def trained() -> AttributeClassifier:
 
 def test_it_learns_colours(trained: AttributeClassifier) -> None:
     images, labels = _coloured(128, 1)
-    result = accuracy(trained.predict(images), labels, NAMES)
-    assert result.mean > 0.97
-    assert set(result.per_attribute) == set(NAMES)
+    assert (trained.predict(images) == labels).mean(0).min() > 0.97
 
 
 def test_bytes_bring_back_the_very_same_answers(trained: AttributeClassifier) -> None:
@@ -69,14 +66,14 @@ def test_a_seed_gives_one_classifier_and_leaves_torchs_generator_alone() -> None
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_progress_is_told_after_every_step() -> None:
+def test_progress_is_called_after_every_step() -> None:
     told: list[tuple[int, int]] = []
     images, labels = _coloured(20, 4, side=16)
     train_classifier(
         images,
         labels,
         NAMES,
-        epochs=2,
+        steps=4,
         batch_size=10,
         width=4,
         progress=lambda i, n, loss: told.append((i, n)),
@@ -84,7 +81,7 @@ def test_progress_is_told_after_every_step() -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_images_and_labels_amiss_are_refused(trained: AttributeClassifier) -> None:
+def test_invalid_images_and_labels_are_refused(trained: AttributeClassifier) -> None:
     images, labels = _coloured(8, 5, side=16)
     with pytest.raises(DataError, match="32 x 32"):
         trained.predict(images)
@@ -105,11 +102,3 @@ def test_resnet50_is_for_large_images() -> None:
 def test_the_small_network_takes_other_sizes(side: int) -> None:
     images, _ = _coloured(2, 6, side=side)
     assert AttributeClassifier(NAMES, side, width=4).probabilities(images).shape == (2, 2)
-
-
-def test_accuracy_is_the_share_of_right_answers() -> None:
-    predicted = np.array([[True, False], [True, True], [False, True], [True, True]])
-    wanted = np.array([[1, 0], [0, 1], [0, 1], [1, 1]])
-    result = accuracy(predicted, wanted, NAMES)
-    assert result.per_attribute == {"Red": 0.75, "Bright": 1.0}
-    assert result.mean == pytest.approx(0.875)

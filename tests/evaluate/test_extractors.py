@@ -94,7 +94,7 @@ def test_without_weights_everything_falls_back_to_efficientnet(net: features.Eff
         features.best_extractor("inception")
 
 
-def test_names_say_whose_features() -> None:
+def test_names_include_the_extractor() -> None:
     assert features.metric_name("FID", "inception-v3-compat") == "FID"
     assert features.metric_name("FID", "efficientnet-lite0") == "FID (efficientnet-lite0)"
     assert features.metric_name("diversity", "lpips-alex") == "LPIPS"
@@ -119,7 +119,9 @@ def test_efficientnet_is_the_package_with_its_norms_folded(net: features.Efficie
 
 def test_rows_do_not_depend_on_their_company(net: features.EfficientNetLite0) -> None:
     images = _images(40)
-    np.testing.assert_allclose(net.features(images)[33:], net.features(images[33:]), atol=1e-4)
+    np.testing.assert_allclose(
+        net.features_and_logits(images)[0][33:], net.features_and_logits(images[33:])[0], atol=1e-4
+    )
 
 
 def test_perceptual_distance_grows_with_the_change(net: features.EfficientNetLite0) -> None:
@@ -138,7 +140,7 @@ def test_perceptual_distance_grows_with_the_change(net: features.EfficientNetLit
 )
 def test_anything_but_uint8_images_is_refused(net: features.EfficientNetLite0, bad: np.ndarray) -> None:
     with pytest.raises(DataError):
-        net.features(bad)
+        net.features_and_logits(bad)
 
 
 def test_lpips_rows_give_the_packages_distance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_fid_kid_and_is_equal_torch_fidelity_on_the_same_files(
     )  # fmt: skip
     net = features.best_extractor()
     ours, ours_logits = net.features_and_logits(made)
-    reals = net.features(real)
+    reals, _ = net.features_and_logits(real)
     assert frechet_distance(ours, reals) == pytest.approx(
         theirs["frechet_inception_distance"], rel=1e-2, abs=1e-3
     )
@@ -220,8 +222,8 @@ def test_inception_is_torch_fidelitys(monkeypatch: pytest.MonkeyPatch, tmp_path:
     images = _images(2)
     with torch.inference_mode():
         pooled, logits = theirs(torch.from_numpy(images).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(ours.features(images), pooled.numpy(), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(ours.logits(images), logits.numpy(), rtol=1e-3, atol=1e-4)
+    for found, expected in zip(ours.features_and_logits(images), (pooled, logits), strict=True):
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
 class _Bomb:

@@ -1,4 +1,4 @@
-"""Distances and scores, against closed forms, plain loops and torch-fidelity."""
+"""Distances and scores, against closed forms, plain loops and torch-fidelity's FID."""
 
 from __future__ import annotations
 
@@ -98,21 +98,15 @@ def test_kernel_distance_is_a_plain_loop() -> None:
     assert spread == pytest.approx(0, abs=1e-6)
 
 
-def test_kernel_distance_is_torch_fidelitys() -> None:
-    from torch_fidelity.metric_kid import kid_features_to_metric
-
+def test_kernel_distance_is_a_mean_over_subsets_that_the_seed_draws() -> None:
     a, b = _features(150, 48, 0), _features(120, 48, 1, shift=0.2)
-    theirs = kid_features_to_metric(
-        torch.from_numpy(a),
-        torch.from_numpy(b),
-        kid_subsets=20,
-        kid_subset_size=50,
-        rng_seed=7,
-        verbose=False,
-    )
     mean, spread = metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=7)
-    assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-5)
-    assert spread == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-5)
+    assert (mean, spread) == metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=7)
+    assert mean != metrics.kernel_distance(a, b, subsets=20, subset_size=50, seed=8)[0]
+    assert 0 < spread < mean and metrics.kernel_distance(a, a, subsets=20)[0] < 0.1 * mean
+    assert metrics.kernel_distance(a, b, subsets=20) == metrics.kernel_distance(
+        a, b, subsets=20, subset_size=60
+    )
 
 
 def test_kernel_distance_refuses_subsets_larger_than_a_set() -> None:
@@ -120,14 +114,15 @@ def test_kernel_distance_refuses_subsets_larger_than_a_set() -> None:
         metrics.kernel_distance(_features(8, 3, 0), _features(20, 3, 1), subset_size=9)
 
 
-def test_inception_score_is_torch_fidelitys() -> None:
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
+def test_inception_score_is_the_plain_formula_over_shuffled_splits() -> None:
     logits = RNG(0).normal(size=(205, 30)).astype(np.float32) * 3
-    theirs = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
+    shuffled = logits[np.random.RandomState(2020).permutation(205)].astype(np.float64)
+    p = np.exp(shuffled) / np.exp(shuffled).sum(1, keepdims=True)
+    parts = [p[i * 205 // 10 : (i + 1) * 205 // 10] for i in range(10)]
+    scores = [np.exp((part * np.log(part / part.mean(0))).sum(1).mean()) for part in parts]
     mean, spread = metrics.inception_score(logits)
-    assert mean == pytest.approx(theirs["inception_score_mean"], rel=1e-9)
-    assert spread == pytest.approx(theirs["inception_score_std"], rel=1e-9)
+    assert mean == pytest.approx(np.mean(scores), rel=1e-9)
+    assert spread == pytest.approx(np.std(scores), rel=1e-9)
 
 
 def test_inception_score_counts_certain_classes() -> None:
@@ -143,18 +138,6 @@ def test_diversity_is_the_mean_over_pairs_then_groups() -> None:
     assert metrics.pairwise_diversity([np.ones((3, 5), np.float32)]) == 0
     with pytest.raises(DataError):
         metrics.pairwise_diversity([np.ones((1, 5), np.float32)])
-
-
-def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:
-    rng = RNG(0)
-    b = rng.normal(size=2_000)
-    a = b + 0.5 + 0.1 * rng.normal(size=2_000)
-    wide, narrow = metrics.bootstrap_difference(a[:50], b[:50]), metrics.bootstrap_difference(a, b)
-    assert narrow.low < narrow.mean < narrow.high and narrow.low < 0.5 < narrow.high
-    # Normal theory: 2 * 1.96 * 0.1 / sqrt(2000).
-    assert narrow.high - narrow.low == pytest.approx(0.00877, rel=0.1)
-    assert wide.high - wide.low > narrow.high - narrow.low
-    assert metrics.bootstrap_difference(a, b) == narrow
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
@@ -175,7 +158,7 @@ def test_precision_is_a_plain_loop_with_ties_by_row_number(seed: int, k: int) ->
     for query, want in zip(queries, wanted, strict=True):
         order = sorted(range(30), key=lambda i: (float(((gallery[i] - query) ** 2).sum()), i))
         shares += (labels[order[:k]] == want).mean(0)
-    found = retrieval.precision_at_k(gallery, labels, queries, wanted, k)
+    found = retrieval.query_shares(gallery, labels, queries, wanted, k).mean(0)
     np.testing.assert_allclose(found, shares / 7, atol=1e-12)
 
 
@@ -192,13 +175,13 @@ def test_random_baseline_is_the_precision_of_the_whole_gallery() -> None:
     rng = RNG(0)
     labels, wanted = rng.integers(0, 2, (40, 5)), (rng.random((9, 5)) < 0.2).astype(int)
     gallery, queries = rng.normal(size=(40, 3)), rng.normal(size=(9, 3))
-    everything = retrieval.precision_at_k(gallery, labels, queries, wanted, k=40)
-    np.testing.assert_allclose(retrieval.random_baseline(labels, wanted), everything, atol=1e-12)
+    everything = retrieval.query_shares(gallery, labels, queries, wanted, k=40).mean(0)
+    np.testing.assert_allclose(retrieval.random_shares(labels, wanted).mean(0), everything, atol=1e-12)
 
 
 def test_labels_of_minus_one_are_refused() -> None:
     with pytest.raises(DataError, match="-1"):
-        retrieval.random_baseline(np.array([[-1, 1]]), np.array([[0, 1]]))
+        retrieval.random_shares(np.array([[-1, 1]]), np.array([[0, 1]]))
 
 
 def test_mean_absolute_difference_is_in_units_of_full_scale() -> None:
@@ -229,7 +212,7 @@ def test_edit_and_keep_errors_split_the_error_at_the_region_that_the_truth_chang
     np.testing.assert_allclose(keep, [0.1, 0.05])
 
 
-def test_doing_nothing_has_the_whole_edit_error_and_no_keep_error() -> None:
+def test_the_untouched_input_has_the_whole_edit_error_and_no_keep_error() -> None:
     generator = np.random.default_rng(0)
     inputs = generator.integers(0, 256, (3, 8, 8, 3), np.uint8)
     truth = inputs.copy()
@@ -262,6 +245,6 @@ def test_real_features_are_those_of_the_drawn_rows(monkeypatch: pytest.MonkeyPat
     extractor = SimpleNamespace(features_and_logits=lambda images: (images[:, 0, 0, :2], images[:, 0, 0, :1]))
     monkeypatch.setattr(reference, "ray", SimpleNamespace(get=lambda value: value))
     monkeypatch.setattr(reference, "best_extractor", lambda *_, **__: extractor)
-    look = reference._Look(tiny_config(), train, np.array([1, 4, 7, 9]), False)
-    found = look({"start": np.array([1]), "stop": np.array([3])})
+    measure = reference._MeasureReal(tiny_config(), train, np.array([1, 4, 7, 9]), False)
+    found = measure({"start": np.array([1]), "stop": np.array([3])})
     assert found["index"].tolist() == [4, 7] and found["features"].tolist() == [[4, 4], [7, 7]]

@@ -48,14 +48,14 @@ def test_content_precision_is_the_share_of_equal_labels() -> None:
 
 
 @given(st.floats(-1, 2), st.floats(0, 50))
-def test_the_share_of_the_way_ignores_a_change_to_the_side(share: float, aside: float) -> None:
+def test_the_moved_share_ignores_a_change_to_the_side(share: float, aside: float) -> None:
     old, new = np.array([[200.0, 150.0, 90.0]]), np.array([[240.0, 190.0, 90.0]])
     before = np.array([[150.0, 120.0, 80.0]])
     after = before + share * (new - old) + aside * np.array([[1.0, -1.0, 0.0]])
     assert moved_share(old, new, before, after) == pytest.approx(share, abs=1e-9)
 
 
-def test_the_command_says_whether_translations_follow_the_store(smoke_run: Path, tmp_path: Path) -> None:
+def test_the_command_reports_whether_translations_follow_the_store(smoke_run: Path, tmp_path: Path) -> None:
     file, snapshot = tmp_path / "probe.json", smoke_run / "store" / "snapshot"
     held = {path: path.stat().st_mtime_ns for path in snapshot.rglob("*")}
     arguments = ("--count", "8", "--dye", "245,230,205", "--json", str(file))

@@ -22,6 +22,7 @@ from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import RowIndex
 from rgcluster.evaluate.measure.inputs import hashed_order
+from rgcluster.evaluate.report.curves import loss_charts
 from rgcluster.evaluate.report.paper import (
     PAPER_ACC_PER_ATTRIBUTE,
     PAPER_P10_PER_ATTRIBUTE,
@@ -115,7 +116,7 @@ def test_page_holds_every_row_beside_the_papers(tmp_path: Path) -> None:
     assert "KID (efficientnet-lite0) ×1000" in words and "paper 27.61" in words
     assert "10.00" in words and "± 1.00" in words  # KID, times a thousand
     assert outline.counts["caption"] == 6 and '<html lang="en">' in text
-    assert "stand beside ours and do not compare" in words
+    assert "shown side by side but do not compare" in words
 
 
 def test_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -134,7 +135,20 @@ def test_page_shows_curves_and_waits(tmp_path: Path) -> None:
         assert shown in outline.text
 
 
-def test_page_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_constant_loss_of_a_single_step_has_a_chart_and_a_wide_one_a_logarithmic_axis() -> None:
+    names, (constant,) = loss_charts(
+        [{"step": 5, "steps": 10, "total": 0.25, "wait_data": 0.1}], "translation"
+    )
+    assert names == [] and constant.title == "total" and list(constant.lines) == ["total"]
+    assert constant.label == "translation, loss total: total from 0.25 to 0.25"
+    lines = [{"step": step, "rg-unit/kl": 100.0 / step} for step in range(1, 501)]
+    names, (wide,) = loss_charts(lines, "guidance")
+    assert names == ["RG-UNIT"] and wide.title == "kl (log)"
+    assert list(wide.y.ticks) == ["0.2", "100"]
+    assert wide.path(wide.lines["RG-UNIT"]).count("L") < 200
+
+
+def test_page_names_missing_parts(tmp_path: Path) -> None:
     _, outline = report(tmp_path, None)
     words = " ".join(outline.text)
     assert "Nothing has been measured yet" in words and "this stage has not run" in words
@@ -145,7 +159,7 @@ def test_page_of_an_empty_directory(tmp_path: Path) -> None:
     Outline(write_report(tiny_config("model.attention=false"), Location(tmp_path / "none")).read_text())
 
 
-def test_page_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_page_escapes_its_values(tmp_path: Path) -> None:
     results = made_results()
     results["tables"]["translation"][0]["model"] = "<b>&"
     assert '<th scope="row">&lt;b&gt;&amp;</th>' in report(tmp_path, results)[0]
@@ -156,7 +170,7 @@ def test_page_escapes_what_it_is_given(tmp_path: Path) -> None:
     [
         ({"kid": 0.007, "acc": 0.93, "counterfactual": 0.06}, "Retrieval helps in this run: better on KID"),
         ({"kid": 0.013}, "Retrieval does not help in this run: better on nothing, worse on KID"),
-        ({"kid": 0.0119, "acc": 0.901}, "Retrieval does not help in this run: no measure differs"),
+        ({"kid": 0.0119, "acc": 0.901}, "Retrieval does not help in this run: no metric differs"),
         ({"kid": 0.007, "acc": 0.85}, "Retrieval is a trade in this run: better on KID"),
     ],
 )  # fmt: skip
@@ -166,14 +180,14 @@ def test_reading_of_the_baseline(values: dict[str, float], verdict: str) -> None
 
 def test_reading_without_spread_judges_nothing() -> None:
     sentences = reading(made_results(spread=None, kid=0.001))
-    assert sentences[0].startswith("Whether retrieval helps is not judged")
+    assert sentences[0].startswith("It is not judged whether retrieval helps")
     assert not any(" better (" in sentence or "more often" in sentence for sentence in sentences)
 
 
 def test_reading_without_the_baseline() -> None:
     results = made_results()
     results["tables"]["translation"] = [translation_row("gmm-unit"), translation_row("rg-unit", kid=0.001)]
-    assert "cannot be told" in reading(results)[0]
+    assert "It is unknown whether retrieval helps" in reading(results)[0]
     assert reading({"protocol": {}, "tables": {}}) and limits({"protocol": {}, "tables": {}})
 
 
@@ -184,8 +198,8 @@ def test_reading_of_neighbours_and_negatives() -> None:
     assert "more often than one trained with easy negatives alone" in sentences[3]
 
 
-@pytest.mark.parametrize(("random", "verdict"), [(7.6, "looks at"), (0.2, "hardly looks at")])
-def test_the_report_says_whether_the_network_looks_at_its_neighbours(
+@pytest.mark.parametrize(("random", "verdict"), [(7.6, "uses"), (0.2, "hardly uses")])
+def test_the_report_states_whether_the_network_uses_its_neighbours(
     tmp_path: Path, random: float, verdict: str
 ) -> None:
     results = {**made_results(), "probe": made_probe(random)}
@@ -238,7 +252,7 @@ def test_papers_means_are_the_means_of_its_attributes() -> None:
         )
 
 
-def test_tables_leave_out_what_is_not_there() -> None:
+def test_tables_leave_out_missing_columns_and_values() -> None:
     results = made_results()
     results["protocol"]["drawn_faces"] = False
     assert not any("counterfactual" in column for column in translation_table(results).columns)

@@ -110,7 +110,7 @@ def test_hair_colour_changes_neither_backdrop_nor_clothes_nor_cheeks(base, colou
 
 
 @pytest.mark.parametrize("base", [WOMAN, MAN], ids=["woman", "man"])
-def test_hair_colours_are_told_apart_on_every_skin(base):
+def test_hair_colours_are_distinguishable_on_every_skin(base):
     """Mean colour of the hair on the skull; `None` is hair of some other colour."""
     for seed in range(6):
         means = {}
@@ -184,7 +184,7 @@ def test_the_data_give_these_attributes_to_one_gender_alone():
             assert not with_changes({"Male": gender, name: 1}, {"Male": 1 - gender})[name], name
 
 
-def test_what_is_asked_for_stands_against_the_gender():
+def test_requested_attributes_override_the_gender():
     assert with_changes({"Male": 1, "Goatee": 0, "No_Beard": 1}, {"Male": 0, "Goatee": 1}) == {
         "Male": 0, "Goatee": 1, "No_Beard": 0, "5_o_Clock_Shadow": 0,
     }  # fmt: skip

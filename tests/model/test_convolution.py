@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rgcluster.model.kernels.convolution import conv3x3, use_convolutions, winograd_conv3x3
+from rgcluster.model.kernels.convolution import conv3x3, convolutions, use_convolutions, winograd_conv3x3
 from rgcluster.model.kernels.resampling import bilinear_slices, reflect_slices
 
 
 @pytest.fixture(autouse=True)
 def _choice() -> Iterator[None]:
-    before = use_convolutions("auto")
-    yield
-    use_convolutions(before)
+    with convolutions("auto"):
+        yield
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, padding: str) -> Tensor:

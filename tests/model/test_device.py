@@ -21,7 +21,7 @@ from rgcluster.translate.device import pick_device
         (False, False, "bf16", True),
     ],
 )
-def test_bf16_where_the_cpu_multiplies_it(
+def test_bf16_is_used_where_the_cpu_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, amx: bool, avx512_bf16: bool, precision: str, bf16: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)

@@ -440,7 +440,7 @@ def test_back_translation_blends_and_may_take_the_mean_style(frozen: bool) -> No
 
 
 @torch.no_grad()
-def test_colours_change_as_far_as_the_mask_repaints() -> None:
+def test_colours_change_only_where_the_mask_repaints() -> None:
     image, mask = random_images(2), torch.zeros(2, 1, 32, 32)
     mask[:, :, :16], mask[:, :, 16:24] = 1, 0.5
     change = torch.tensor([[[0.5, 0, 0], [0, 0.1, 0]], [[0.0] * 3] * 2])
@@ -542,8 +542,8 @@ class FixedGuide:
         self.calls.append("reconstruction")
         return self.references[1]
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
-        self.calls.append("ask_cycle")
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+        self.calls.append("issue_cycle")
         self.query = content, style
 
     def cycle(self, answer: Tensor) -> References | None:
@@ -573,7 +573,7 @@ def test_guided_passes_take_their_own_neighbours(fuse_cycle: bool) -> None:
     torch.testing.assert_close(parts["cycle"], losses.l1(net.generator(again, s, x_hat).image, x))
     torch.testing.assert_close(guide.query, (c_hat, s))
     # Asked as soon as x_hat is encoded, collected after the reconstruction: the search runs meanwhile.
-    assert guide.calls == ["translation", "ask_cycle", "reconstruction", "cycle"]
+    assert guide.calls == ["translation", "issue_cycle", "reconstruction", "cycle"]
 
 
 def test_perceptual_network_is_no_part_of_the_objective() -> None:

@@ -308,7 +308,7 @@ def test_gradients_reach_every_parameter(fusion: str) -> None:
     config = tiny_config(f"model.fusion={fusion}")
     torch.manual_seed(0)
     translator, x, style = Translator(config, guided=True), random_images(2), torch.randn(2, 40)
-    near = translator.look(random_images(6, seed=1).unflatten(0, (2, 3)))
+    near = translator.encode_references(random_images(6, seed=1).unflatten(0, (2, 3)))
     posterior = translator.style_encoder(x)
     discriminator, retrieval = Discriminator(config), JointEncoder(config)
     image = translator(x, style, near).image
@@ -359,7 +359,7 @@ def test_without_attention_the_picture_is_raw() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", [0.25, 0.5, 1.0])
-def test_the_mask_may_be_in_force_in_part(attention: float) -> None:
+def test_the_strength_of_the_mask_can_be_partial(attention: float) -> None:
     content, style, x = torch.randn(2, 32, 8, 8), torch.randn(2, 40), random_images(2)
     closed = generator_with_gate(-200.0)(content, style, x, attention)
     torch.testing.assert_close(closed.image, attention * x + (1 - attention) * closed.raw)
@@ -397,7 +397,7 @@ def test_literal_fusion_is_equation_9() -> None:
 
 
 @torch.no_grad()
-def test_attention_gathers_the_colours_of_the_places_it_looks_at() -> None:
+def test_attention_gathers_the_colours_of_attended_places() -> None:
     """With a code of places that dwarfs the contents, every place looks at itself in the references."""
     content, near = fusion_inputs()
     fusion = AttentionFusion(tiny_config("model.fusion=attention"))
@@ -478,7 +478,7 @@ def test_a_split_embedding_needs_room_for_the_style() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2])
-def test_instance_norm_leaves_tiny_maps_alone(side: int) -> None:
+def test_instance_norm_does_not_change_tiny_maps(side: int) -> None:
     x = torch.randn(2, 3, side, side)
     assert torch.equal(instance_norm(x), x)
 
@@ -563,7 +563,7 @@ def test_the_bias_of_the_mask_opens_or_closes_an_untrained_mask() -> None:
     assert torch.equal(net.generator.heads.bias[:3], Translator(tiny_config()).generator.heads.bias[:3])
 
 
-def test_embeddings_leave_r_in_fp32_whatever_the_precision() -> None:
+def test_embeddings_are_computed_in_fp32_at_every_precision() -> None:
     config = tiny_config()
     torch.manual_seed(0)
     network = JointEncoder(config).eval()

@@ -86,7 +86,7 @@ def direct(made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]], row: int,
     return net.generator(c, s_r if kind == HARD else s_i, x).image
 
 
-def test_negatives_are_what_the_specification_says(
+def test_negatives_follow_the_specification(
     made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]],
 ) -> None:
     net, image, reference, styles = made
@@ -101,7 +101,7 @@ def test_negatives_are_what_the_specification_says(
             torch.testing.assert_close(negatives[row, column][None], expected)
 
 
-def test_only_the_kinds_asked_for_are_generated(
+def test_only_drawn_categories_are_generated(
     made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]],
 ) -> None:
     net, image, reference, styles = made
@@ -122,7 +122,7 @@ def test_only_the_kinds_asked_for_are_generated(
     assert torch.equal(negatives[5, 0], negatives[5, 1])
 
 
-def test_triplets_are_encoded_as_the_specification_says(
+def test_triplets_are_encoded_as_specified(
     made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]],
 ) -> None:
     net, image, reference, styles = made

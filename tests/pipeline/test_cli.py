@@ -61,6 +61,6 @@ def test_weights_take_a_path_and_refuse_a_wrong_one(tmp_path: Path) -> None:
     file.write_bytes(b"weights")
     found = command("--weights", f"vgg16={file}", "weights")
     assert found.returncode == 0 and str(file) in "".join(found.stdout.split("\n"))
-    for text, words in (("vgg17=x", "is no file"), (f"vgg17={file}", "no weights are called 'vgg17'")):
+    for text, words in (("vgg17=x", "is not a file"), (f"vgg17={file}", "no weights are called 'vgg17'")):
         refused = command("--weights", text, "weights")
         assert refused.returncode == 2 and words in refused.stderr

@@ -155,7 +155,7 @@ def test_translate_writes_a_picture_of_its_samples(smoke_run: Path, tmp_path: Pa
         (["--to", "Male", "--model", "stylegan"], "this run has gmm-unit"),
     ],
 )
-def test_translate_refuses_what_it_cannot_do(
+def test_translate_refuses_invalid_options(
     smoke_run: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     face = smoke_run / "faces" / "img_align_celeba" / "000001.jpg"
@@ -226,7 +226,7 @@ def test_a_finished_run_is_used_from_python(smoke_run: Path, tmp_path: Path) -> 
     assert np.array_equal(np.asarray(Image.open(file)), grid(made[None]))
     with pytest.raises(UnknownAttribute):
         translator.translate(face, "Blond")
-    with pytest.raises(ConfigError, match="looks at no neighbours"):
+    with pytest.raises(ConfigError, match="uses no neighbours"):
         RunTranslator(smoke_run, "gmm-unit").neighbours(face, "Male")
     with pytest.raises(ConfigError, match="this run has gmm-unit"):
         RunTranslator(smoke_run, "other")

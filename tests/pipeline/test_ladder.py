@@ -38,7 +38,7 @@ def test_rungs_keep_whole_reports_and_the_order_of_the_mask(share: float) -> Non
     assert config.translation.attention_from <= config.translation.attention_full < config.translation.steps
 
 
-def test_a_slow_machine_is_told_that_the_time_does_not_suffice(
+def test_a_slow_machine_gets_a_message_that_the_time_is_too_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ladder, "seconds_per_step", lambda config: 3.0)

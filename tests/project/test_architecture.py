@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 ORDER: dict[str, str] = {
     "": "errors config base client",
+    "config": "section data model losses stages store evaluation cluster text validation config loading",
     "base": "attributes remote storage jsonlines versions rundir events notices checkpoint placement "
     "progress weights session",
     "model": "noise kernels layers networks retrieval fusion gmm losses translator triplets handover interop",

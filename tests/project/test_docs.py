@@ -201,7 +201,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert not homes or any((root / name).exists() for root in homes) or Path(name).stem.isupper(), name
 
 
-def test_readmes_picture_is_what_its_script_draws() -> None:
+def test_readmes_picture_equals_its_scripts_output() -> None:
     picture = runpy.run_path(str(PROJECT / "docs" / "picture.py"))["picture"]()
     with Image.open(PROJECT / "docs" / "faces.jpg") as shown:
         assert shown.size == picture.size
@@ -288,9 +288,9 @@ def test_a_wrong_command_is_found(text: str, words: str) -> None:
     assert re.search(words, str(caught.value))
 
 
-def test_what_is_no_command_is_left_alone() -> None:
+def test_text_that_is_no_command_is_ignored() -> None:
     for text in (
-        "    rgcluster/config.py   what can be set\n",
+        "    rgcluster/config/   what can be set\n",
         "    step = compute\n",
         "`rgcluster`",
         "```python\nmake = 1\n```",
@@ -311,7 +311,7 @@ def test_marks_reach_their_block_alone() -> None:
     assert [line.marked for line in said(text, "page.md")] == [True, False]
 
 
-def test_what_make_demo_runs_is_a_command() -> None:
+def test_make_demo_runs_a_valid_command() -> None:
     (recipe,) = re.findall(
         r"^demo:.*\n\t\$\(BIN\)/rgcluster (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE
     )

@@ -75,7 +75,7 @@ def steps(page: str) -> list[tuple[str, ...]]:
     return found
 
 
-def test_what_is_left_out_is_run_elsewhere() -> None:
+def test_commands_that_are_left_out_are_run_by_other_tests() -> None:
     for command, file in ELSEWHERE.items():
         source = next((PROJECT / "tests").rglob(file)).read_text()
         for word in command.split()[2:] or [command.split()[-1]]:

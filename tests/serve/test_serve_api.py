@@ -179,7 +179,7 @@ def test_neighbours_of_an_image_and_of_a_stored_one(address: str) -> None:
     assert len(listed["neighbours"]) == 5 and listed["neighbours"][0]["image"] is None
 
 
-def test_what_is_served_is_described(address: str) -> None:
+def test_served_models_are_described(address: str) -> None:
     domains = requests.get(f"{address}/v1/domains", timeout=60).json()
     assert domains["attributes"][1] == "Blond_Hair" and len(domains["exclusive"][0]) == 3
     (model,) = requests.get(f"{address}/v1/models", timeout=60).json()["models"]
@@ -191,7 +191,7 @@ def test_what_is_served_is_described(address: str) -> None:
     assert requests.get(f"{address}/v1/health", timeout=60).status_code == 200
 
 
-def test_an_image_unlike_all_others_is_told(address: str) -> None:
+def test_an_unusual_image_gets_a_warning(address: str) -> None:
     like = encoded(noise_images(40, 32)[5])  # one of the store's own
     strange = encoded(np.tile(np.eye(32, dtype=np.uint8)[..., None] * 255, (1, 1, 3)))
     near, far = (post(address, "translate", image, target=ALL).json() for image in (like, strange))
@@ -280,7 +280,7 @@ def animation() -> bytes:
         (IMAGE, {"model": "nobody"}, 404, "unknown_model", "model"),
     ],
 )
-def test_bad_requests_are_told_what_to_change(
+def test_errors_of_bad_requests_name_the_remedy(
     address: str, content: bytes, query: dict[str, Any], status: int, code: str, field: str
 ) -> None:
     answer = post(address, "translate", content, **{"target": ALL, **query})
@@ -368,7 +368,7 @@ class Slow(InProcess):
         return await super().translate(name, job)
 
 
-def test_who_finds_no_place_is_told_when_to_come_again(noise_run: Path) -> None:
+def test_refused_requests_get_a_time_to_retry(noise_run: Path) -> None:
     settings = settings_for(noise_run, limits={"waiting": 2, "retry_after_s": 3})
     with endpoint(settings, Slow({"noise": engine_for(noise_run, settings)})) as address:
         answers: list[requests.Response] = []
@@ -396,7 +396,7 @@ def test_an_answer_that_takes_too_long_is_given_up(noise_run: Path) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "too_late")
 
 
-def test_a_key_is_asked_for_where_there_is_one(noise_run: Path) -> None:
+def test_a_key_is_required_if_there_is_one(noise_run: Path) -> None:
     with endpoint_of(noise_run, api_key="open sesame") as address:
         for headers in ({}, {"X-API-Key": "wrong key"}, {"Authorization": "Bearer wrong"}):
             answer = post(address, "translate", IMAGE, headers=headers, target=ALL)
@@ -421,7 +421,7 @@ class Broken(LocalStore):
 
 
 @pytest.mark.parametrize("without_store", ["fail", "unguided"])
-def test_without_its_store_it_fails_or_says_so(noise_run: Path, without_store: str) -> None:
+def test_without_its_store_it_fails_or_warns(noise_run: Path, without_store: str) -> None:
     settings = settings_for(noise_run, without_store=without_store)
     store = Broken(snapshot_of(Location(noise_run)))
     with endpoint(settings, InProcess({"noise": engine_for(noise_run, settings, store)})) as address:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from serving import free_port
+from nodes import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -64,7 +64,7 @@ def address(listener: ListeningSocket) -> str:
     return f"http://127.0.0.1:{listener.port}/"
 
 
-def test_a_connection_waits_for_who_accepts_it(listener: ListeningSocket) -> None:
+def test_a_connection_waits_until_it_is_accepted(listener: ListeningSocket) -> None:
     waiting: list[str] = []
     client = threading.Thread(target=lambda: waiting.append(requests.get(address(listener), timeout=30).text))
     client.start()
@@ -104,7 +104,7 @@ def test_one_follows_another_and_no_request_fails(listener: ListeningSocket) -> 
     assert answers[0] == "first" and answers[-1] == "second" and set(answers) == {"first", "second"}
 
 
-def test_a_port_in_use_is_told_in_a_line(listener: ListeningSocket) -> None:
+def test_a_port_in_use_is_reported_in_one_line(listener: ListeningSocket) -> None:
     with pytest.raises(ConfigError, match="choose another with --port or --host"):
         ListeningSocket("127.0.0.1", listener.port)
     listener.close()

@@ -106,7 +106,7 @@ def test_drop_an_image_toggle_and_see_another_picture(page: Any) -> None:
     assert page.get_attribute("#download", "href").startswith("data:image/png;base64,")
 
 
-def test_a_text_file_is_told_to_be_no_image(page: Any) -> None:
+def test_a_text_file_is_refused_as_an_image(page: Any) -> None:
     drop(page, PHOTO, "photo.png", "image/png")
     before = shown(page)
     drop(page, b"a letter to a friend", "letter.txt", "text/plain")
@@ -151,7 +151,7 @@ def test_everything_is_reached_by_keyboard_and_has_a_name(page: Any) -> None:
     assert nameless == []
 
 
-def test_the_mask_and_the_way(page: Any) -> None:
+def test_the_page_shows_masks_and_interpolations(page: Any) -> None:
     page.locator("#examples button").nth(1).click()
     shown(page)
     assert not page.locator("#mask").is_visible()
@@ -171,7 +171,7 @@ def test_on_a_narrow_screen_nothing_sticks_out(browser: Any, address: str) -> No
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_the_page_asks_for_the_key_where_there_is_one(browser: Any, noise_run: Path) -> None:
+def test_the_page_prompts_for_the_key_if_there_is_one(browser: Any, noise_run: Path) -> None:
     with endpoint_of(noise_run, api_key="open sesame") as address:
         page = browser.new_page()
         page.goto(address)

@@ -16,8 +16,9 @@ import pytest
 import requests
 import yaml
 from conftest import command
+from nodes import free_port
 from places import PROJECT
-from serving import encoded, free_port, post, settings_for
+from serving import encoded, post, settings_for
 from untrained import noise_images
 
 from rgcluster.base.storage import Location
@@ -178,7 +179,7 @@ def metrics_are_exported(address: str) -> None:
 
 
 @pytest.mark.long
-def test_the_command_serves_until_it_is_told_to_stop(noise_run: Path, tmp_path: Path) -> None:
+def test_the_command_serves_until_a_signal(noise_run: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
 
@@ -234,7 +235,7 @@ def _ready(address: str) -> bool:
         return False
 
 
-def test_what_cannot_be_served_is_told_before_anything_starts(noise_run: Path, tmp_path: Path) -> None:
+def test_invalid_runs_are_refused_before_anything_starts(noise_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a run directory"):
         build({"runs": {"a": str(tmp_path)}})
     (tmp_path / "config.yaml").write_text((noise_run / "config.yaml").read_text())

@@ -14,9 +14,10 @@ from places import PROJECT
 from torch.utils.flop_counter import FlopCounterMode
 
 from rgcluster.bench import scale
-from rgcluster.bench.train import _batch, _direct, _flop
+from rgcluster.bench.train import _batch, _flop
 from rgcluster.config import load_config
 from rgcluster.model.fusion import References
+from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.retrieval import JointEncoder
 from rgcluster.model.translator import Translator
@@ -42,7 +43,7 @@ def test_the_pages_sums_in_words_are_the_functions() -> None:
     small = scale.step(scale.TRANSLATION, 64, batch=1)
     assert f"at 64 GPUs is {fast.compute / fast.seconds:.0%}" in PAGE
     assert f"20 Gbit/s {slow.compute / slow.seconds:.0%}" in PAGE
-    assert f"at b = 1 all-reduce is {small.all_reduce / small.seconds:.0%}" in PAGE
+    assert f"at b = 1 the all-reduce takes {small.all_reduce / small.seconds:.0%}" in PAGE
     for work in (scale.TRANSLATION, scale.GUIDANCE, scale.NEAREST_ONLY):
         assert f"{work.parameters / 1e6:.1f} million | {work.gflop:.0f} GFLOP" in PAGE
     assert f"keeps {scale.ROW_BYTES} bytes a row" in PAGE and f"{scale.COMPARISON * 1e9:.1f} ns" in PAGE
@@ -98,7 +99,7 @@ def test_parameters_are_those_of_the_networks() -> None:
     assert config.data.image_size**2 * 3 == scale.IMAGE_BYTES
 
 
-def test_measured_figures_stand_in_the_pages_that_are_named() -> None:
+def test_measured_figures_are_in_the_named_pages() -> None:
     performance, data = text("performance.md"), text("data.md")
     performance = " ".join(performance.split())
     assert "232 GFLOP an image" in performance and round(scale.GFLOP["step"]) == 232
@@ -115,7 +116,7 @@ def test_measured_figures_stand_in_the_pages_that_are_named() -> None:
 
 
 @pytest.mark.long
-def test_arithmetic_is_what_torch_counts() -> None:
+def test_arithmetic_equals_torchs_count() -> None:
     config = load_config("celeba128")
     device = dataclasses.replace(pick_device(config.cluster, gpu=False), compiles=False)
     translator, item = Translator(config), _batch(config, 1, device)
@@ -131,10 +132,10 @@ def test_arithmetic_is_what_torch_counts() -> None:
         def cycle(self, answer: torch.Tensor) -> References:
             return self.references()
 
-        def ask_cycle(self, *_: torch.Tensor) -> None: ...
+        def issue_cycle(self, *_: torch.Tensor) -> None: ...
 
     def counted(work: Callable[[], Any]) -> tuple[Any, float]:
-        with _direct(config), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with convolutions("direct"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             return work(), counter.get_total_flops()
 
     content, found["E_c"] = counted(lambda: translator.content_encoder(item.image))
@@ -145,7 +146,7 @@ def test_arithmetic_is_what_torch_counts() -> None:
         network.freeze_encoders()
         trainer = TranslatorTrainer(network, Discriminator(config), config, config.guidance, device, 1)
         batch = dataclasses.replace(item, content=content, posterior=posterior)
-        with _direct(config), FlopCounterMode(display=False) as counter:
+        with convolutions("direct"), FlopCounterMode(display=False) as counter:
             trainer.update_in_pieces(0, [Piece(batch, guide, 1.0)])
         found[name] = counter.get_total_flops()
     assert {name: pytest.approx(flop / 1e9, rel=5e-3) for name, flop in found.items()} == scale.GFLOP

@@ -113,7 +113,7 @@ def test_a_sweep_that_cannot_run_is_refused_at_once(smoke_run: Path, tmp_path: P
     assert not (tmp_path / "no").exists() or not list((tmp_path / "no").rglob("metrics.jsonl"))
 
 
-def test_a_trial_that_fails_leaves_the_others_results(study: Path, tmp_path: Path) -> None:
+def test_a_failed_trial_keeps_the_results_of_the_others(study: Path, tmp_path: Path) -> None:
     """Of two trials one asks for more neighbours than there are images; the other is there already."""
     copy = tmp_path / "study"
     shutil.copytree(study, copy)
@@ -141,7 +141,7 @@ def shards_of(study: Path) -> Path:
                                                "RG-UNIT") for share in ("25%", "50%", "100%")]),
     ],
 )  # fmt: skip
-def test_each_table_is_complete_and_reuses_what_is_there(study: Path, number: int, rows: list[str]) -> None:
+def test_each_table_is_complete_and_reuses_finished_stages(study: Path, number: int, rows: list[str]) -> None:
     before = {file: file.stat().st_mtime_ns for file in (study / "stages").glob("*/*/model/*")}
     line = ("table", str(number), "--preset", "smoke", "--data", str(shards_of(study)), "--run", str(study))
     result = command(*line, timeout=900)

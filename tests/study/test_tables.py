@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ class _Index(SimpleNamespace):
         return len(self.labels)
 
 
-def test_acc_is_what_a_hand_count_of_right_answers_gives() -> None:
+def test_acc_equals_a_manual_count_of_right_answers() -> None:
     config = tiny_config("evaluation.images=6", "evaluation.classifier_steps=1")
     generator = np.random.default_rng(0)
     own = generator.integers(0, 2, (4, 7), np.int8)
@@ -134,7 +135,7 @@ def test_csv_and_latex_hold_the_papers_values() -> None:
     assert r"\small 30.04" in as_latex(table) and "_" not in as_latex(table).replace(r"\_", "")
 
 
-def test_verdicts_name_what_is_better_and_what_is_undecided() -> None:
+def test_verdicts_name_better_and_undecided_metrics() -> None:
     (sentence,) = verdicts(results())
     assert sentence.startswith(
         "rg-unit − gmm-unit-continued: better on ACC, % (+2.00, +1.00 to +3.00); undec"
@@ -170,7 +171,7 @@ def test_values_of_different_protocols_are_kept_apart() -> None:
         require_same({"one": same, "three": same | {"images": 64, "digest": "b"}})
 
 
-def test_a_cells_name_says_what_it_changes_and_is_its_own() -> None:
+def test_a_cells_name_lists_its_settings_and_is_unique() -> None:
     config, other = tiny_config(), tiny_config("guidance.steps=11")
     cell = {"seed": 0, "guidance.retrieval_count": 3, "data.fraction": 0.25}
     assert cell_name(config, cell).startswith("seed-0-retrieval_count-3-fraction-0.25-")
@@ -221,13 +222,13 @@ def test_a_random_search_is_drawn_by_the_seed_within_its_ranges() -> None:
     [
         ([], "grid", "nothing to sweep over"),
         (["data.fraction"], "grid", "expected key=value"),
-        (["data.fraction=0.5,0.5"], "grid", "stands twice"),
+        (["data.fraction=0.5,0.5"], "grid", "repeated"),
         (["data.fraction=1..0.5"], "random", "low..high"),
         (["data.fraction=0.1..0.5"], "grid", "a grid needs values"),
         (["data.fraction=0.5", "data.fraction=1"], "grid", "twice"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(texts: list[str], search: str, words: str) -> None:
+def test_invalid_search_spaces_are_refused(texts: list[str], search: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         cells_of([parse_axis(text) for text in texts], search, 3, 0)
 
@@ -275,4 +276,21 @@ def test_a_plot_has_a_line_for_each_setting_of_the_other_axis(tmp_path: Path) ->
     page = write_sweep_report(Location(tmp_path), sweep).read_text()
     plot = (tmp_path / "plots" / "guidance.retrieval_count-kid.svg").read_text()
     assert plot.count("<circle") == 6 and plot.count("<title>") == 2
+    assert ElementTree.fromstring(plot).tag == "{http://www.w3.org/2000/svg}svg"
     assert "RG-UNIT, fraction 0.25" in page and "10-0.25" in page
+
+
+def test_the_pages_of_a_study_escape_their_values(tmp_path: Path) -> None:
+    from rgcluster.study.plots import write_sweep_report
+
+    made = results()
+    made["cells"], made["differences"][0]["comparison"] = ["<b>"], "<i>"
+    page = write_table(Location(tmp_path / "table"), made).read_text()
+    assert "&lt;b&gt;" in page and "&lt;i&gt;: better" in page and "<b>" not in page and "<i>" not in page
+    trial = {"name": "one", "state": "failed", "why": "<b>", "cell": {"data.fraction": 0.5}}
+    sweep = {
+        "protocol": {"extractor": "<i>"}, "metric": "kid", "search": "grid", "best": None, "trials": [trial],
+        "axes": ["data.fraction"],
+    }  # fmt: skip
+    page = write_sweep_report(Location(tmp_path / "sweep"), sweep).read_text()
+    assert "failed: &lt;b&gt;" in page and "&lt;i&gt;" in page and "<b>" not in page and "<i>" not in page

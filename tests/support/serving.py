@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -24,12 +23,6 @@ from rgcluster.serve.http.application import create_app
 from rgcluster.serve.settings import ServeSettings, settings_of
 from rgcluster.store.client import Store
 from rgcluster.store.local import LocalStore
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def settings_for(run: Path, **changes: Any) -> ServeSettings:

@@ -65,7 +65,7 @@ def test_a_loss_out_of_bounds_names_its_images(
         ),
     ],
 )
-def test_lack_of_memory_says_what_to_lower(error: Exception) -> None:
+def test_errors_for_lack_of_memory_name_what_to_lower(error: Exception) -> None:
     with pytest.raises(
         OutOfMemory, match="batch_size 16 in 2 pieces .*--set translation.accumulate=4 .*lower"
     ):

@@ -39,7 +39,7 @@ def guide(retriever: Retriever, *, moved: bool = False, fuse_cycle: bool = True)
     if not moved:
         content, style, rows = content.repeat(2, 1, 1, 1), style.repeat(2, 1), np.tile(ROWS, 2)
         style[3:] = 1
-    queries = retriever.ask(content, style, rows, 0, random=False)
+    queries = retriever.issue(content, style, rows, 0, random=False)
     move = half_turn if moved else None
     return StoreGuide(
         retriever, queries, ROWS, 0, random=False, fuse_cycle=fuse_cycle, image=image, move=move
@@ -67,7 +67,7 @@ def test_each_pass_gets_the_neighbours_of_its_own_query(retriever: Retriever) ->
     torch.testing.assert_close(reconstruction.images, nearest(retriever, 1.0))
     expected = retriever.translator.content_encoder(reconstruction.images.flatten(0, 1)).unflatten(0, (3, 3))
     torch.testing.assert_close(reconstruction.contents, expected)
-    subject.ask_cycle(retriever.translator.content_encoder(random_images(3)), torch.zeros(3, 40))
+    subject.issue_cycle(retriever.translator.content_encoder(random_images(3)), torch.zeros(3, 40))
     cycle = subject.cycle(random_images(3))
     assert cycle is not None
     torch.testing.assert_close(cycle.images, translation.images)
@@ -77,7 +77,7 @@ def test_each_pass_gets_the_neighbours_of_its_own_query(retriever: Retriever) ->
 def test_the_answer_itself_guides_reconstruction_and_cycle(retriever: Retriever) -> None:
     subject = guide(retriever, moved=True)
     torch.testing.assert_close(subject.translation().images, nearest(retriever, 0.0))
-    subject.ask_cycle(torch.zeros(0), torch.zeros(0))  # asks nothing: these are no contents
+    subject.issue_cycle(torch.zeros(0), torch.zeros(0))  # issues nothing: these are no contents
     other = random_images(3, seed=9)
     for references, answer in ((subject.reconstruction(), random_images(3)), (subject.cycle(other), other)):
         assert references is not None
@@ -91,5 +91,5 @@ def test_the_answer_itself_guides_reconstruction_and_cycle(retriever: Retriever)
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_cycle_without_fusion_has_no_references(retriever: Retriever, moved: bool) -> None:
     subject = guide(retriever, moved=moved, fuse_cycle=False)
-    subject.ask_cycle(torch.zeros(0), torch.zeros(0))
+    subject.issue_cycle(torch.zeros(0), torch.zeros(0))
     assert subject.cycle(random_images(3)) is None

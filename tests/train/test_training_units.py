@@ -30,7 +30,7 @@ from rgcluster.bench.train import bench_step
 from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
 from rgcluster.model.fusion import References
-from rgcluster.model.kernels.convolution import use_convolutions
+from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.losses import Parts, weighted_sum
 from rgcluster.model.noise import derived_seed
 from rgcluster.model.translator import Batch
@@ -99,7 +99,7 @@ def test_ingest_is_a_function_of_seed_step_and_row() -> None:
         assert not torch.equal(other.target, whole["target"])
 
 
-def test_domains_are_the_columns_asked_for() -> None:
+def test_domains_are_the_configured_columns() -> None:
     data = block()
     batch = ingest().batch(data, LossConfig())
     assert np.array_equal(batch.domain.numpy(), data["labels"][:, COLUMNS])
@@ -149,7 +149,7 @@ def test_cutout_hides_one_square_of_each_image() -> None:
     assert ingest().batch(block(), LossConfig()).visible is None
 
 
-def test_d_never_sees_what_is_cut_out() -> None:
+def test_d_never_sees_the_cut_out_square() -> None:
     """Another image under the square changes neither D's loss nor D's gradients."""
     subject = trainer("translation.loss.cutout=0.5")
     batch = random_batch(subject.config)
@@ -253,7 +253,9 @@ def small_network(memory_format: torch.memory_format = torch.contiguous_format) 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_optimizer_goes_on_bit_for_bit(tmp_path: Path, kind: str, memory_format: torch.memory_format) -> None:
+def test_a_restored_optimizer_continues_bit_for_bit(
+    tmp_path: Path, kind: str, memory_format: torch.memory_format
+) -> None:
     """Through a checkpoint, whatever the layout of the weights: the file holds contiguous tensors."""
     config = OptimizerConfig(learning_rate=0.01, halve_every=2)
     choice = RetrievalConfig(kind=kind)  # type: ignore[arg-type]
@@ -436,7 +438,7 @@ def test_the_discriminators_step_gives_the_generator_no_gradient(monkeypatch: py
     assert seen and all(gradient is None for gradient in seen)
 
 
-def test_the_mask_comes_into_force_between_its_steps() -> None:
+def test_the_strength_of_the_mask_rises_between_its_steps() -> None:
     ramp = trainer("translation.attention_from=2", "translation.attention_full=6")
     assert [ramp.attention(step) for step in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     assert [trainer().attention(step) for step in range(2)] == [1, 1]
@@ -470,7 +472,7 @@ class FixedGuide:
     def cycle(self, answer: Tensor) -> References:
         return self.references
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
         pass
 
 
@@ -483,7 +485,9 @@ def known(subject: TranslatorTrainer, batch: Batch) -> Batch:
 
 def guide_of(subject: TranslatorTrainer) -> FixedGuide:
     with torch.no_grad():
-        return FixedGuide(subject.translator.look(random_images(12, seed=99).unflatten(0, (4, 3))))
+        return FixedGuide(
+            subject.translator.encode_references(random_images(12, seed=99).unflatten(0, (4, 3)))
+        )
 
 
 def test_guidance_trains_generator_and_fusion_and_leaves_the_encoders() -> None:
@@ -532,7 +536,7 @@ def test_guidance_starts_where_translation_ended() -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_trainer_goes_on_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
+def test_a_restored_trainer_continues_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
     def step(subject: TranslatorTrainer, number: int) -> Parts:
         batch = random_batch(subject.config, seed=number)
         if frozen:
@@ -556,7 +560,7 @@ def test_a_trainer_goes_on_bit_for_bit(tmp_path: Path, frozen: bool) -> None:
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
     save_tree(Location(tmp_path), trainer("model.width=16").state(), {})
-    with pytest.raises(CheckpointError, match="^run/step-2: .*the configuration asks for"):
+    with pytest.raises(CheckpointError, match="^run/step-2: .*the configuration needs"):
         trainer().load(load_tree(Location(tmp_path))[0], "run/step-2")
 
 
@@ -591,11 +595,8 @@ def test_a_formulation_alone_changes_nothing(switch: str) -> None:
         PlainTrainer(*networks, config, Switches(**{switch: True})),
     )
     batch = random_batch(config)
-    use_convolutions("winograd" if switch == "winograd" else "auto")
-    try:
+    with convolutions("winograd" if switch == "winograd" else "auto"):
         torch.testing.assert_close(other.update(batch), plain.update(batch), rtol=2e-4, atol=2e-5)
-    finally:
-        use_convolutions("auto")
 
 
 def test_bench_counts_arithmetic_and_pairs() -> None:

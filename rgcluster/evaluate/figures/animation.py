@@ -1,16 +1,14 @@
-"""Interpolation in motion: a GIF in which every face goes from one domain to another and back."""
+"""Animated interpolation: a GIF in which every face changes from one domain to another and back."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
-import torch
 from PIL import Image
 
 from rgcluster.data.images import grid
-from rgcluster.evaluate.figures.scene import Scene, interpolation_ends
-from rgcluster.model.gmm import prior_mean
+from rgcluster.evaluate.figures.scene import Scene
 
 __all__ = ["moving_interpolation"]
 
@@ -21,17 +19,9 @@ MILLISECONDS, REST = 90, 700
 
 
 def moving_interpolation(scene: Scene) -> bytes:
-    """Return the GIF, the faces in rows of four; it rests at both ends."""
-    shares = torch.from_numpy((1 - np.cos(np.linspace(0, np.pi, FRAMES))) / 2).float()[:, None]
-    faces = []
-    for number, own in enumerate(scene.domains):
-        _, start, stop = interpolation_ends(scene.config, own, number)
-        ends = prior_mean(torch.from_numpy(np.stack([start, stop])), scene.config.model.style_dim)
-        style = torch.lerp(ends[:1], ends[1:], shares).to(scene.best.device.torch)
-        made = scene.best.with_style(
-            scene.images[[number]].repeat(FRAMES, axis=0), style, scene.row_ids[[number]].repeat(FRAMES)
-        )
-        faces.append(made.image)
+    """Return the GIF, with the faces in rows of four and a pause at both ends."""
+    shares = (1 - np.cos(np.linspace(0, np.pi, FRAMES))) / 2
+    faces = [scene.interpolate(number, shares)[1] for number in range(len(scene.images))]
     count = len(faces) - len(faces) % min(COLUMNS, len(faces))
     shown = np.stack(faces[:count]).reshape(-1, min(COLUMNS, count), FRAMES, *faces[0].shape[1:])
     frames = [_frame(shown[:, :, place]) for place in range(FRAMES)]

@@ -1,21 +1,25 @@
-"""Figures over the domains: one face in all of them, what is retrieved for each change, translations and truths."""
+"""Figures over the domains: one face in all domains, retrievals for each change, translations and truths."""
 
 from __future__ import annotations
 
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
 from rgcluster.base.attributes import change_domain
 from rgcluster.config import Config
-from rgcluster.evaluate.figures.scene import Scene, change_captions, described, free_attributes, plain
+from rgcluster.evaluate.figures.scene import (
+    Domains,
+    Scene,
+    change_captions,
+    described,
+    free_attributes,
+    plain,
+)
 from rgcluster.evaluate.figures.sheet import Tile, draw_sheet
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 
 __all__ = ["changes", "counterfactuals", "matrix"]
-
-Domains = npt.NDArray[np.int8]
 
 MATRIX_FACES = 3
 MOST_COLUMNS = 8
@@ -24,7 +28,7 @@ ENLARGED = 3
 
 
 def matrix(scene: Scene) -> bytes:
-    """The attributes by the domains: rows are the group that excludes itself, columns all settings of the rest."""
+    """Faces in every domain: a row for each attribute of a group, a column for each setting of the others."""
     config = scene.config
     rows_of, columns_of = _groups(config)
     faces = min(MATRIX_FACES, len(scene.images))
@@ -47,11 +51,10 @@ def changes(scene: Scene) -> bytes:
     """Figure 8: for every change of an attribute the two nearest images in the store."""
     names = list(scene.config.data.attributes)
     count = min(RETRIEVED, scene.store.count - 1)
-    own_ids = scene.row_ids if scene.config.guidance.exclude_self else None
     rows = [[Tile(image)] for image in scene.images]
     for name in names:
         target = change_domain(scene.domains, name, scene.config.data)
-        near = scene.best.neighbours(scene.images, target, count, own_ids)
+        near = scene.neighbours(target, count)
         captions = change_captions(scene, name, target)
         for row, images, caption in zip(rows, near.images, captions, strict=True):
             row += [Tile(image, caption if place == 0 else "") for place, image in enumerate(images)]
@@ -60,12 +63,12 @@ def changes(scene: Scene) -> bytes:
 
 
 def counterfactuals(scene: Scene) -> bytes:
-    """Each face, its translation, the face as it is drawn with the target's attributes, and what differs."""
+    """Each face, its translation, its true counterfactual, and the difference."""
     assert scene.faces is not None
     made, _ = scene.translate(scene.best, scene.targets)
+    truths = draw_counterfactuals(scene.faces, scene.names, scene.targets, scene.config)
     rows = []
-    for image, translated, name, target in zip(scene.images, made, scene.names, scene.targets, strict=True):
-        truth = draw_counterfactual(scene.faces, name, target, scene.config)
+    for image, translated, truth in zip(scene.images, made, truths, strict=True):
         far = np.abs(translated.astype(np.int16) - truth).mean(axis=2) / 255
         was = np.abs(image.astype(np.int16) - truth).mean() / 255
         rows.append(
@@ -81,10 +84,10 @@ def counterfactuals(scene: Scene) -> bytes:
 
 
 def _groups(config: Config) -> tuple[list[tuple[str, dict[str, int]]], list[tuple[str, dict[str, int]]]]:
-    """Return the settings of the rows and of the columns, each with its name."""
+    """Return the names and settings of the rows, and of the columns."""
     names, free = config.data.attributes, free_attributes(config)
     bound = [name for name in names if name not in free]
-    if not bound:  # nothing excludes another: an attribute a row
+    if not bound:  # no attribute excludes another: a row for each value of the first
         bound, free = list(free[:1]), list(free[1:])
         rows = [(plain(bound[0]), {bound[0]: 1}), (f"not {plain(bound[0])}", {bound[0]: 0})]
     else:

@@ -1,4 +1,4 @@
-"""Failure cases: the translations in which the judge sees fewest of the target attributes."""
+"""Failure cases: the translations that show fewest of the target attributes, according to the judge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rgcluster.evaluate.figures.scene import Scene, described, plain
 from rgcluster.evaluate.figures.sheet import Tile, draw_sheet
 from rgcluster.evaluate.measure.evaluation import Evaluation, measurements
 from rgcluster.evaluate.measure.inputs import evaluation_inputs
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.evaluate.measure.measured import load_measured
 from rgcluster.evaluate.measure.reference import read_judge
 from rgcluster.evaluate.metrics.classifier import AttributeClassifier
@@ -22,7 +22,7 @@ __all__ = ["Failures", "failures", "worst_inputs"]
 
 @dataclass(frozen=True)
 class Failures:
-    """Evaluation inputs that came out worst, and the judge; `columns` are its answers that span the domains."""
+    """Inputs with the worst translations, and the judge; `columns` are those of its answers that span the domains."""
 
     images: UInt8Array
     targets: npt.NDArray[np.int8]
@@ -34,14 +34,17 @@ class Failures:
     columns: list[int]
 
 
-def worst_inputs(evaluation: Evaluation, model: str = "rg-unit") -> Failures:
-    """Return `evaluation.figure_rows` inputs of the first evaluation seed, the worst first, one a test image."""
+def worst_inputs(evaluation: Evaluation) -> Failures:
+    """Return `evaluation.figure_rows` inputs whose translations by RG-UNIT are worst, one for a test image.
+
+    They are of the first evaluation seed, the worst first.
+    """
     config, test = evaluation.config, evaluation.test
     seed = config.evaluation.seeds[0]
     inputs = evaluation_inputs(
         config, seed, len(test.index), evaluation.train.index.labels[:, evaluation.columns]
     )
-    right = load_measured(measurements(evaluation)[model]).images["acc"][: len(inputs.rows)]
+    right = load_measured(measurements(evaluation)["rg-unit"]).images["acc"][: len(inputs.rows)]
     order = np.argsort(right, kind="stable")
     first = np.sort(np.unique(inputs.rows[order], return_index=True)[1])
     chosen = order[first][: config.evaluation.figure_rows]
@@ -54,7 +57,7 @@ def worst_inputs(evaluation: Evaluation, model: str = "rg-unit") -> Failures:
 
 
 def failures(scene: Scene, cases: Failures) -> bytes:
-    """Return the sheet: the input, every model's translation and what the judge misses in it, and the truth."""
+    """Return a sheet of the inputs, every model's translation with the judge's objections, and the truth."""
     config = scene.config
     rows = [[Tile(image)] for image in cases.images]
     heads = ["input"]
@@ -67,8 +70,9 @@ def failures(scene: Scene, cases: Failures) -> bytes:
             row.append(Tile(image, _missed(config.data.attributes, own, wanted)))
         heads.append(_HEADS[name])
     if scene.faces is not None:
-        for row, face, wanted in zip(rows, cases.names, cases.targets, strict=True):
-            row.append(Tile(draw_counterfactual(scene.faces, face, wanted, config)))
+        truth = draw_counterfactuals(scene.faces, cases.names, cases.targets, config)
+        for row, face in zip(rows, truth, strict=True):
+            row.append(Tile(face))
         heads.append("truth")
     sides = [described(config, target) for target in cases.targets]
     return draw_sheet(rows, heads, sides=sides)
@@ -80,7 +84,7 @@ _HEADS = {
 
 
 def _missed(names: tuple[str, ...], seen: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int8]) -> str:
-    """Return in how many attributes the judge contradicts the target; of a single one, what it sees."""
+    """Return the number of attributes in which the judge contradicts the target; for one, what it sees instead."""
     wrong = [
         f"{'' if own else 'no '}{plain(name)}"
         for name, own, target in zip(names, seen, wanted, strict=True)
@@ -88,4 +92,4 @@ def _missed(names: tuple[str, ...], seen: npt.NDArray[np.bool_], wanted: npt.NDA
     ]
     if len(wrong) == 1:
         return wrong[0]
-    return f"{len(wrong)} of {len(names)} wrong" if wrong else "as asked"
+    return f"{len(wrong)} of {len(names)} wrong" if wrong else "as intended"

@@ -1,4 +1,4 @@
-"""What the figures show: the faces, the changes and their names, drawn by a hash of their rows."""
+"""The faces that the figures show, drawn by a hash of their row ids; their changes and the changes' names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.base.attributes import change_domain
 from rgcluster.config import Config
 from rgcluster.data.images import UInt8Array
 from rgcluster.data.stream import ImageSource
-from rgcluster.evaluate.measure.inputs import hashed_order
+from rgcluster.evaluate.measure.inputs import columns_of_domain, hashed_order
 from rgcluster.faces import FaceSet
-from rgcluster.store.client import Store
+from rgcluster.model.gmm import prior_mean
+from rgcluster.store.client import Neighbours, Store
 from rgcluster.translate.guided import GuidedTranslator
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "change_captions",
     "described",
     "free_attributes",
-    "interpolation_ends",
     "make_scene",
     "plain",
     "shown_changes",
@@ -33,9 +34,9 @@ Domains = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Scene:
-    """The faces shown, the models that translate them, and what else a figure needs.
+    """The faces of a figure, and the models that translate them.
 
-    `targets` holds one other domain for each face; `references`, of training images, a third one.
+    `targets` holds another domain for each face; `references` training images of a third domain.
     """
 
     config: Config
@@ -57,9 +58,23 @@ class Scene:
     def translate(
         self, model: GuidedTranslator, target: Domains
     ) -> tuple[UInt8Array, npt.NDArray[np.float32]]:
-        """Return the translations at the domains' means, and their masks."""
+        """Return the translations with the mean styles of the domains, and their masks."""
         made = model.translate(self.images, target, None, self.row_ids, key=self.config.seed)
         return made.image, made.mask
+
+    def neighbours(self, target: Domains, count: int) -> Neighbours:
+        """Return the stored images nearest to the faces with the target domains, at most `count` for each."""
+        own_ids = self.row_ids if self.config.guidance.exclude_self else None
+        return self.best.neighbours(self.images, target, min(count, self.store.count - 1), own_ids)
+
+    def interpolate(self, number: int, shares: npt.NDArray[np.float64]) -> tuple[str, UInt8Array]:
+        """Return the name of a change, and a face with styles at these shares [N] between two domains."""
+        name, start, stop = _interpolation_ends(self.config, self.domains[number], number)
+        ends = prior_mean(torch.from_numpy(np.stack([start, stop])), self.config.model.style_dim)
+        style = torch.lerp(ends[:1], ends[1:], torch.from_numpy(shares).float()[:, None])
+        images = self.images[[number]].repeat(len(shares), axis=0)
+        ids = self.row_ids[[number]].repeat(len(shares))
+        return name, self.best.with_style(images, style.to(self.best.device.torch), ids).image
 
 
 def make_scene(
@@ -70,8 +85,8 @@ def make_scene(
     train: ImageSource,
     faces: FaceSet | None,
 ) -> Scene:
-    """Choose `evaluation.figure_rows` test images, and a target and a reference for each, in `hashed_order`."""
-    columns = domain_columns(test.shards.attributes, config.data.attributes, test.shards.location)
+    """Return the first `evaluation.figure_rows` test images of `hashed_order`, each with a target and a reference."""
+    columns = columns_of_domain(config, test)
     rows = hashed_order(test.index.row_ids)[: config.evaluation.figure_rows]
     domains = test.index.labels[rows][:, columns]
     targets = np.stack([_other_domain(config, own, number) for number, own in enumerate(domains)])
@@ -99,7 +114,7 @@ def make_scene(
 
 
 def _other_domain(config: Config, own: Domains, number: int) -> Domains:
-    """Return the domain [n] of one change, by turns another one, that is a change."""
+    """Return the domain [n] after one change; face after face takes the next attribute that can change."""
     changes = shown_changes(config, len(config.data.attributes))
     turned = np.roll(changes, -number).tolist()
     targets = [change_domain(own[None], name, config.data)[0] for name in turned]
@@ -107,13 +122,13 @@ def _other_domain(config: Config, own: Domains, number: int) -> Domains:
 
 
 def _of_third_domain(order: npt.NDArray[np.int64], domains: Domains, own: Domains, target: Domains) -> int:
-    """Return the first row of `order` whose domain is neither, or else the first."""
+    """Return the first row of `order` with a domain other than both, else the first row."""
     fits = (domains[order] != own).any(axis=1) & (domains[order] != target).any(axis=1)
     return int(order[fits.argmax()])
 
 
-def interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, Domains, Domains]:
-    """Return the ends of an interpolation: by turns two of a group, and a free attribute on and off."""
+def _interpolation_ends(config: Config, own: Domains, number: int) -> tuple[str, Domains, Domains]:
+    """Return the ends of an interpolation: in turn, two of a group, and a free attribute on and off."""
     group = (
         config.data.attributes if config.data.domains == "one-hot" else next(iter(config.data.exclusive), ())
     )
@@ -136,28 +151,28 @@ def free_attributes(config: Config) -> list[str]:
 
 
 def shown_changes(config: Config, count: int) -> list[str]:
-    """Return the changes that a figure shows: one of a group, the free ones, then the rest."""
+    """Return the attributes whose change a figure shows: one of a group, the free ones, then the rest."""
     free = free_attributes(config)
     bound = [name for name in config.data.attributes if name not in free]
     return [*bound[1:2], *free, *bound[2:], *bound[:1]][:count]
 
 
 def change_captions(scene: Scene, name: str, target: Domains) -> list[str]:
-    """Return what each face's change is."""
+    """Return the caption of each face's change."""
     return [
         _change(scene.config, name, own, wanted) for own, wanted in zip(scene.domains, target, strict=True)
     ]
 
 
 def _change(config: Config, name: str, own: Domains, target: Domains) -> str:
-    """Return `+ Male`, `- Male`, or that the face has the attribute already."""
+    """Return `+ Male`, `- Male`, or `has it already`."""
     if (own == target).all():
         return "has it already"
     return f"{'+' if target[config.data.attributes.index(name)] else '-'} {plain(name)}"
 
 
 def described(config: Config, domain: Domains) -> str:
-    """Return a domain as text; of free attributes that are not there, as `not Male`."""
+    """Return a domain as text, with `not Male` for free attributes that are 0."""
     free = free_attributes(config)
     words = [
         plain(name) if value else f"not {plain(name)}"
@@ -168,5 +183,5 @@ def described(config: Config, domain: Domains) -> str:
 
 
 def plain(name: str) -> str:
-    """Return an attribute's name with blanks."""
+    """Return an attribute's name with spaces."""
     return name.replace("_", " ")

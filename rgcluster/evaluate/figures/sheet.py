@@ -26,7 +26,7 @@ INK, PALE = (28, 30, 34), (104, 108, 116)
 
 @dataclass(frozen=True)
 class Tile:
-    """An image uint8 [h, w, 3], or grey [h, w] in [0, 1], or none; and a line of text below it."""
+    """An image uint8 [h, w, 3] or grey [h, w] in [0, 1], or None, with a line of text below it."""
 
     image: npt.NDArray[np.uint8] | npt.NDArray[np.float32] | None
     caption: str = ""
@@ -41,8 +41,8 @@ def draw_sheet(
 ) -> bytes:
     """Return a PNG of rows of tiles, a label above each column and, with `sides`, left of each row.
 
-    `groups` are headings over the first, the next, ... so many columns, set apart by a wider gap. Labels
-    are broken at blanks. Every tile has the size of the first, or `SMALLEST_TILE` where that is larger.
+    `groups` are headings with their numbers of columns; a wider gap separates groups. Labels are wrapped at
+    spaces. Every tile has the size of the first, or `SMALLEST_TILE` where that is larger.
     """
     tile = _tile_side(rows)
     lefts, width = _columns(len(columns), tile, groups, bool(sides))
@@ -129,12 +129,12 @@ def _width(text: str, size: int) -> float:
 
 
 def _spaced(text: str) -> str:
-    """The font's blank is too narrow to be seen at these sizes."""
+    """Double the spaces, which the font draws too narrow at these sizes."""
     return text.replace(" ", "  ")
 
 
 def _broken(text: str, width: int, size: int) -> str:
-    """Break at blanks so that no line is wider than `width`, where that can be had; keep given breaks."""
+    """Wrap at spaces to lines of `width` pixels where words allow it; keep given line breaks."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""

@@ -1,4 +1,4 @@
-"""The evaluation of a run: every model on the same inputs, against the same reference, then `results.json`."""
+"""The evaluation of a run: measures every model on the same inputs and reference, and writes `results.json`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
 from rgcluster.base.rundir import RESULTS, networks_of, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
-from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, evaluation_inputs
+from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, columns_of_domain, evaluation_inputs
 from rgcluster.evaluate.measure.measure import Measure, Task
 from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
 from rgcluster.evaluate.measure.probe import probe
 from rgcluster.evaluate.measure.reference import CHUNK, Progress, Reference, load_reference
+from rgcluster.evaluate.metrics.averages import averaged
 from rgcluster.evaluate.metrics.catalogue import TRANSLATION
 from rgcluster.evaluate.metrics.scores import fid_or_reason, inception_score, kernel_distance
 from rgcluster.faces import FaceSet
@@ -38,14 +38,14 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 class StartStore(Protocol):
-    """Starts the run's store under a name; it ends with the `with` block."""
+    """Starts the run's store under a name, and stops it at the end of the `with` block."""
 
     def __call__(self, name: str) -> AbstractContextManager[Any]: ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation needs: the run, all labelled images, the reference, and where measurements are kept."""
+    """Inputs of an evaluation: the run, all labelled images, the reference, and where measurements are stored."""
 
     config: Config
     run: Location
@@ -62,15 +62,14 @@ class Evaluation:
     @property
     def columns(self) -> list[int]:
         """The columns of the labels that span the domains."""
-        shards = self.train.shards
-        return domain_columns(shards.attributes, self.config.data.attributes, shards.location)
+        return columns_of_domain(self.config, self.train)
 
 
 def evaluate_run(
     evaluation: Evaluation, store_name: str, start_store: StartStore, retrieval: Sequence[Mapping[str, Any]],
     versions: Mapping[str, str], progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure what is not measured yet; write and return the run's `results.json`."""
+    """Measure the models that are not measured yet; write and return the run's `results.json`."""
     places = measurements(evaluation)
     missing = tuple(name for name, place in places.items() if not is_measured(place))
     reference = load_reference(evaluation.reference)
@@ -95,7 +94,7 @@ def evaluate_run(
 
 
 def _probe(evaluation: Evaluation) -> dict[str, Any] | None:
-    """Return whether the run uses its retrieval; None where no rg-unit was trained."""
+    """Return the results of the probe; None where no rg-unit was trained."""
     config = evaluation.config
     if "rg-unit" not in config.guidance.variants:
         return None
@@ -104,7 +103,7 @@ def _probe(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def measurements(evaluation: Evaluation) -> dict[str, Location]:
-    """Return where the measurements of each of the run's models lie, or will lie."""
+    """Return the location of the measurements of each of the run's models, existing or not."""
     config, run = evaluation.config, evaluation.run
     base = network_digests(networks_of(run, "translation"))["translator"]
     guided = network_digests(networks_of(run, "guidance"))
@@ -131,7 +130,7 @@ def _measure(
     evaluation: Evaluation, store: str, models: tuple[str, ...], places: Mapping[str, Location],
     reference: Reference, progress: Progress,
 ) -> None:  # fmt: skip
-    """Translate and measure with the actors; save each model's measurements."""
+    """Translate and measure in actors; save each model's measurements."""
     config = evaluation.config
     settings = config.evaluation
     task = Task(
@@ -210,31 +209,14 @@ def _values(evaluation: Evaluation, seed: int, made: Columns, reference: Referen
 def _share(
     right: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], axis: int
 ) -> npt.NDArray[np.float64]:
-    """Return the share of the counted cells that are right, along an axis; NaN where none is counted."""
+    """Return the share of right cells among the counted ones along an axis; NaN where none is counted."""
     number = counted.sum(axis=axis)
     return np.where(number > 0, (right & counted).sum(axis=axis) / np.maximum(number, 1), np.nan)
 
 
 def over_seeds(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return means over the evaluation seeds, and the standard deviation of each as `*_spread`."""
-    row: dict[str, Any] = {}
-    for key, first in values[0].items():
-        if key == "seed":
-            continue
-        column = [value[key] for value in values]
-        if isinstance(first, dict):
-            by_name = {name: [item[name] for item in column if item[name] is not None] for name in first}
-            row[key] = {name: float(np.mean(known)) if known else None for name, known in by_name.items()}
-            row[f"{key}_spread"] = {name: _spread(known) for name, known in by_name.items()}
-        elif first is None or isinstance(first, str):
-            row[key] = first
-        else:
-            row[key], row[f"{key}_spread"] = float(np.mean(column)), _spread(column)
-    return row
-
-
-def _spread(column: Sequence[float]) -> float | None:
-    return float(np.std(column, ddof=1)) if len(column) > 1 else None
+    return averaged([{key: value[key] for key in value if key != "seed"} for value in values], "_spread")
 
 
 def _about(name: str, config: Config) -> dict[str, Any]:
@@ -268,7 +250,7 @@ def _real_row(evaluation: Evaluation, reference: Reference) -> dict[str, Any]:
 
 
 def _splits(count: int) -> int:
-    """Ten splits (the usual), fewer where a split would hold under ten images."""
+    """Return 10, the usual number of splits, or fewer so that each holds ten images."""
     return max(1, min(10, count // 10))
 
 

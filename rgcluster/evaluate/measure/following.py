@@ -1,4 +1,4 @@
-"""Whether translations follow the store: another look is stored, the old one removed, and nothing is trained."""
+"""Do translations follow the store? Replaces stored images by others without training, and compares."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.base.attributes import change_domain
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource
 from rgcluster.errors import ConfigError
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.inputs import columns_of_domain
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.faces import FaceSet
 from rgcluster.model.gmm import prior_mean
 from rgcluster.translate.guided import GuidedTranslator
@@ -23,18 +24,18 @@ __all__ = ["Following", "follow", "moved_share"]
 UInt8Array = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-STORED = 200
-"""Faces of the new look."""
+STORED, TRANSLATED = 200, 128
+"""Numbers of faces stored with dyed hair, and of test faces that are translated."""
 
 VISIBLE = 10
-"""Hair is where the truth of the old and of the new look differ by more than this, of 255."""
+"""Pixels are hair where the truths with the old and the new colour differ by more than this, of 255."""
 
 
 @dataclass(frozen=True)
 class Following:
-    """Mean hair colours, 0 to 255: of the true old and new look, of translations before and after the change.
+    """Mean hair colours, 0 to 255: of the truths with the old and the new colour, of translations before and after.
 
-    `moved` is how far translations went along the way from the old truth to the new one: 0 not at all, 1 all the way.
+    `moved` is how far translations moved from the old truth towards the new one: 0 not at all, 1 completely.
     """
 
     moved: float
@@ -50,9 +51,9 @@ def moved_share(
     old: npt.NDArray[np.float64], new: npt.NDArray[np.float64],
     before: npt.NDArray[np.float64], after: npt.NDArray[np.float64],
 ) -> float:  # fmt: skip
-    """Return the part of the way from `old` to `new` that lies between `before` and `after`, colours [N, 3] each.
+    """Return the movement from `before` to `after` as a share of that from `old` to `new`, colours [N, 3] each.
 
-    The movement is projected on the way, so a change of colour to the side counts for nothing.
+    The movement is projected on the line from old to new, so a change of colour to the side does not count.
     """
     way = new - old
     return float(((after - before) * way).sum() / (way * way).sum())
@@ -66,25 +67,23 @@ def follow(
     faces: FaceSet,
     attribute: str,
     dye: Colour,
-    count: int = 128,
 ) -> Following:
-    """Replace the stored images of a hair colour by faces whose hair is dyed; translate test faces before and after.
+    """Replace the stored images of a hair colour by faces with dyed hair; translate test faces before and after.
 
-    The model's store is changed and stays so. ConfigError where the attribute is none of the domain's.
+    The model's store stays changed. ConfigError where the attribute is not one of the domain's.
     """
     if attribute not in config.data.attributes:
-        raise ConfigError(f"{attribute} is none of {', '.join(config.data.attributes)}")
-    assert model.retriever is not None, f"{model.name} looks at no neighbours"
+        raise ConfigError(f"{attribute} is not one of {', '.join(config.data.attributes)}")
+    assert model.retriever is not None, f"{model.name} uses no neighbours"
     place = config.data.attributes.index(attribute)
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
-    rows = np.flatnonzero(test.index.labels[:, columns[place]] == 0)[:count]
+    columns = columns_of_domain(config, train)
+    rows = np.flatnonzero(test.index.labels[:, columns[place]] == 0)[:TRANSLATED]
     targets = change_domain(test.index.labels[rows][:, columns], attribute, config.data)
     names = [test.index.file_names[row] for row in rows]
     images = test.images(rows)
 
     def truth(colour: Colour | None) -> UInt8Array:
-        pairs = zip(names, targets, strict=True)
-        return np.stack([draw_counterfactual(faces, name, target, config, colour) for name, target in pairs])
+        return draw_counterfactuals(faces, names, targets, config, colour)
 
     old, new = truth(None), truth(dye)
     before = model.translate(images, targets).image
@@ -105,23 +104,19 @@ def follow(
 def _replace(
     model: GuidedTranslator, config: Config, train: ImageSource, faces: FaceSet, attribute: str, dye: Colour
 ) -> tuple[int, int]:
-    """Store training faces with dyed hair, remove those that had the attribute; return how many of each."""
+    """Store training faces with dyed hair, remove those with the attribute; return both numbers."""
     retriever = model.retriever
     assert retriever is not None
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
+    columns = columns_of_domain(config, train)
     labels = train.index.labels[:, columns]
     has = labels[:, config.data.attributes.index(attribute)] == 1
     chosen = np.flatnonzero(~has)[:STORED]
     targets = change_domain(labels[chosen], attribute, config.data)
-    drawn = np.stack(
-        [
-            draw_counterfactual(faces, train.index.file_names[row], target, config, dye)
-            for row, target in zip(chosen, targets, strict=True)
-        ]
-    )
+    names = [train.index.file_names[row] for row in chosen]
+    drawn = draw_counterfactuals(faces, names, targets, config, dye)
     with model.device.autocast():
         content = model.translator.content_encoder(to_images(drawn, model.device))
-    # Under the style of their labels: E_s has never seen the new look and may not call it by that name.
+    # With the style of their labels: E_s has never seen the new colour and may not recognise it as the attribute.
     domain = torch.from_numpy(targets.astype(np.float32)).to(model.device.torch)
     style = prior_mean(domain, config.model.style_dim)
     ids = np.setdiff1d(np.arange(2 * len(drawn) + len(train.index)), train.index.row_ids)[: len(drawn)]

@@ -1,6 +1,6 @@
-"""What is translated in an evaluation: inputs, targets and noise, functions of the evaluation seed alone.
+"""Inputs, targets and noise of an evaluation, which depend only on the evaluation seed.
 
-The training seed is no part of them, so that runs of several training seeds are measured on the same inputs
+They do not depend on the training seed, so runs of several training seeds are measured on the same inputs
 (section 4.1).
 """
 
@@ -11,22 +11,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rgcluster.base.attributes import domain_columns
 from rgcluster.config import Config
 from rgcluster.data.splits import hash_share
+from rgcluster.data.stream import ImageSource
 from rgcluster.model.noise import Draw, keyed_normal
 
 __all__ = [
-    "IDENTITY", "MEASURE_SEED", "TRUTH", "UNPAINTED", "EvaluationInputs", "evaluation_inputs", "hashed_order",
+    "IDENTITY", "MEASURE_SEED", "TRUTH", "UNPAINTED", "EvaluationInputs", "columns_of_domain", "evaluation_inputs",
+    "hashed_order",
 ]  # fmt: skip
 
 IDENTITY, TRUTH = "identity", "truth"
-"""Rows that no network paints: the untouched inputs, and the true counterfactuals of drawn faces."""
+"""Names of rows without a network: the untouched inputs, and the true counterfactuals of drawn faces."""
 
 UNPAINTED = (IDENTITY, TRUTH, "real")
-"""Rows of a table of translations that are no model's."""
+"""Rows of a table of translations that belong to no model."""
 
 MEASURE_SEED = 0
-"""Stands where training has its seed: in keyed noise, and for the judge."""
+"""Seed of keyed noise in an evaluation, and of the judge's training."""
 
 _SALT = 4000
 """Keeps `hashed_order` independent of the hashes that choose the test split and `data.fraction`."""
@@ -42,12 +45,17 @@ class EvaluationInputs:
     noise: npt.NDArray[np.float32]
 
 
+def columns_of_domain(config: Config, source: ImageSource) -> list[int]:
+    """Return the columns of the source's labels that span the domains."""
+    return domain_columns(source.shards.attributes, config.data.attributes, source.shards.location)
+
+
 def evaluation_inputs(
     config: Config, seed: int, num_test: int, train_domains: npt.NDArray[np.int8]
 ) -> EvaluationInputs:
-    """Return `evaluation.images` inputs: every test image about equally often, each time with another target.
+    """Return `evaluation.images` inputs; every test image comes about equally often, with new targets.
 
-    Targets are the domains of random training images, as in training; an input's own domain may be drawn.
+    Targets are the domains of random training images, as in training, and may be the input's own domain.
     """
     count = config.evaluation.images
     generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 1000 + seed]))

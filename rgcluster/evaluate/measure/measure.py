@@ -1,7 +1,8 @@
-"""Translates and measures chunks of the evaluation's inputs with every model: the work of one Ray Data actor."""
+"""The Ray Data actor that translates and measures chunks of the evaluation's inputs with every model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import torch
+from PIL import Image
 
-from rgcluster.base.attributes import change_domain, domain_columns
+from rgcluster.base.attributes import change_domain
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.images import UInt8Array, prepare_image
@@ -21,6 +23,7 @@ from rgcluster.evaluate.measure.inputs import (
     MEASURE_SEED,
     TRUTH,
     EvaluationInputs,
+    columns_of_domain,
     evaluation_inputs,
 )
 from rgcluster.evaluate.metrics.classifier import AttributeClassifier
@@ -38,14 +41,14 @@ from rgcluster.store.store import RayStore
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.guided import GuidedTranslator, load_models
 
-__all__ = ["Measure", "Task", "draw_counterfactual"]
+__all__ = ["Measure", "Task", "draw_counterfactuals"]
 
 Block = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What an evaluation actor needs to know; sources are object references."""
+    """Arguments of an evaluation actor; sources are object references."""
 
     config: Config
     run: str
@@ -59,16 +62,14 @@ class Task:
 
 
 class Measure:
-    """Chunks in (`seed`, `start`, `stop`), one row an image and model out."""
+    """Maps chunks (`seed`, `start`, `stop`) to one row for each image and model."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(1)
         self.task, self.config = task, task.config
         self.train: ImageSource = ray.get(task.train)
         self.test: ImageSource = ray.get(task.test)
-        self.columns = domain_columns(
-            self.train.shards.attributes, self.config.data.attributes, self.train.shards.location
-        )
+        self.columns = columns_of_domain(self.config, self.train)
         self.content = [
             column for column in range(len(self.train.shards.attributes)) if column not in self.columns
         ]
@@ -77,15 +78,9 @@ class Measure:
         painted = tuple(name for name in task.models if name not in (IDENTITY, TRUTH))
         self.models = load_models(Location(task.run), self.config, store, device, painted) if painted else {}
         self.classifier = AttributeClassifier.from_bytes(task.classifier).to(device.torch)
-        prefer = self.config.evaluation.extractor
-        size = self.config.data.image_size
-        self.extractor = best_extractor(
-            None if prefer == "auto" else prefer, image_size=size, device=device.torch
-        )
-        perceptual = self.config.evaluation.perceptual
-        self.perceptual = best_perceptual(
-            None if perceptual == "auto" else perceptual, image_size=size, device=device.torch
-        )
+        settings, size = self.config.evaluation, self.config.data.image_size
+        self.extractor = best_extractor(settings.extractor, image_size=size, device=device.torch)
+        self.perceptual = best_perceptual(settings.perceptual, image_size=size, device=device.torch)
         self._inputs: dict[int, EvaluationInputs] = {}
 
     def __call__(self, chunk: Block) -> Block:
@@ -109,7 +104,7 @@ class Measure:
             made = model.translate(images, targets, noise, ids, key=seed).image
             block = self._rows(name, seed, start, made, before)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
-            if truth is not None:  # with the mean style: less diversity alone shall not lower an error
+            if truth is not None:  # with the mean style, so that less diversity alone does not lower an error
                 made = model.translate(images[:known], targets[:known], None, ids[:known], key=seed).image
                 block |= self._errors(images, made, truth)
             blocks.append(block)
@@ -144,7 +139,7 @@ class Measure:
         }
 
     def _errors(self, inputs: UInt8Array, made: UInt8Array, truth: UInt8Array | None) -> Block:
-        """Return the errors [N] of the first inputs' translations to their truths, NaN where none was drawn."""
+        """Return the errors [N] of translations against their truths, NaN for inputs without a drawn truth."""
         errors = {key: np.full(len(inputs), np.nan) for key in ("counterfactual", "edit", "keep")}
         if truth is not None:
             known = slice(len(truth))
@@ -155,16 +150,12 @@ class Measure:
     def _counterfactuals(
         self, rows: npt.NDArray[np.int64], targets: npt.NDArray[np.int8], start: int
     ) -> UInt8Array | None:
-        """Draw the truth for the first `evaluation.counterfactuals` inputs, where the data are drawn faces."""
+        """Draw the truths of the first `evaluation.counterfactuals` inputs; None where the data are no drawn faces."""
         count = min(len(rows), max(0, self.config.evaluation.counterfactuals - start))
         if self.task.faces is None or not count:
             return None
-        return np.stack(
-            [
-                draw_counterfactual(self.task.faces, self.test.index.file_names[row], target, self.config)
-                for row, target in zip(rows[:count], targets, strict=False)
-            ]
-        )
+        names = [self.test.index.file_names[row] for row in rows[:count]]
+        return draw_counterfactuals(self.task.faces, names, targets[:count], self.config)
 
     def _diversity(
         self, model: GuidedTranslator, images: UInt8Array, rows: npt.NDArray[np.int64], seed: int, start: int
@@ -191,18 +182,18 @@ class Measure:
         return values
 
 
-def draw_counterfactual(
+def draw_counterfactuals(
     faces: FaceSet,
-    file_name: str,
-    target: npt.NDArray[np.int8],
+    file_names: Sequence[str],
+    targets: npt.NDArray[np.int8],
     config: Config,
     dye: tuple[int, int, int] | None = None,
 ) -> UInt8Array:
-    """Return the drawn face of `file_name` with the target domain [n] and hair of `dye`, as a training image."""
-    from PIL import Image
-
-    wanted = dict(zip(config.data.attributes, (int(value) for value in target), strict=True))
-    # Attributes that are set come last: they clear what contradicts them.
-    changes = dict(sorted(wanted.items(), key=lambda item: item[1]))
-    drawn = faces.counterfactual(int(Path(file_name).stem) - 1, changes, dye)
-    return prepare_image(Image.fromarray(drawn), config.data.crop, config.data.image_size)
+    """Return the drawn faces of these files with the target domains [N, n] and hair of `dye`, as training images."""
+    drawn = []
+    for name, target in zip(file_names, targets.tolist(), strict=True):
+        # Attributes that are set come last, because they clear those that contradict them.
+        changes = dict(sorted(zip(config.data.attributes, target, strict=True), key=lambda item: item[1]))
+        face = faces.counterfactual(int(Path(name).stem) - 1, changes, dye)
+        drawn.append(prepare_image(Image.fromarray(face), config.data.crop, config.data.image_size))
+    return np.stack(drawn)

@@ -1,6 +1,6 @@
-"""A model's measurements on disk: its values by evaluation seed, and every image's own for intervals.
+"""A model's measurements on disk: values by evaluation seed, and values of each image for intervals.
 
-They are found by what they depend on, so that runs which share a model measure it once.
+Their location depends on the model and the protocol, so runs that share a model measure it once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SINGLE", "Measured", "is_measured", "load_measured", "measured_place
 VALUES, IMAGES = "values.json", "images.safetensors"
 
 SINGLE = tuple(metric.key for metric in TRANSLATION if metric.per_image)
-"""Values that are means over images; NaN where an image has none."""
+"""Keys of values that are means over images; NaN where an image has no value."""
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -35,17 +35,17 @@ class Measured:
 
 
 def measured_place(root: Location, model: str, depends: Mapping[str, Any]) -> Location:
-    """Return where the measurements of a model with these dependencies lie below `root`."""
+    """Return the location below `root` of the measurements of a model with these dependencies."""
     return root / f"{model}-{digest_json(dict(depends))}"
 
 
 def is_measured(place: Location) -> bool:
-    """Return whether the measurements are complete: the values are written last."""
+    """Return whether the measurements are complete; the values are written last."""
     return (place / VALUES).exists()
 
 
 def save_measured(place: Location, values: Sequence[Mapping[str, Any]], images: Columns) -> None:
-    """Write the measurements; features and logits in half precision, which intervals can do with."""
+    """Write the measurements; features and logits in half precision, which is enough for intervals."""
     small = {
         key: np.ascontiguousarray(
             array.astype(np.float16) if key in ("features", "logits") else array.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Whether a run uses retrieval: what changes where other neighbours take the place of the nearest.
+"""Does a run use its retrieval? Translates with other neighbours in place of the nearest, and compares.
 
-Everything is computed in this process, on a few test images with the mean style of their targets, through the
-one network that the run trained: only the neighbours differ.
+Everything runs in this process, on a few test images with the mean style of their targets, through the one
+network that the run trained. Only the neighbours differ.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.attributes import domain_columns
 from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource
 from rgcluster.errors import ConfigError
-from rgcluster.evaluate.measure.inputs import MEASURE_SEED, evaluation_inputs
-from rgcluster.evaluate.measure.measure import draw_counterfactual
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, columns_of_domain, evaluation_inputs
+from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.evaluate.metrics.counterfactual import edit_region
 from rgcluster.faces import FaceSet
 from rgcluster.store.local import LocalStore
@@ -71,15 +70,15 @@ def probe(
 ) -> dict[str, Any]:
     """Return the swap test, the oracle test on drawn faces, and P@10 of content against simple rankings.
 
-    `swap` holds the mean change of the picture in the edit region, of 255, where random images, images of other
-    domains, or no neighbours take the place of the nearest; `contribution` where a random image takes the place
-    of the nearest, of the second nearest, and so on. `oracle` holds the edit error with the true
-    counterfactual as every neighbour, and without neighbours. The edit region is where the truth differs from
-    the input, or, on photographs, where the translation does.
+    `swap` is the mean change of the picture in the edit region, of 255, with random images, images of other
+    domains, or no neighbours in place of the nearest; `contribution` with a random image in place of the nearest
+    alone, of the second nearest alone, and so on. `oracle` is the edit error with the true counterfactual as
+    every neighbour, and without neighbours. The edit region is where the truth differs from the input or, on
+    photographs, where the translation does.
     """
     if "rg-unit" not in config.guidance.variants:
-        raise ConfigError(f"{run}: guidance trained no rg-unit, so no retrieval to probe")
-    columns = domain_columns(train.shards.attributes, config.data.attributes, train.shards.location)
+        raise ConfigError(f"{run}: guidance trained no rg-unit, so there is no retrieval to probe")
+    columns = columns_of_domain(config, train)
     store = LocalStore(snapshot_of(run))
     model = load_models(run, config, store, device, ("rg-unit",))["rg-unit"]
     queries = _queries(config, train, test, columns, count)
@@ -90,25 +89,20 @@ def probe(
     truth = None
     if faces is not None:
         names = [test.index.file_names[row] for row in queries.rows]
-        truth = np.stack(
-            [
-                draw_counterfactual(faces, name, target, config)
-                for name, target in zip(names, queries.targets, strict=True)
-            ]
-        )
+        truth = draw_counterfactuals(faces, names, queries.targets, config)
     region = edit_region(queries.images, nearest if truth is None else truth)
     domains = train.index.labels[:, columns]
-    anyone = generator.integers(len(train.index), size=(len(queries.rows), neighbours))
-    elsewhere = np.stack(
+    random_rows = generator.integers(len(train.index), size=(len(queries.rows), neighbours))
+    other_rows = np.stack(
         [
             generator.choice(np.flatnonzero((domains != target).any(axis=1)), neighbours)
             for target in queries.targets
         ]
     )
-    none, random = _translate(model, queries, None), _images(train, anyone)
+    none, random = _translate(model, queries, None), _images(train, random_rows)
     swap = {
         "random": swap_change(nearest, _translate(model, queries, random), region),
-        "other_domain": swap_change(nearest, _translate(model, queries, _images(train, elsewhere)), region),
+        "other_domain": swap_change(nearest, _translate(model, queries, _images(train, other_rows)), region),
         "none": swap_change(nearest, none, region),
     }
     contribution = []
@@ -137,7 +131,7 @@ def probe(
 def _queries(
     config: Config, train: ImageSource, test: ImageSource, columns: list[int], count: int
 ) -> _Queries:
-    """Return test images whose target, the domain of a training image, is not their own."""
+    """Return test images with targets other than their own domain."""
     inputs = evaluation_inputs(config, 0, len(test.index), train.index.labels[:, columns])
     own = test.index.labels[inputs.rows][:, columns]
     changed = np.flatnonzero((own != inputs.targets).any(axis=1))[:count]
@@ -147,7 +141,7 @@ def _queries(
 
 @torch.inference_mode()
 def _translate(model: GuidedTranslator, queries: _Queries, neighbours: UInt8Array | None) -> UInt8Array:
-    """Translate with the mean style, guided by the given images [B, M, h, w, 3], or with f left out."""
+    """Translate with the mean style, guided by the given images [B, M, h, w, 3]; None: without f."""
     made = [
         model.guided_by(
             queries.images[start : start + IMAGES_AT_ONCE],
@@ -174,7 +168,8 @@ def _content(
     """Return P@10 of the attributes that define no domain, for retrieval and for rankings of the target domain.
 
     `random_in_domain` takes every training image of the target domain, `pixels` the nearest of them by pixel
-    distance, `labels` those that share most of the other attributes: the ceiling. None where there are none.
+    distance, `labels` those that share most of the other attributes, which is the upper bound. None without other
+    attributes.
     """
     other = [column for column in range(train.index.labels.shape[1]) if column not in columns]
     if not other:

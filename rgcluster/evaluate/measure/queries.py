@@ -10,13 +10,14 @@ import torch
 from ray.data import ActorPoolStrategy
 from safetensors.numpy import load, save
 
-from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_EMBEDDER, GPUS_PER_EMBEDDER
 from rgcluster.base.rundir import networks_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches, rows_dataset
-from rgcluster.evaluate.measure.inputs import MEASURE_SEED
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, columns_of_domain
+from rgcluster.evaluate.metrics.averages import averaged
+from rgcluster.evaluate.metrics.catalogue import RETRIEVAL
 from rgcluster.evaluate.metrics.precision import query_shares, random_shares
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import load_retrieval, load_translator
@@ -34,7 +35,7 @@ K = 10
 
 
 class EmbedAll:
-    """Adds each network's embedding: of the image's own style, or of the style of `targets` by row."""
+    """Adds each network's embedding, with the image's own style or the mean style of `targets` by row."""
 
     def __init__(self, config: Config, run: str, targets: npt.NDArray[np.int8] | None, gpu: bool) -> None:
         torch.set_num_threads(1)
@@ -66,14 +67,13 @@ class EmbedAll:
 def measure_precision(
     config: Config, run: Location, target: Location, train: ImageSource, test: ImageSource, gpu: bool
 ) -> None:
-    """Write the table's rows - random, then each trained strategy - and every query's own shares.
+    """Write the table's rows - random neighbours, then each trained strategy - and the shares of every query.
 
-    A query is a test image's content with the attributes of a random other test image; the gallery is the
-    whole training split; each evaluation seed draws other attributes.
+    A query is the content of a test image with the attributes of another one, which each evaluation seed draws
+    anew. The gallery is the whole training split.
     """
-    attributes = train.shards.attributes
-    columns = domain_columns(attributes, config.data.attributes, train.shards.location)
-    content = [column for column in range(len(attributes)) if column not in columns]
+    columns = columns_of_domain(config, train)
+    content = [column for column in range(len(train.shards.attributes)) if column not in columns]
     gallery = _embed(config, run, train, None, gpu)
     count = min(config.evaluation.queries, len(test.index))
     found: dict[str, list[Shares]] = {}
@@ -109,12 +109,12 @@ def measure_precision(
 
 
 def load_precision(location: Location) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
-    """Return the rows, and by `strategy/value` each query's own; `row` is its row in the test split."""
+    """Return the rows, and the values of each query by `strategy/value`; `row` is its row in the test split."""
     return (location / ROWS).read_json(), load((location / QUERIES).read_bytes())
 
 
 def _summed(shares: Shares, columns: list[int], content: list[int]) -> dict[str, Shares]:
-    """Return each query's P@10 of the attributes, of the content and their average, where there is content."""
+    """Return each query's P@10 of the attributes and, where there are other attributes, of the content; their mean."""
     attributes = shares[:, columns].mean(axis=1)
     if not content:
         return {"p10_attributes": attributes}
@@ -146,18 +146,11 @@ def _embed(
 def _row(
     name: str, shares: npt.NDArray[np.float64], columns: list[int], content: list[int], config: Config
 ) -> dict[str, Any]:
-    attributes = shares[:, columns].mean(axis=1)
-    other = shares[:, content].mean(axis=1) if content else None
-    average = None if other is None else (attributes + other) / 2
-    row: dict[str, Any] = {"negatives": name}
-    for key, values in (("attributes", attributes), ("content", other), ("average", average)):
-        row[f"p10_{key}"] = None if values is None else float(values.mean())
-        row[f"p10_{key}_spread"] = None if values is None or len(values) < 2 else float(values.std(ddof=1))
-    if not content:
-        row["p10_content_note"] = "no attributes beyond the domain's"
-    named = list(zip(config.data.attributes, columns, strict=True))
-    row["p10_per_attribute"] = {name: float(shares[:, column].mean()) for name, column in named}
-    row["p10_per_attribute_spread"] = {
-        name: float(shares[:, column].std(ddof=1)) if len(shares) > 1 else None for name, column in named
-    }
-    return row
+    rows: list[dict[str, Any]] = []
+    for seed in shares:
+        values = {key: float(value[0]) for key, value in _summed(seed[None], columns, content).items()}
+        by_name = dict(zip(config.data.attributes, seed[columns].tolist(), strict=True))
+        rows.append(values | {"p10_per_attribute": by_name})
+    unknown = {key: None for metric in RETRIEVAL for key in (metric.key, f"{metric.key}_spread")}
+    note = {} if content else {"p10_content_note": "no attributes beyond the domain's"}
+    return {"negatives": name, **unknown, **note, **averaged(rows, "_spread")}

@@ -1,6 +1,6 @@
-"""What every model of a data set is held against: the judge of attributes, and the real images' features.
+"""The reference of an evaluation: the judge of attributes, and the features of real images.
 
-Both depend on the data and the protocol alone, so runs of other settings and training seeds share them.
+It depends only on the data and the protocol, so runs with other settings and training seeds share it.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def make_reference(
     judge = AttributeClassifier.from_bytes(read_judge(target))
     count = min(len(train.index), config.evaluation.images)
     rows = np.sort(hashed_order(train.index.row_ids)[:count])
-    look = ray.data.from_items(
+    measured = ray.data.from_items(
         [{"start": start, "stop": min(start + CHUNK, count)} for start in range(0, count, CHUNK)],
         override_num_blocks=-(-count // CHUNK),
     ).map_batches(
-        _Look,
+        _MeasureReal,
         fn_constructor_args=(config, ray.put(train), ray.put(rows), gpu),
         batch_size=1,
         compute=ActorPoolStrategy(size=min(workers, -(-count // CHUNK))),
@@ -77,7 +77,7 @@ def make_reference(
         num_gpus=GPUS_PER_ACTOR if gpu else None,
     )
     blocks = []
-    for block in batches(look, None):
+    for block in batches(measured, None):
         blocks.append(block)
         progress(sum(len(block["index"]) for block in blocks), count, "measuring real images")
     joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
@@ -94,12 +94,12 @@ def load_reference(location: Location) -> Reference:
 
 
 def read_judge(location: Location) -> bytes:
-    """Return the judge's weights."""
+    """Return the bytes of the judge."""
     return (location / JUDGE).read_bytes()
 
 
 def _train_judge(config: Config, train: ImageSource, gpu: bool, threads: int, progress: Progress) -> bytes:
-    if gpu and not torch.cuda.is_available():  # the driver has none: a worker's
+    if gpu and not torch.cuda.is_available():  # the driver has no GPU, a worker does
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, num_gpus=1)(_judge)
         return ray.get(remote.remote(config, train, "cuda", threads, None))
     return _judge(config, train, "cuda" if gpu else "cpu", threads, progress)
@@ -121,17 +121,16 @@ def _judge(config: Config, train: ImageSource, device: str, threads: int, progre
     return classifier.cpu().to_bytes()
 
 
-class _Look:
-    """Spans of `rows` in, the features and logits of these training rows out: the work of one Ray Data actor."""
+class _MeasureReal:
+    """The Ray Data actor that maps spans of `rows` to the features and logits of these training images."""
 
     def __init__(self, config: Config, train: Any, rows: Any, gpu: bool) -> None:
         torch.set_num_threads(1)
         self.train: ImageSource = ray.get(train)
         self.rows: npt.NDArray[np.int64] = ray.get(rows)
         device = pick_device(config.cluster, gpu=gpu)
-        prefer = config.evaluation.extractor
         self.extractor = best_extractor(
-            None if prefer == "auto" else prefer, image_size=config.data.image_size, device=device.torch
+            config.evaluation.extractor, image_size=config.data.image_size, device=device.torch
         )
 
     def __call__(self, chunk: Block) -> Block:

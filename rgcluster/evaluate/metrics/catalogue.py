@@ -1,4 +1,4 @@
-"""Every metric of `results.json`, described once: its name, its better direction, and how it is printed."""
+"""The metrics of `results.json`: name, direction, and how values are printed."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Metric:
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def number(self, value: float) -> str:
-        """Return a value as it is printed, without its unit."""
+        """Return a value in print, without its unit."""
         return f"{value * self.scale:.{self.digits}f}"
 
     def difference(self, value: float) -> str:
-        """Return a difference of two values as it is printed: with its sign and one more digit."""
+        """Return a difference of two values in print, with its sign and one more digit."""
         return f"{value * self.scale:+.{self.digits + 1}f}"
 
     def text(self, row: Mapping[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""The attribute classifier of ACC (section 4.1): which attributes does a picture show?"""
+"""The attribute classifier of ACC (section 4.1), called the judge."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +15,12 @@ from rgcluster.base.weights import find, load_state
 from rgcluster.errors import CheckpointError, DataError, TrainingDiverged
 from rgcluster.evaluate.metrics.images import batches, check_images, normalised
 
-__all__ = ["Accuracy", "AttributeClassifier", "accuracy", "default_architecture", "train_classifier"]
+__all__ = ["AttributeClassifier", "default_architecture", "train_classifier"]
 
 _FORMAT = "rgcluster-attribute-classifier-1"
 _SMALLEST_FOR_RESNET50 = 96
 _LARGEST_FOR_SMALL = 128
-
-
-class Accuracy(NamedTuple):
-    """Shares of right answers, in [0, 1]."""
-
-    mean: float
-    per_attribute: dict[str, float]
+LEARNING_RATE = 4e-3
 
 
 class AttributeClassifier(nn.Module):
@@ -64,9 +58,9 @@ class AttributeClassifier(nn.Module):
                 [self(part).sigmoid().cpu().numpy() for part in batches(images, batch_size, device)]
             )
 
-    def predict(self, images: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
-        """Return which attributes are seen, bool [N, A], in images uint8 [N, H, W, 3] of the trained size."""
-        return self.probabilities(images) > threshold
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Return the attributes seen, bool [N, A], in images uint8 [N, H, W, 3] of the trained size."""
+        return self.probabilities(images) > 0.5
 
     def to_bytes(self) -> bytes:
         """Return the weights as safetensors, with what `from_bytes` needs as JSON in the header."""
@@ -84,7 +78,7 @@ class AttributeClassifier(nn.Module):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> AttributeClassifier:
-        """Return the classifier that `to_bytes` wrote, on the CPU; CheckpointError for anything else."""
+        """Return the classifier that `to_bytes` wrote, on the CPU; CheckpointError for other content."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -110,12 +104,9 @@ def train_classifier(
     labels: np.ndarray,
     attribute_names: Sequence[str],
     *,
-    epochs: int = 10,
-    steps: int | None = None,
+    steps: int,
     batch_size: int = 64,
-    learning_rate: float = 4e-3,
     width: int = 32,
-    architecture: str | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int, float], None] | None = None,
@@ -123,21 +114,19 @@ def train_classifier(
     """Train on images uint8 [N, H, W, 3], H = W, and labels 0 or 1 [N, A], with binary cross-entropy.
 
     AdamW, one cycle; images are mirrored, shifted and brightened at random.
-    `steps` wins over `epochs`; `progress(step, steps, loss)` is called after
-    every step; an `architecture` of None is `default_architecture`. Raises
-    DataError for unfitting data, TrainingDiverged for a loss that is not finite.
+    `progress(step, steps, loss)` is called after every step. DataError for data of
+    other shapes, TrainingDiverged for a loss that is not finite.
     """
     check_images(images)
     _check_size(images, images.shape[1])
     _check_labels(labels, (len(images), len(attribute_names)))
-    total = steps if steps is not None else max(1, round(epochs * len(images) / batch_size))
     place = torch.device(device)
     rng = np.random.default_rng(seed)
-    classifier = _initial(attribute_names, images.shape[1], width, architecture, seed)
+    classifier = _initial(attribute_names, images.shape[1], width, seed)
     classifier.to(place).to(memory_format=torch.channels_last).train()
-    optimiser = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     order = np.empty(0, np.int64)
-    for step in range(total):
+    for step in range(steps):
         if len(order) < min(batch_size, len(images)):
             order = np.concatenate([order, rng.permutation(len(images))])
         chosen, order = order[:batch_size], order[batch_size:]
@@ -146,24 +135,17 @@ def train_classifier(
         loss = nn.functional.binary_cross_entropy_with_logits(classifier(batch), wanted)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingDiverged(f"the classifier's loss is {value} at step {step}: lower learning_rate")
+            raise TrainingDiverged(
+                f"the classifier's loss is {value} at step {step}: look at the images and labels"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate * _one_cycle((step + 0.5) / total)
+            group["lr"] = LEARNING_RATE * _one_cycle((step + 0.5) / steps)
         optimiser.step()
         if progress is not None:
-            progress(step + 1, total, value)
+            progress(step + 1, steps, value)
     return classifier.eval()
-
-
-def accuracy(predicted: np.ndarray, wanted: np.ndarray, attribute_names: Sequence[str]) -> Accuracy:
-    """Return ACC: the share of answers, bool [N, A], that equal the labels, 0 or 1 [N, A] (Table 7)."""
-    _check_labels(wanted, (len(predicted), len(attribute_names)))
-    if predicted.shape != wanted.shape or len(predicted) == 0:
-        raise DataError(f"answers are {list(predicted.shape)}, labels {list(wanted.shape)}: [N, A] is wanted")
-    shares = (predicted.astype(bool) == wanted.astype(bool)).mean(0)
-    return Accuracy(float(shares.mean()), dict(zip(attribute_names, shares.tolist(), strict=True)))
 
 
 def default_architecture(image_size: int) -> str:
@@ -198,7 +180,7 @@ def _small(num_attributes: int, image_size: int, width: int) -> nn.Sequential:
     """Return a residual network that halves the image until it is 4 to 7 pixels a side."""
     if image_size < 16 or image_size % 4:
         raise DataError(
-            f"images of {image_size} pixels: the small classifier wants a multiple of 4, 16 or more"
+            f"images of {image_size} pixels: the small classifier needs a multiple of 4, 16 or more"
         )
     layers: list[nn.Module] = [
         nn.Conv2d(3, width, 4, 2, 1, bias=False),
@@ -213,10 +195,8 @@ def _small(num_attributes: int, image_size: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_attributes))
 
 
-def _initial(
-    names: Sequence[str], image_size: int, width: int, architecture: str | None, seed: int
-) -> AttributeClassifier:
-    chosen = architecture or default_architecture(image_size)
+def _initial(names: Sequence[str], image_size: int, width: int, seed: int) -> AttributeClassifier:
+    chosen = default_architecture(image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = AttributeClassifier(names, image_size, width=width, architecture=chosen)
@@ -258,17 +238,17 @@ def _jittered(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def _check_size(images: np.ndarray, side: int) -> None:
     check_images(images)
     if images.shape[1:3] != (side, side):
-        raise DataError(f"images are {images.shape[1]} x {images.shape[2]}: {side} x {side} is wanted")
+        raise DataError(f"images are {images.shape[1]} x {images.shape[2]}: expected {side} x {side}")
 
 
 def _check_labels(labels: np.ndarray, shape: tuple[int, int]) -> None:
     if labels.shape != shape:
-        raise DataError(f"labels have shape {list(labels.shape)}: {list(shape)} is wanted")
+        raise DataError(f"labels have shape {list(labels.shape)}, expected {list(shape)}")
     if not np.isin(labels, (0, 1)).all():
-        raise DataError("labels must be 0 or 1: CelebA's -1 stands for 0")
+        raise DataError("labels must be 0 or 1; CelebA's -1 means 0")
 
 
 def _safetensors_metadata(content: bytes) -> dict[str, Any]:
-    # The library reads the header's metadata from files only; this is the documented layout.
+    # safetensors reads the metadata of files only, not of bytes; this is the documented layout.
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length])["__metadata__"]

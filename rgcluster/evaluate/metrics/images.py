@@ -1,4 +1,4 @@
-"""Arrays of images: what every measurement accepts, and how it walks over them."""
+"""Arrays of images: validation, batches, normalisation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_images(images: np.ndarray) -> None:
     if images.dtype != np.uint8:
         raise DataError(f"images are {images.dtype}: convert them to uint8, 0 to 255")
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise DataError(f"images have shape {list(images.shape)}: [N, H, W, 3] is wanted, N at least 1")
+        raise DataError(f"images have shape {list(images.shape)}, expected [N, H, W, 3] with N at least 1")
 
 
 def batches(images: np.ndarray, size: int, device: torch.device) -> Iterator[torch.Tensor]:

@@ -19,7 +19,7 @@ __all__ = ["LEVEL", "Interval", "contrast", "holm", "inception", "kernel", "mean
 LEVEL = 0.95
 RESAMPLES = 1000
 MOST_IMAGES = 10_000
-"""KID and IS take at most so many images, of the first evaluation seeds: the work grows with the square."""
+"""Largest number of images for KID and IS, of the first evaluation seeds: the work grows with the square."""
 BLOCK = 1024
 
 Array = npt.NDArray[Any]
@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 
 def contrast(
-    seeds: Sequence[Sequence[tuple[float, Images]]], statistic: Statistic, num_rows: int, seed: int = 0
+    seeds: Sequence[Sequence[tuple[float, Images]]], statistic: Statistic, num_rows: int
 ) -> Interval:
     """Return the interval of a sum of coefficients times a statistic of models; `seeds` has each training seed's.
 
@@ -48,7 +48,7 @@ def contrast(
     weights = np.ones((1, num_rows))
     if len(seeds) == 1:
         shares = np.full(num_rows, 1 / num_rows)
-        drawn = np.random.default_rng(seed).multinomial(num_rows, shares, RESAMPLES)
+        drawn = np.random.default_rng(0).multinomial(num_rows, shares, RESAMPLES)
         weights = np.vstack([weights, drawn])
     values = np.stack(
         [sum(factor * statistic(images, weights) for factor, images in models) for models in seeds]
@@ -77,14 +77,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _two_sided(difference: float, error: float, tail: Callable[[float], float]) -> float:
-    """Return the p-value of a difference with a standard error; without any error, zero differs from all else."""
+    """Return the two-sided p-value of a difference; with a standard error of 0, any other difference is certain."""
     if error == 0:
         return 1.0 if difference == 0 else 0.0
     return 2 * float(tail(abs(difference) / error))
 
 
 def mean(key: str) -> Statistic:
-    """Return the statistic that is the mean of the images' `key`; NaN counts for nothing."""
+    """Return the mean of the images' `key` as a statistic; NaN is left out."""
 
     def statistic(images: Images, weights: Array) -> Array:
         values, rows = images[key].astype(np.float64), images["row"]
@@ -99,7 +99,8 @@ def mean(key: str) -> Statistic:
 
 
 def kernel(real: Array) -> Statistic:
-    """Return KID against features `real` [M, D], but for the real images' own term, which differences lose.
+    """Return KID against features `real` [M, D] as a statistic, without the term of the real images alone, which
+    cancels in differences.
 
     The unbiased estimate over all images at once; pairs of copies of one image are left out.
     """

@@ -6,7 +6,7 @@ import numpy as np
 
 from rgcluster.errors import DataError, TooFewNeighbours
 
-__all__ = ["nearest", "precision_at_k", "query_shares", "random_baseline", "random_shares"]
+__all__ = ["nearest", "query_shares", "random_shares"]
 
 _DISTANCES_AT_ONCE = 16_000_000
 
@@ -21,7 +21,7 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
         raise DataError(
-            f"embeddings are {list(gallery.shape)} and {list(queries.shape)}: [G, d] and [Q, d] wanted"
+            f"embeddings are {list(gallery.shape)} and {list(queries.shape)}: expected [G, d] and [Q, d]"
         )
     if not 1 <= k <= len(gallery):
         raise TooFewNeighbours(f"{k} neighbours of {len(gallery)} images: use 1 to {len(gallery)}")
@@ -39,21 +39,6 @@ def nearest(gallery: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def precision_at_k(
-    gallery_embeddings: np.ndarray,
-    gallery_labels: np.ndarray,
-    query_embeddings: np.ndarray,
-    wanted_labels: np.ndarray,
-    k: int = 10,
-) -> np.ndarray:
-    """Return the share of the k nearest whose label is the wanted one, float64 [A] (section 4.1).
-
-    Embeddings are [G, d] and [Q, d], labels 0 or 1, [G, A] and [Q, A]; the
-    queried attributes give P@10 attributes, the 35 others P@10 content.
-    """
-    return query_shares(gallery_embeddings, gallery_labels, query_embeddings, wanted_labels, k).mean(0)
-
-
 def query_shares(
     gallery_embeddings: np.ndarray,
     gallery_labels: np.ndarray,
@@ -61,7 +46,11 @@ def query_shares(
     wanted_labels: np.ndarray,
     k: int = 10,
 ) -> np.ndarray:
-    """Return each query's share of its k nearest whose label is the wanted one, float64 [Q, A]."""
+    """Return each query's share of its k nearest whose label is the wanted one, float64 [Q, A] (section 4.1).
+
+    Embeddings are [G, d] and [Q, d], labels 0 or 1, [G, A] and [Q, A]; the
+    queried attributes give P@10 attributes, the 35 others P@10 content.
+    """
     _check_labels(gallery_labels, wanted_labels)
     if len(gallery_labels) != len(gallery_embeddings) or len(wanted_labels) != len(query_embeddings):
         raise DataError("labels and embeddings differ in number: give one row of labels per embedding")
@@ -69,16 +58,11 @@ def query_shares(
     return (found == wanted_labels[:, None, :]).mean(1)
 
 
-def random_baseline(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np.ndarray:
-    """Return what `precision_at_k` is on average for random neighbours, float64 [A] (Tables 1 and 6).
-
-    Labels are 0 or 1, [G, A] and [Q, A]; with the shares p and q of ones in them it is p q + (1 - p)(1 - q).
-    """
-    return random_shares(gallery_labels, wanted_labels).mean(0)
-
-
 def random_shares(gallery_labels: np.ndarray, wanted_labels: np.ndarray) -> np.ndarray:
-    """Return the same for each query, float64 [Q, A]: the share of the gallery that has the wanted label."""
+    """Return each query's expected share for random neighbours, float64 [Q, A] (Tables 1 and 6).
+
+    It is the share of the gallery that has the wanted label. Labels are 0 or 1, [G, A] and [Q, A].
+    """
     _check_labels(gallery_labels, wanted_labels)
     p = gallery_labels.mean(0, dtype=np.float64)
     return np.where(wanted_labels == 1, p, 1 - p)
@@ -88,7 +72,7 @@ def _check_labels(gallery: np.ndarray, wanted: np.ndarray) -> None:
     fitting = gallery.ndim == wanted.ndim == 2 and gallery.shape[1] == wanted.shape[1]
     if not fitting or 0 in (len(gallery), len(wanted)):
         raise DataError(
-            f"labels are {list(gallery.shape)} and {list(wanted.shape)}: [G, A] and [Q, A] wanted"
+            f"labels are {list(gallery.shape)} and {list(wanted.shape)}: expected [G, A] and [Q, A]"
         )
     if not (np.isin(gallery, (0, 1)).all() and np.isin(wanted, (0, 1)).all()):
-        raise DataError("labels must be 0 or 1: CelebA's -1 stands for 0")
+        raise DataError("labels must be 0 or 1; CelebA's -1 means 0")

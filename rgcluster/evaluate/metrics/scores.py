@@ -1,4 +1,8 @@
-"""Distances and scores on features, logits and paired values, in numpy; what made them is unknown here."""
+"""Distances and scores on features and logits, whatever network made them.
+
+KID and IS are torch-fidelity's. FID is not: torch-fidelity takes the eigenvalues of a product of two covariances, which
+is slow, and inexact for few images.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from rgcluster.errors import DataError
 
 __all__ = [
     "FID_MINIMUM",
     "FID_UNBIASED",
-    "Difference",
     "Fid",
-    "bootstrap_difference",
     "fid_or_reason",
     "frechet_distance",
     "inception_score",
@@ -23,10 +26,10 @@ __all__ = [
 ]
 
 FID_MINIMUM = 2_048
-"""Below this many images on either side no FID is given."""
+"""FID is None below this number of images on either side."""
 
 FID_UNBIASED = 10_000
-"""Below this many images on either side FID comes with a warning: its bias grows as the sets shrink."""
+"""FID comes with a warning below this number of images on either side: its bias grows as the sets shrink."""
 
 
 class Fid(NamedTuple):
@@ -34,14 +37,6 @@ class Fid(NamedTuple):
 
     value: float | None
     note: str | None
-
-
-class Difference(NamedTuple):
-    """The mean of a - b and the ends of its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -74,39 +69,32 @@ def kernel_distance(
     `subset_size` of None is 1,000, or half of the smaller set where that is less.
     Raises DataError where a subset is larger than a set.
     """
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
     a, b = (side.astype(np.float32) for side in _pair(a, b, at_least=4))
     smaller = min(len(a), len(b))
     size = min(1_000, smaller // 2) if subset_size is None else subset_size
     if not 2 <= size <= smaller:
         raise DataError(f"subsets of {size} from {smaller} features: choose 2 to {smaller}")
-    # The same generator in the same order as torch-fidelity's, so that equal seeds give equal subsets.
-    rng = np.random.RandomState(seed)
-    values = np.empty(subsets)
-    for i in range(subsets):
-        x = a[rng.choice(len(a), size, replace=False)]
-        y = b[rng.choice(len(b), size, replace=False)]
-        values[i] = _unbiased_mmd2(x, y)
-    return float(values.mean()), float(values.std())
+    found = kid_features_to_metric(
+        torch.from_numpy(a),
+        torch.from_numpy(b),
+        kid_subsets=subsets,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
 
 
-def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+def inception_score(logits: np.ndarray, *, splits: int = 10) -> tuple[float, float]:
     """Return IS of logits [N, C]: mean and deviation over shuffled splits (Salimans et al. 2016)."""
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
     if logits.ndim != 2 or len(logits) < splits:
-        raise DataError(f"logits have shape {list(logits.shape)}: [N, C] with N at least {splits} is wanted")
-    order = np.random.RandomState(seed).permutation(len(logits))
-    shifted = logits[order].astype(np.float64)
-    shifted -= shifted.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    scores = []
-    for i in range(splits):
-        part = log_p[i * len(logits) // splits : (i + 1) * len(logits) // splits]
-        p = np.exp(part)
-        with np.errstate(divide="ignore"):
-            log_marginal = np.log(p.mean(0))
-        # A class that no image has any probability of adds nothing, rather than 0 * infinity.
-        terms = np.where(p > 0, p * (part - np.where(np.isfinite(log_marginal), log_marginal, 0)), 0)
-        scores.append(np.exp(terms.sum(1).mean()))
-    return float(np.mean(scores)), float(np.std(scores))
+        raise DataError(f"logits have shape {list(logits.shape)}, expected [N, C] with N at least {splits}")
+    found = isc_features_to_metric(torch.tensor(logits), splits)
+    return found["inception_score_mean"], found["inception_score_std"]
 
 
 def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
@@ -118,7 +106,7 @@ def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
     values = []
     for rows in groups:
         if rows.ndim != 2 or len(rows) < 2:
-            raise DataError(f"a group has shape {list(rows.shape)}: [S, P] with S at least 2 is wanted")
+            raise DataError(f"a group has shape {list(rows.shape)}, expected [S, P] with S at least 2")
         # The mean over all pairs is twice the unbiased variance; no difference of large numbers.
         centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
         values.append(2 * (centred**2).sum() / (len(rows) - 1))
@@ -127,33 +115,14 @@ def pairwise_diversity(groups: Iterable[np.ndarray]) -> float:
     return float(np.mean(values))
 
 
-def bootstrap_difference(
-    a: np.ndarray, b: np.ndarray, *, seed: int = 0, n: int = 10_000, level: float = 0.95
-) -> Difference:
-    """Return the mean of the paired differences a - b, each [N], and its percentile bootstrap interval."""
-    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
-        raise DataError(f"shapes {list(a.shape)} and {list(b.shape)} are no pairs: both must be [N]")
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // len(difference))
-    means = np.concatenate(
-        [
-            difference[rng.integers(len(difference), size=(min(block, n - done), len(difference)))].mean(1)
-            for done in range(0, n, block)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(float(difference.mean()), float(low), float(high))
-
-
 def _pair(a: np.ndarray, b: np.ndarray, at_least: int) -> tuple[np.ndarray, np.ndarray]:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < at_least:
         raise DataError(
-            f"features have shapes {list(a.shape)} and {list(b.shape)}: [N, D] and [M, D] with at least "
-            f"{at_least} rows are wanted"
+            f"features have shapes {list(a.shape)} and {list(b.shape)}, expected [N, D] and [M, D] with at "
+            f"least {at_least} rows"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise DataError("features hold NaN or infinity: look at the images they were taken from")
+        raise DataError("features contain NaN or infinity: check the images they were computed from")
     return a, b
 
 
@@ -164,18 +133,3 @@ def _covariance_root(centred: np.ndarray) -> np.ndarray:
         return centred / np.sqrt(count - 1)
     values, vectors = np.linalg.eigh(centred.T @ centred / (count - 1))
     return np.sqrt(values.clip(min=0))[:, None] * vectors.T
-
-
-def _unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    size = len(x)
-    off_diagonal = 0.0
-    for side in (x, y):
-        kernel = _polynomial_kernel(side, side)
-        off_diagonal += kernel.sum() - np.trace(kernel)
-    return off_diagonal / (size * (size - 1)) - 2 * _polynomial_kernel(x, y).mean()
-
-
-def _polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # Products in single precision, for speed; sums of the million entries in double.
-    base = (x @ y.T).astype(np.float64) / x.shape[1] + 1
-    return base * base * base

@@ -1,4 +1,4 @@
-"""What each figure is, and what one should see in it."""
+"""Titles and captions of the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "samples": (
         "Samples (Figure 5)",
-        "Translations to one domain that differ in the sampled style alone. All should show the attributes "
+        "Translations to one domain that differ only in the sampled style. All should show the attributes "
         "at the left; how much they differ is the diversity.",
     ),
     "masks": (
@@ -37,7 +37,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "interpolation-moving": (
         "Interpolation in motion",
-        "The same, there and back. What moves beside the attribute is what the model confuses with it.",
+        "The same interpolation, forward and back. Anything else that moves is what the model confuses with the "
+        "attribute.",
     ),
     "matrix": (
         "One face in every domain",
@@ -51,14 +52,14 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "counterfactuals": (
         "Translations and the truth",
         "Drawn faces only: the translation beside the same face drawn with the target attributes, and what "
-        "differs. Below stand the mean absolute distances to the truth, of the input and of the translation: "
-        "where the second is larger, the change was not worth its errors.",
+        "differs. The numbers are the mean absolute distances of the input and of the translation to the truth: "
+        "where the second is larger, doing nothing would have been better.",
     ),
     "failures": (
         "Failure cases",
-        "The evaluation's inputs in whose RG-UNIT translations the judge sees least of the attributes asked "
-        "for, the worst first. Below each translation stands in how many attributes the judge contradicts the "
-        "target, or what it sees instead; it errs too.",
+        "The inputs whose RG-UNIT translations show fewest of the target attributes, according to the judge; the "
+        "worst first. Below each translation is the number of attributes in which the judge contradicts the "
+        "target, or what it sees instead. The judge makes mistakes, too.",
     ),
     "triplets": (
         "Triplets (Figure 2)",
@@ -68,6 +69,6 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "translated to its own domain.",
     ),
 }
-"""Name: title and caption. The file has this name and the ending .png, but for `FILES`."""
+"""Title and caption by name. The file is `<name>.png`, except for those in `FILES`."""
 
 FILES = {"interpolation-moving": "interpolation.gif"}

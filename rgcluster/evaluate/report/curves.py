@@ -1,48 +1,44 @@
-"""Loss curves as inline SVG: a small panel for each loss, a line for each network trained side by side."""
+"""Loss curves: a small chart for each loss, with a line for each network trained side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rgcluster.evaluate.report.chart import Axis, Chart, Point
 from rgcluster.evaluate.report.tables import MODEL_NAMES
 
-__all__ = ["loss_panels"]
-
-Line = list[tuple[float, float]]
+__all__ = ["loss_charts"]
 
 WIDTH, HEIGHT = 260, 170
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 26, 34
 MOST_POINTS = 200
 LOG_FROM = 30
-"""A panel whose largest value is this many times its smallest gets a logarithmic axis."""
+"""A chart whose largest value is this many times its smallest gets a logarithmic axis."""
 
 _NO_LOSS = {"step", "steps", "seconds_per_step", "images_per_second", "peak_memory_gib"}
 _FIRST = ("total", "adversarial", "domain", "d_real", "d_fake", "d_domain")
 _ORDER = (*MODEL_NAMES, "easy", "medium", "hard", "all")
-_CLASSES = 4
 
 
-def loss_panels(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
-    """Return the panels of a stage's `metrics.jsonl`; nothing where there are no losses.
+def loss_charts(metrics: Sequence[Mapping[str, Any]], stage: str) -> tuple[list[str], list[Chart]]:
+    """Return the names of the networks, if they have any, and a chart for each loss of a stage's `metrics.jsonl`.
 
-    A key `variant/loss` is the curve of a variant in the panel of that loss.
+    A key `variant/loss` is the curve of a variant in the chart of that loss.
     """
     curves = _curves(metrics)
-    if not curves:
-        return ""
-    found = {variant for lines in curves.values() for variant in lines}
-    variants = sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    order = sorted(curves, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
-    panels = "\n".join(_panel(name, curves[name], variants, stage) for name in order)
-    return f'{_legend(variants)}<div class="panels">\n{panels}\n</div>\n'
+    variants = sorted({name for lines in curves.values() for name in lines}, key=_place_in(_ORDER))
+    charts = [_chart(loss, curves[loss], variants, stage) for loss in sorted(curves, key=_place_in(_FIRST))]
+    return [MODEL_NAMES.get(name, name) for name in variants if name], charts
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:
+def _place_in(order: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    return lambda name: (order.index(name) if name in order else len(order), name)
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Point]]]:
     """Return the points of each loss and variant; an unnamed variant is an empty name."""
-    curves: dict[str, dict[str, Line]] = {}
+    curves: dict[str, dict[str, list[Point]]] = {}
     for line in metrics:
         for key, value in line.items():
             if key in _NO_LOSS or key.startswith("wait_") or not isinstance(value, int | float):
@@ -50,81 +46,40 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Line]]:
             if not math.isfinite(value):
                 continue
             variant, _, loss = key.rpartition("/")
-            curves.setdefault(loss, {}).setdefault(variant, []).append((float(line["step"]), float(value)))
+            curves.setdefault(loss, {}).setdefault(variant, []).append(Point(line["step"], value))
     return curves
 
 
-def _legend(variants: Sequence[str]) -> str:
-    if variants == [""]:
-        return ""
-    items = "".join(
-        '<li><svg viewBox="0 0 28 8" aria-hidden="true">'
-        f'<path class="curve s{number % _CLASSES}" d="M0 4H28"/></svg>'
-        f"{escape(MODEL_NAMES.get(name, name))}</li>"
-        for number, name in enumerate(variants)
-    )
-    return f'<ul class="legend">{items}</ul>\n'
-
-
-def _panel(name: str, lines: Mapping[str, Line], variants: Sequence[str], stage: str) -> str:
-    lines = {variant: lines[variant] for variant in variants if variant in lines}
-    values = [value for line in lines.values() for _, value in line]
-    last_step = max(step for line in lines.values() for step, _ in line)
+def _chart(loss: str, lines: Mapping[str, list[Point]], variants: Sequence[str], stage: str) -> Chart:
+    names = {variant: MODEL_NAMES.get(variant, variant) or loss for variant in variants}
+    lines = {names[variant]: lines[variant] for variant in variants if variant in lines}
+    values = [point.y for line in lines.values() for point in line]
+    last_step = max(point.x for line in lines.values() for point in line)
     low, high = min(values), max(values)
     logarithmic = low > 0 and high > LOG_FROM * low
-    scale = math.log10 if logarithmic else float
-    bottom, top = _ends(scale(low), scale(high), 0.0 if low >= 0 and not logarithmic else None)
-
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / last_step
-
-    def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (scale(value) - bottom) / (top - bottom)
-
-    paths = "".join(
-        f'<path class="curve s{variants.index(variant) % _CLASSES}" d="{_path(line, x, y)}"/>'
-        for variant, line in lines.items()
-    )
-    ticks = [10**bottom, 10**top] if logarithmic else [bottom, top]
+    if not logarithmic and 0 <= low < 0.5 * high:
+        low = 0.0
     summary = ", ".join(
-        f"{MODEL_NAMES.get(variant, variant) or name} from {_number(line[0][1])} to {_number(line[-1][1])}"
-        for variant, line in lines.items()
+        f"{name} from {_number(line[0].y)} to {_number(line[-1].y)}" for name, line in lines.items()
     )
-    base = HEIGHT - BOTTOM
-    title = f"{name} (log)" if logarithmic else name
-    label = escape(f"{stage}, loss {name}: {summary}")
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
-        f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>'
-        f'<path class="axis" d="M{LEFT} {TOP}V{base}H{WIDTH - RIGHT}"/>'
-        f'<text x="{LEFT - 4}" y="{base + 3}" text-anchor="end">{_number(ticks[0])}</text>'
-        f'<text x="{LEFT - 4}" y="{TOP + 4}" text-anchor="end">{_number(ticks[1])}</text>'
-        f'<text x="{LEFT}" y="{base + 14}" text-anchor="middle">0</text>'
-        f'<text x="{WIDTH - RIGHT}" y="{base + 14}" text-anchor="end">{last_step:,.0f}</text>'
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">step</text>'
-        f"{paths}</svg>"
+    return Chart(
+        f"{loss} (log)" if logarithmic else loss,
+        f"{stage}, loss {loss}: {summary}",
+        "step",
+        {name: _thinned(line) for name, line in lines.items()},
+        Axis(0, last_step, {"0": 0, f"{last_step:,.0f}": last_step}),
+        Axis(low, high, {_number(low): low, _number(high): high}, logarithmic),
+        WIDTH,
+        HEIGHT,
+        list(names.values()),
     )
 
 
-def _ends(low: float, high: float, floor: float | None) -> tuple[float, float]:
-    """Return the axis' ends: from `floor` where the values come near it, and never of no length."""
-    if floor is not None and low - floor < 0.5 * (high - floor):
-        low = floor
-    if high - low < 1e-12:
-        return low - 0.5, high + 0.5
-    return low, high
-
-
-def _path(line: Line, x: Any, y: Any) -> str:
-    points = [f"{x(step):.1f} {y(value):.1f}" for step, value in _thinned(line)]
-    return f"M{points[0]}L{' '.join(points[1:]) or points[0]}"
-
-
-def _thinned(line: Line) -> Line:
+def _thinned(line: Sequence[Point]) -> list[Point]:
     """Return at most `MOST_POINTS` points, each the mean of its neighbours."""
     size = -(-len(line) // MOST_POINTS)
     groups = [line[start : start + size] for start in range(0, len(line), size)]
-    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+    return [Point(group[-1].x, sum(point.y for point in group) / len(group)) for group in groups]
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What the numbers of a run say, in plain sentences computed from `results.json`."""
+"""The results of a run in plain sentences, computed from `results.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rgcluster.evaluate.metrics.catalogue import METRICS, Metric, named_metrics
 from rgcluster.evaluate.report.tables import MODEL_NAMES
 
-__all__ = ["Comparison", "compare", "inflated_inception", "limits", "reading"]
+__all__ = ["Comparison", "compare", "counted", "inflated_inception", "limits", "reading"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -18,7 +18,7 @@ COMPARED = ("kid", "acc", "counterfactual", "edit")
 """The metrics on which two models are compared in a sentence."""
 
 LOOKS = 2.0
-"""A change of the pictures by less than this, of 255, is called next to nothing."""
+"""Below this mean change of the pictures, of 255, the network hardly uses its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Comparison:
 
 
 def compare(ours: Row, other: Row, metric: Metric) -> Comparison | None:
-    """Judge a difference against the two spreads added up; None where a value is missing."""
+    """Compare a difference with the sum of both spreads; None where a value is missing."""
     a, b = ours.get(metric.key), other.get(metric.key)
     if a is None or b is None:
         return None
@@ -47,7 +47,7 @@ def compare(ours: Row, other: Row, metric: Metric) -> Comparison | None:
 
 
 def reading(results: Results) -> list[str]:
-    """Return what the run shows: retrieval against none, nearest against random neighbours, the negatives."""
+    """Return sentences on retrieval against none, nearest against random neighbours, and the negatives."""
     rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
     found = {row["negatives"]: row for row in results.get("tables", {}).get("retrieval", [])}
     named = named_metrics(results)
@@ -62,7 +62,7 @@ def reading(results: Results) -> list[str]:
 
 
 def inflated_inception(results: Results) -> list[str]:
-    """Return a sentence on the models whose IS is above that of real images, which says nothing about quality."""
+    """Return a sentence on the models whose IS is above that of real images, where it no longer means quality."""
     rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
     real = rows.get("real", {}).get("is")
     if real is None:
@@ -83,10 +83,10 @@ def inflated_inception(results: Results) -> list[str]:
 
 def _against_baseline(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[str]:
     if "rg-unit" not in rows:
-        return ["RG-UNIT was not measured: nothing can be said about retrieval."]
+        return ["RG-UNIT was not measured, so these results say nothing about retrieval."]
     if "gmm-unit-continued" not in rows:
         return [
-            "Whether retrieval helps cannot be told: GMM-UNIT was not continued without retrieval (add "
+            "It is unknown whether retrieval helps: GMM-UNIT was not continued without retrieval (add "
             "gmm-unit-continued to guidance.variants), so further training alone may explain a difference."
         ]
     judged = _judged(rows["rg-unit"], rows["gmm-unit-continued"], metrics)
@@ -97,14 +97,14 @@ def _against_baseline(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> lis
 def _baseline_verdict(judged: Sequence[Comparison]) -> str:
     better, worse = _named(judged, "better"), _named(judged, "worse")
     if all(item.verdict == "not judged" for item in judged):
-        return "Whether retrieval helps is not judged: one evaluation seed gives no spread."
+        return "It is not judged whether retrieval helps: one evaluation seed gives no spread."
     if better and worse:
         return f"Retrieval is a trade in this run: better on {better}, worse on {worse}."
     if better:
         return f"Retrieval helps in this run: better on {better}."
     if worse:
         return f"Retrieval does not help in this run: better on nothing, worse on {worse}."
-    return "Retrieval does not help in this run: no measure differs beyond the spread."
+    return "Retrieval does not help in this run: no metric differs beyond the spread."
 
 
 def _against_random(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[str]:
@@ -119,7 +119,7 @@ def _against_random(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[
 def _random_verdict(judged: Sequence[Comparison]) -> str:
     better, worse = _named(judged, "better"), _named(judged, "worse")
     if all(item.verdict == "not judged" for item in judged):
-        return "Whether nearest neighbours guide better than random ones is not judged either."
+        return "It is not judged either whether nearest neighbours guide better than random ones."
     if better and worse:
         return f"Nearest neighbours guide better than random ones on {better} and worse on {worse}."
     if better:
@@ -130,60 +130,42 @@ def _random_verdict(judged: Sequence[Comparison]) -> str:
 
 
 def _use_of_retrieval(probe: Mapping[str, Any] | None) -> list[str]:
-    """Say whether the network looks at its neighbours, whatever it gains by them."""
+    """Return a sentence on whether the network uses its neighbours, which need not improve the results."""
     if not probe:
         return []
     random, none = probe["swap"]["random"], probe["swap"]["none"]
     numbers = (
-        f"Random images in the place of the nearest change its pictures by {random:.1f} of 255 where something is "
-        f"edited, no images by {none:.1f}."
+        f"In the edit region, replacing the nearest images by random ones changes its pictures by {random:.1f} of 255 "
+        f"on average, removing them by {none:.1f}."
     )
-    used = "RG-UNIT looks at its neighbours" if random >= LOOKS else "RG-UNIT hardly looks at its neighbours"
+    used = "RG-UNIT uses its neighbours" if random >= LOOKS else "RG-UNIT hardly uses its neighbours"
     return [f"{used}. {numbers}"]
 
 
 def _negatives(rows: Mapping[str, Row]) -> list[str]:
-    metric = METRICS["p10_attributes"]
-    sentences = []
-    trained = [name for name in ("all", "hard", "medium", "easy") if name in rows]
-    if trained and "random" in rows:
-        sentences.append(
-            _precision(
-                compare(rows[trained[0]], rows["random"], metric), _trained_with(trained[0]), "random images"
-            )
-        )
-    if "all" in rows and "easy" in rows:
-        sentences.append(
-            _precision(
-                compare(rows["all"], rows["easy"], metric), _trained_with("all"), _trained_with("easy")
-            )
-        )
-    return [sentence for sentence in sentences if sentence]
+    best = next((name for name in ("all", "hard", "medium", "easy") if name in rows), "")
+    pairs = [
+        (ours, other) for ours, other in ((best, "random"), ("all", "easy")) if {ours, other} <= set(rows)
+    ]
+    judged = [(*pair, compare(rows[pair[0]], rows[pair[1]], METRICS["p10_attributes"])) for pair in pairs]
+    return [_precision(item, ours, other) for ours, other, item in judged if item]
 
 
-def _trained_with(negatives: str) -> str:
-    return {
-        "all": "a retrieval network trained with all kinds of negatives",
-        "easy": "one trained with easy negatives alone",
-    }.get(negatives, f"a retrieval network trained with {negatives} negatives")
-
-
-def _precision(item: Comparison | None, subject: str, other: str) -> str:
-    if item is None:
-        return ""
+def _precision(item: Comparison, ours: str, other: str) -> str:
+    kinds = "all kinds of" if ours == "all" else ours
+    against = "random images" if other == "random" else "one trained with easy negatives alone"
+    show = " show them" if other == "random" else ""
     how = {
-        "better": f"finds the attributes asked for more often than {other}",
-        "worse": f"finds the attributes asked for less often than {other}",
-        "no difference": f"finds the attributes asked for as often as {other}, but for the spread",
-        "not judged": f"is not judged against {other}, for one evaluation seed gives no spread",
+        "better": f"finds the target attributes more often than {against}{show}",
+        "worse": f"finds the target attributes less often than {against}{show}",
+        "no difference": f"finds the target attributes as often as {against}{show}, within the spread",
+        "not judged": f"is not judged against {against}, because one evaluation seed gives no spread",
     }[item.verdict]
-    if other == "random images" and item.verdict != "not judged":
-        how = how.replace("random images", "random images show them")
-    return f"{subject[0].upper()}{subject[1:]} {how}. P@10 is {item.numbers}."
+    return f"A retrieval network trained with {kinds} negatives {how}. P@10 is {item.numbers}."
 
 
 def limits(results: Results) -> list[str]:
-    """Return what the numbers cannot say: other data, one training seed, missing FID, other features."""
+    """Return the limits of the numbers: other data, one training seed, missing FID, other features."""
     rows = results.get("tables", {}).get("translation", [])
     protocol = results.get("protocol", {})
     names = protocol.get("names", {})
@@ -195,14 +177,14 @@ def limits(results: Results) -> list[str]:
     seeds = len(protocol.get("seeds", []))
     notes = [
         f"The paper's numbers are for photographs (CelebA) at 128 pixels, ours for {data}"
-        f"{f' at {size} pixels' if size else ''}: they stand beside each other and {apart}.",
+        f"{f' at {size} pixels' if size else ''}: they are shown side by side but {apart}.",
         "Every model was trained once, from one training seed; the spread covers "
-        f"{_count(seeds, 'evaluation seed')} only, so another training seed could reverse a small difference.",
+        f"{counted(seeds, 'evaluation seed')} only, so another training seed could reverse a small difference.",
     ]
     reasons = sorted({row["fid_note"] for row in rows if row.get("fid") is None and row.get("fid_note")})
     if reasons:
         notes.append(
-            f"FID is missing: {'; '.join(reasons).replace(': ', ', and ')}. KID stands in its place."
+            f"FID is missing: {'; '.join(reasons).replace(': ', ', and ')}. KID is shown in its place."
         )
     kid = names.get("kid", "KID")
     if extractor in kid:
@@ -235,5 +217,6 @@ def _list_verdicts(judged: Sequence[Comparison]) -> str:
     )
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, e.g. `3 evaluation seeds`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,4 +1,4 @@
-"""Display tables that put a run's numbers beside the paper's."""
+"""Tables that show a run's numbers beside the paper's."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Results = Mapping[str, Any]
+ResultsRow = Mapping[str, Any]
 
 MODEL_NAMES = {
     "identity": "untouched input",
@@ -64,7 +65,7 @@ class Column:
     heading: str
     metric: Metric
 
-    def value(self, row: Mapping[str, Any], paper: Mapping[str, float]) -> Value:
+    def value(self, row: ResultsRow, paper: Mapping[str, float]) -> Value:
         """Return the cell of a results row."""
         return Value(
             self._text(row.get(self.key)) or "–",
@@ -129,15 +130,10 @@ _ORACLE_CASES = {
 
 def translation_table(results: Results) -> Table:
     """Table 2, with the equal-budget baseline, KID and the distance to counterfactuals beside it."""
-    rows = _rows(results, "translation")
-    notes = [_SPREAD_NOTE, *_empty_notes(results)]
-    return Table(
-        "Translation (the paper's Table 2)",
-        "model",
-        tuple(column.heading for column in translation_columns(results)),
-        _table_rows(rows, translation_columns(results), _model_name, lambda row: _paper_model(row["model"])),
-        tuple(notes),
-    )
+    return _table(
+        "Translation (the paper's Table 2)", "model", _rows(results, "translation"), translation_columns(results),
+        _model_name, lambda row: PAPER_TRANSLATION.get(row["model"], {}), (_SPREAD_NOTE, *_empty_notes(results)),
+    )  # fmt: skip
 
 
 def accuracy_table(results: Results) -> Table:
@@ -161,14 +157,12 @@ def retrieval_table(results: Results) -> Table:
     columns = [_column(metric, metric.name.removeprefix("P@10 ")) for metric in RETRIEVAL]
     rows = _rows(results, "retrieval")
     spread = (_SPREAD_NOTE.split(";")[0] + ".",) if rows else ()
-    notes = sorted({row["p10_content_note"] for row in rows if row.get("p10_content_note")})
-    return Table(
-        "Retrieval, P@10 (the paper's Table 1)",
-        "negatives",
-        tuple(column.heading for column in columns),
-        _table_rows(rows, columns, _negatives, lambda row: PAPER_RETRIEVAL.get(row["negatives"], {})),
-        (*spread, *(f"No P@10 of the content: {note}." for note in notes)),
-    )
+    missing = sorted({row["p10_content_note"] for row in rows if row.get("p10_content_note")})
+    return _table(
+        "Retrieval, P@10 (the paper's Table 1)", "negatives", rows, columns, _negatives,
+        lambda row: PAPER_RETRIEVAL.get(row["negatives"], {}),
+        (*spread, *(f"No P@10 of the content: {note}." for note in missing)),
+    )  # fmt: skip
 
 
 def p10_table(results: Results) -> Table:
@@ -182,22 +176,16 @@ def p10_table(results: Results) -> Table:
 
 def fractions_table(results: Results) -> Table:
     """Table 3, from the translation rows of runs with several `data_fraction`."""
-
-    def paper(row: Mapping[str, Any]) -> Mapping[str, float]:
-        return PAPER_FRACTIONS.get((row["model"], row["data_fraction"]), {})
-
     rows = sorted(
         (row for row in _rows(results, "translation") if row["model"] not in ("identity", "truth", "real")),
         key=lambda row: (list(MODEL_NAMES).index(row["model"]), row["data_fraction"]),
     )
-    columns = [column for column in translation_columns(results) if column.key != "diversity"]
-    return Table(
-        "Share of labelled data (the paper's Table 3)",
-        "model, share",
-        tuple(column.heading for column in columns),
-        _table_rows(rows, columns, lambda row: f"{_model_name(row)}, {row['data_fraction']:.0%}", paper),
+    return _table(
+        "Share of labelled data (the paper's Table 3)", "model, share", rows, _without_diversity(results),
+        lambda row: f"{_model_name(row)}, {row['data_fraction']:.0%}",
+        lambda row: PAPER_FRACTIONS.get((row["model"], row["data_fraction"]), {}),
         (_SPREAD_NOTE, *_empty_notes(results)),
-    )
+    )  # fmt: skip
 
 
 def counts_table(results: Results) -> Table:
@@ -207,19 +195,11 @@ def counts_table(results: Results) -> Table:
         (row for row in _rows(results, "translation") if row["model"] in shown),
         key=lambda row: (shown.index(row["model"]), row["retrieval_count"]),
     )
-    columns = [column for column in translation_columns(results) if column.key != "diversity"]
-    return Table(
-        "Number of retrieved images (the paper's Table 4)",
-        "M",
-        tuple(column.heading for column in columns),
-        _table_rows(
-            rows,
-            columns,
-            _count_name,
-            lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}) if row["model"] == "rg-unit" else {},
-        ),
+    return _table(
+        "Number of retrieved images (the paper's Table 4)", "M", rows, _without_diversity(results), _count_name,
+        lambda row: PAPER_COUNTS.get(row["retrieval_count"], {}) if row["model"] == "rg-unit" else {},
         (_SPREAD_NOTE, *_empty_notes(results)),
-    )
+    )  # fmt: skip
 
 
 def translation_columns(results: Results) -> list[Column]:
@@ -250,38 +230,33 @@ def _rows(results: Results, table: str) -> list[dict[str, Any]]:
     return list(results.get("tables", {}).get(table, []))
 
 
-def _table_rows(
-    rows: Iterable[Mapping[str, Any]],
-    columns: Sequence[Column],
-    name: Callable[[Mapping[str, Any]], str],
-    paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
-) -> tuple[Row, ...]:
-    return tuple(Row(name(row), tuple(column.value(row, paper(row)) for column in columns)) for row in rows)
+def _table(
+    caption: str, corner: str, rows: Iterable[ResultsRow], columns: Sequence[Column],
+    name: Callable[[ResultsRow], str], paper: Callable[[ResultsRow], Mapping[str, float]], notes: Iterable[str] = (),
+    values: Callable[[ResultsRow], ResultsRow] = lambda row: row,
+) -> Table:  # fmt: skip
+    """Return a table with a row for each of `rows`: its name, and its `values` beside the paper's."""
+    shown = (
+        Row(name(row), tuple(column.value(values(row), paper(row)) for column in columns)) for row in rows
+    )
+    return Table(caption, corner, tuple(column.heading for column in columns), tuple(shown), tuple(notes))
 
 
 def _per_attribute(
-    rows: list[dict[str, Any]],
-    key: str,
-    metric: Metric,
-    caption: str,
-    corner: str,
-    name: Callable[[Mapping[str, Any]], str],
-    paper: Callable[[Mapping[str, Any]], Mapping[str, float]],
-) -> Table:
-    attributes = list(dict.fromkeys(attribute for row in rows for attribute in row.get(key) or {}))
+    rows: Sequence[ResultsRow], key: str, metric: Metric, caption: str, corner: str,
+    name: Callable[[ResultsRow], str], paper: Callable[[ResultsRow], Mapping[str, float]],
+) -> Table:  # fmt: skip
+    attributes = dict.fromkeys(attribute for row in rows for attribute in row.get(key) or {})
     columns = [Column(attribute, attribute.replace("_", " "), metric) for attribute in attributes]
-    return Table(
-        f"{caption}{', in ' + metric.unit if metric.unit else ''}, higher is better",
-        corner,
-        tuple(column.heading for column in columns),
-        tuple(
-            Row(name(row), tuple(column.value(_unfolded(row, key), paper(row)) for column in columns))
-            for row in rows
-        ),
-    )
+    caption = f"{caption}{', in ' + metric.unit if metric.unit else ''}, higher is better"
+    return _table(caption, corner, rows, columns, name, paper, values=lambda row: _unfolded(row, key))
 
 
-def _unfolded(row: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _without_diversity(results: Results) -> list[Column]:
+    return [column for column in translation_columns(results) if column.key != "diversity"]
+
+
+def _unfolded(row: ResultsRow, key: str) -> dict[str, Any]:
     """Return the values by attribute, and their spreads, as keys of one row."""
     flat = dict(row.get(key) or {})
     for kind in ("spread", "training_spread"):
@@ -289,20 +264,16 @@ def _unfolded(row: Mapping[str, Any], key: str) -> dict[str, Any]:
     return flat
 
 
-def _model_name(row: Mapping[str, Any]) -> str:
+def _model_name(row: ResultsRow) -> str:
     return MODEL_NAMES.get(row["model"], str(row["model"]))
 
 
-def _count_name(row: Mapping[str, Any]) -> str:
+def _count_name(row: ResultsRow) -> str:
     count = row["retrieval_count"]
     return {"gmm-unit-continued": "0 (continued)", "rg-unit-random": f"{count}, random"}.get(
         row["model"], str(count)
     )
 
 
-def _paper_model(name: str) -> Mapping[str, float]:
-    return PAPER_TRANSLATION.get(name, {})
-
-
-def _negatives(row: Mapping[str, Any]) -> str:
-    return {"random": "random images"}.get(row["negatives"], row["negatives"])
+def _negatives(row: ResultsRow) -> str:
+    return "random images" if row["negatives"] == "random" else str(row["negatives"])

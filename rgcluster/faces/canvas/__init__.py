@@ -1,1 +1,1 @@
-"""What the parts of a face are drawn with."""
+"""Tools for drawing the parts of a face."""

@@ -22,7 +22,7 @@ _CHEEKS = mirrored(
 
 
 def paint_beard(scene: Scene, head: Curve) -> None:
-    """Paint whichever beard the attributes ask for.
+    """Paint the beard that the attributes specify.
 
     A full beard has no name of its own: it is a man's who neither has
     `No_Beard` nor any of the smaller kinds.

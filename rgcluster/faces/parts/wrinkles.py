@@ -11,7 +11,7 @@ _CREASE = rgb(150, 110, 100)
 
 
 def paint_wrinkles(scene: Scene) -> None:
-    """Paint what age and short nights leave on a face."""
+    """Paint wrinkles, folds and bags under the eyes."""
     if scene.has["Bags_Under_Eyes"]:
         _paint_bags(scene, 0.95)
     elif not scene.has["Young"]:

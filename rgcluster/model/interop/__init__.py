@@ -1,1 +1,1 @@
-"""Networks from and for other programs: published weights in, ONNX and torch.export out."""
+"""Exchange of networks with other programs: import of published weights, export to ONNX and torch.export."""

@@ -1,10 +1,8 @@
-"""A trained translator as one file for other programs: ONNX or `torch.export`, checked against the original."""
+"""Export of a trained translator to one file, ONNX or `torch.export`, checked against the original."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from rgcluster.config import Config
 from rgcluster.errors import ConfigError, ExportMismatch
 from rgcluster.model.gmm import sample_style
-from rgcluster.model.kernels.convolution import use_convolutions
+from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.translator import Translator
 
 __all__ = ["Exported", "Format", "Portable", "export_translator"]
@@ -29,7 +27,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the inputs with their shapes (a letter is any size), and how well it agrees."""
+    """Description of an exported file: inputs with shapes (letters are free sizes), and its agreement."""
 
     format: Format
     opset: int | None
@@ -42,7 +40,7 @@ class Exported:
 class Portable(nn.Module):
     """Images [B, 3, h, w] in [-1, 1], target domains [B, n] in {0, 1} and noise [B, n * style_dim] to translations.
 
-    A guided translator also takes its neighbours, images [B, M, 3, h, w]: finding them stays the store's task.
+    A guided translator also takes its neighbours, images [B, M, 3, h, w]: the store has to find them.
     """
 
     def __init__(self, translator: Translator, config: Config) -> None:
@@ -53,20 +51,20 @@ class Portable(nn.Module):
         self, image: Tensor, domain: Tensor, noise: Tensor, neighbours: Tensor | None = None
     ) -> Tensor:
         net, style = self.translator, sample_style(domain, noise, self.std)
-        return net(image, style, None if neighbours is None else net.look(neighbours)).image
+        return net(image, style, None if neighbours is None else net.encode_references(neighbours)).image
 
 
 def export_translator(translator: Translator, config: Config, kind: Format, target: Path) -> Exported:
-    """Write the translator to `target` and run what was written on a batch of another size.
+    """Write the translator to `target` and test the file on a batch of another size.
 
-    ConfigError where a package for ONNX is missing; ExportMismatch, and no file, where the pixels differ.
+    ConfigError where a package for ONNX is missing; ExportMismatch, without a file, where the pixels differ.
     """
     module = Portable(translator.eval().cpu(), config).eval()
     example, other = _inputs(config, translator, 2, 0), _inputs(config, translator, 3, 1)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.stem}.partial{target.suffix}")
     try:
-        with _direct_convolutions(), torch.no_grad(), warnings.catch_warnings():
+        with convolutions("direct"), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = module(*other.values())
             write = _write_onnx if kind == "onnx" else _write_torch
@@ -142,13 +140,3 @@ def _require(*packages: str) -> None:
             raise ConfigError(
                 f"ONNX needs {name}: pip install 'rgcluster[onnx]', or use --format torch"
             ) from None
-
-
-@contextmanager
-def _direct_convolutions() -> Iterator[None]:
-    """Other programs choose their own way to convolve."""
-    before = use_convolutions("direct")
-    try:
-        yield
-    finally:
-        use_convolutions(before)

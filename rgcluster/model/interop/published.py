@@ -23,7 +23,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a published tensor goes: a parameter of ours, or a run of its first dimension."""
+    """The destination of a published tensor: a parameter, or a range of its first dimension."""
 
     name: str
     start: int = 0
@@ -31,7 +31,7 @@ class _Slot:
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file that torch saved; nothing else in it is ever unpickled.
+    """Return the tensors of a file that torch saved, without unpickling anything else.
 
     DataError where there is no file, CheckpointError where it holds more than a plain state dict.
     """
@@ -114,7 +114,7 @@ def _both(pairs: Mapping[str, str]) -> dict[str, _Slot]:
 def _fill(
     network: nn.Module, state: State, slots: Mapping[str, _Slot], source: str, ignored: str = ""
 ) -> None:
-    """Copy every tensor into its slot, all of them or none."""
+    """Copy all tensors into their slots, or none."""
     known = {name for name in state if not (ignored and re.fullmatch(ignored, name))}
     for name in sorted(set(slots) - known)[:1]:
         raise CheckpointError(
@@ -129,7 +129,7 @@ def _fill(
     for name, target in targets.items():
         if state[name].shape != target.shape:
             raise CheckpointError(
-                f"{source}: {name} is {list(state[name].shape)}, the configuration asks for {list(target.shape)}"
+                f"{source}: {name} is {list(state[name].shape)}, the configuration needs {list(target.shape)}"
             )
     for name, target in targets.items():
         target.copy_(state[name])

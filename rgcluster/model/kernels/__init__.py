@@ -1,1 +1,1 @@
-"""Convolutions and resampling that are faster than the library's where it matters."""
+"""Convolutions and resampling that are faster than torch's."""

@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3), where a CPU gains from it.
+"""3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3), on CPUs where it is faster.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016): outputs are computed in tiles of
 4x4 from 6x6 inputs, Y = A^T [(G g G^T) * (B^T d B)] A, with 36 instead of 144 products per output tile and
@@ -8,6 +8,8 @@ of the values' deviation at the paper's size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -17,13 +19,13 @@ from torch import Tensor, nn
 
 from rgcluster.model.kernels.resampling import reflect
 
-__all__ = ["Conv3x3", "Convolutions", "conv3x3", "use_convolutions", "winograd_conv3x3"]
+__all__ = ["Conv3x3", "Convolutions", "conv3x3", "convolutions", "use_convolutions", "winograd_conv3x3"]
 
 Convolutions = Literal["auto", "direct", "winograd"]
 
 TILE = 4
 FEWEST_CHANNELS = 128
-"""Below, transforms cost more than the products that they save."""
+"""With fewer channels, transforms cost more than the products that they save."""
 
 FAST_DIRECT = "AVX512"
 """CPUs of this capability multiply twice as fast within a direct convolution as in matrix products."""
@@ -32,13 +34,23 @@ _chosen: Convolutions = "auto"
 
 
 def use_convolutions(kind: Convolutions) -> Convolutions:
-    """Choose how this process computes 3x3 convolutions, and return the choice before.
+    """Choose how this process computes 3x3 convolutions, and return the previous choice.
 
-    `auto` takes Winograd's on a CPU without AVX-512, in fp32, where it pays.
+    `auto` uses Winograd's on CPUs without AVX-512, in fp32, where it is faster.
     """
     global _chosen
     before, _chosen = _chosen, kind
     return before
+
+
+@contextmanager
+def convolutions(kind: Convolutions) -> Iterator[None]:
+    """Compute 3x3 convolutions in this way for the duration of the block."""
+    before = use_convolutions(kind)
+    try:
+        yield
+    finally:
+        use_convolutions(before)
 
 
 class Conv3x3(nn.Conv2d):
@@ -82,7 +94,7 @@ def _gains(device: torch.device, channels: int) -> bool:
 
 
 class _Winograd(torch.autograd.Function):
-    """The transformed inputs are kept for the weights' gradient: 2.25 times the input."""
+    """Keeps the transformed inputs for the weights' gradient, which takes 2.25 times the input's memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""Padding by reflection and bilinear upsampling whose gradients are slices and sums, never a scatter.
+"""Reflection padding and bilinear upsampling whose gradients are slices and sums, without a scatter.
 
-The native kernels are right on a CPU. Compiled for a GPU their backward becomes atomic additions, which took a
-quarter of a step; there both are written as slices put together.
+The native kernels are best on a CPU. Compiled for a GPU, their backward becomes atomic additions, which take a
+quarter of a step, so there both are written as concatenated slices.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def upsample_bilinear(x: Tensor) -> Tensor:
 
 
 def reflect_slices(x: Tensor, width: int) -> Tensor:
-    """Do as `reflect` does, by slices."""
+    """Compute `reflect` by slices."""
     for dim in (2, 3):
         size = x.shape[dim]
         before = x.narrow(dim, 1, width).flip(dim)
@@ -48,7 +48,7 @@ def reflect_slices(x: Tensor, width: int) -> Tensor:
 
 
 def bilinear_slices(x: Tensor) -> Tensor:
-    """Do as `upsample_bilinear` does, by slices: each output is 3/4 of its pixel and 1/4 of the next one's."""
+    """Compute `upsample_bilinear` by slices: each output is 3/4 of its pixel and 1/4 of the next one's."""
     for dim in (2, 3):
         size = x.shape[dim]
         left = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, size - 1)], dim)

@@ -20,6 +20,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from rgcluster.base.placement import CPUS_PER_FRONT, serving_claims
 from rgcluster.base.session import cluster_nodes
@@ -106,26 +107,27 @@ class HandleBackend:
             return False
 
     async def _call(self, name: str, method: str, *arguments: Any) -> Any:
-        for attempt in range(TRIES):
-            try:
-                answer = await getattr(self._handles[name], method).remote(*arguments)
-            except RayActorError:
-                if attempt == TRIES - 1:
-                    raise unavailable(
-                        f"the translator {name} went down {TRIES} times", "send it again", self._retry_after_s
-                    ) from None
-                await asyncio.sleep(RETRY_SECONDS)
-            except BackPressureError:
-                raise busy("the translator's queue", self._retry_after_s) from None
-            except DeploymentUnavailableError:
-                raise unavailable(
-                    f"the translator {name} cannot be started", "see the server's log", self._retry_after_s
-                ) from None
-            else:
-                if isinstance(answer, RGClusterError):
-                    raise answer
-                return answer
-        raise AssertionError
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(RayActorError),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_fixed(RETRY_SECONDS),
+            reraise=True,
+        )
+        try:
+            answer: Any = await attempts(getattr(self._handles[name], method).remote, *arguments)
+        except RayActorError:
+            raise unavailable(
+                f"the translator {name} went down {TRIES} times", "send it again", self._retry_after_s
+            ) from None
+        except BackPressureError:
+            raise busy("the translator's queue", self._retry_after_s) from None
+        except DeploymentUnavailableError:
+            raise unavailable(
+                f"the translator {name} cannot be started", "see the server's log", self._retry_after_s
+            ) from None
+        if isinstance(answer, RGClusterError):
+            raise answer
+        return answer
 
 
 @serve.deployment(logging_config=LoggingConfig(enable_access_log=False))

@@ -92,7 +92,7 @@ def create_app(
 
 
 class _Route(APIRoute):
-    """A route that FastAPI only documents; the endpoint parses and validates the request itself."""
+    """A route that FastAPI only documents; `parameters.py` says why the endpoint validates the request itself."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         return self.endpoint

@@ -26,6 +26,7 @@ __all__ = [
     "api_error",
     "busy",
     "invalid",
+    "short",
     "too_large",
     "unavailable",
 ]
@@ -73,6 +74,11 @@ class ApiError(Exception):
     def body(self) -> bytes:
         """Return the JSON."""
         return ErrorResponse(error=self.detail).model_dump_json().encode()
+
+
+def short(text: str) -> str:
+    """Return text of a client as messages quote it: at most 60 characters."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def invalid(code: str, message: str, field: str | None, remedy: str) -> ApiError:

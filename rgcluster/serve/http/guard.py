@@ -16,7 +16,7 @@ from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rgcluster.serve.http.errors import ApiError, busy
+from rgcluster.serve.http.errors import ApiError, busy, short
 from rgcluster.serve.telemetry import RequestMetrics
 
 __all__ = ["ApiKeyCheck", "Guard", "HostCheck", "OriginCheck", "ConcurrencyLimit"]
@@ -218,20 +218,16 @@ def _no_key() -> ApiError:
 
 def _foreign_host(host: str) -> ApiError:
     return ApiError(
-        400, "foreign_host", f"this endpoint does not answer to the host {_short(host)!r}", field="Host",
+        400, "foreign_host", f"this endpoint does not answer to the host {short(host)!r}", field="Host",
         remedy="use localhost or an IP address, or start the server with --allowed-host NAME (allowed_hosts)",
     )  # fmt: skip
 
 
 def _foreign_origin(origin: str) -> ApiError:
     return ApiError(
-        403, "foreign_origin", f"pages of {_short(origin)!r} may not call this endpoint", field="Origin",
+        403, "foreign_origin", f"pages of {short(origin)!r} may not call this endpoint", field="Origin",
         remedy="add the origin to the setting allowed_origins",
     )  # fmt: skip
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _internal() -> ApiError:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rgcluster.serve.http.errors import ErrorResponse
-from rgcluster.serve.http.parameters import query_parameters
+from rgcluster.serve.http.parameters import bare, query_parameters
 from rgcluster.serve.http.schemas import Parameters
 from rgcluster.serve.http.uploads import IMAGE_TYPES, MULTIPART
 
@@ -78,7 +78,7 @@ def _body(parts: tuple[str, ...], parameters: type[Parameters]) -> dict[str, Any
     binary = {"type": "string", "format": "binary"}
     schema = parameters.model_json_schema()
     form = {
-        name: {"description": "as in the query", **_plain(field)}
+        name: {"description": "as in the query", **bare(field)}
         for name, field in schema["properties"].items()
     }
     content: dict[str, Any] = {
@@ -93,7 +93,3 @@ def _body(parts: tuple[str, ...], parameters: type[Parameters]) -> dict[str, Any
     if len(parts) == 1:
         content |= {kind: {"schema": binary} for kind in (*IMAGE_TYPES, "application/octet-stream")}
     return content
-
-
-def _plain(field: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in field.items() if key not in ("title", "description", "examples")}

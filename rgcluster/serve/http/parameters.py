@@ -1,29 +1,35 @@
-"""Parameters of a request, from its query and its form, validated; and their OpenAPI description."""
+"""Parameters of a request, from its query and its form, validated by pydantic; and their OpenAPI description.
+
+FastAPI's own validation reads forms without a limit of size or time, keeps the last of a repeated name, and does not
+let the same parameter come in the query or in the form.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from fastapi import Request
 from pydantic import ValidationError
 
-from rgcluster.serve.http.errors import invalid
+from rgcluster.serve.http.errors import invalid, short
 from rgcluster.serve.http.schemas import Parameters
 
-__all__ = ["query_parameters", "read_parameters"]
+__all__ = ["bare", "query_parameters", "read_parameters"]
 
 P = TypeVar("P", bound=Parameters)
 
 
-def read_parameters(
-    model: type[P], query: Iterable[tuple[str, str]], fields: Mapping[str, str] | None = None
-) -> P:
-    """Validate the parameters; ApiError 422 names one that is unknown, missing, repeated or out of range."""
+def read_parameters(model: type[P], request: Request, fields: Mapping[str, str] | None = None) -> P:
+    """Return the parameters of the query and of the form's fields.
+
+    ApiError 422 names one that is unknown, missing, repeated or out of range.
+    """
     values: dict[str, str] = {}
-    for name, value in [*query, *(fields or {}).items()]:
+    for name, value in [*request.query_params.multi_items(), *(fields or {}).items()]:
         if name in values:
-            raise invalid("given_twice", f"{_short(name)!r} is given twice", _short(name), "give it once")
+            raise invalid("given_twice", f"{short(name)!r} is given twice", short(name), "give it once")
         values[name] = value
     try:
         return model.model_validate(values)
@@ -32,7 +38,7 @@ def read_parameters(
 
 
 def _explained(fault: Any, model: type[Parameters]) -> Exception:
-    name = _short(str(fault["loc"][0])) if fault["loc"] else ""
+    name = short(str(fault["loc"][0])) if fault["loc"] else ""
     known = list(model.model_fields)
     if fault["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, known, n=1)
@@ -48,8 +54,9 @@ def _about(model: type[Parameters], name: str) -> str:
     return model.model_fields[name].description or "see /openapi.json"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def bare(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of a field without its title, description and examples."""
+    return {key: value for key, value in field.items() if key not in ("title", "description", "examples")}
 
 
 def query_parameters(model: type[Parameters], *, in_form: bool = False) -> list[dict[str, Any]]:
@@ -58,14 +65,11 @@ def query_parameters(model: type[Parameters], *, in_form: bool = False) -> list[
     required = set(schema.get("required", ()))
     listed = []
     for name, field in schema["properties"].items():
-        about = {
-            key: value for key, value in field.items() if key not in ("title", "description", "examples")
-        }
         entry: dict[str, Any] = {
             "name": name,
             "in": "query",
             "required": name in required and not in_form,
-            "schema": about,
+            "schema": bare(field),
             "description": field.get("description", ""),
         }
         if field.get("examples"):

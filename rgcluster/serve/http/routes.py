@@ -68,21 +68,16 @@ class Endpoints:
         backend: Backend,
         metrics: RequestMetrics,
     ) -> None:
-        self._settings, self._limits, self._backend, self._metrics = (
-            settings,
-            settings.limits,
-            backend,
-            metrics,
-        )
+        self._settings, self._backend, self._metrics = settings, backend, metrics
         self._served = {one.name: one for one in served}
-        limits = settings.limits
+        self._limits = limits = settings.limits
         self._uploads = ConcurrencyLimit(limits.uploads, "uploads", limits.retry_after_s)
         self._requests = ConcurrencyLimit(limits.waiting, "requests", limits.retry_after_s)
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
 
     async def translate(self, request: Request) -> Response:
         upload, timings = await self._read(request)
-        parameters = read_parameters(TranslateParameters, request.query_params.multi_items(), upload.fields)
+        parameters = read_parameters(TranslateParameters, request, upload.fields)
         self._at_most(parameters.samples, self._limits.samples, "samples")
         model = self._model(parameters.model)
         target = parse(parameters.target, model.config.data, "target")
@@ -96,7 +91,7 @@ class Endpoints:
 
     async def interpolate(self, request: Request) -> Response:
         upload, timings = await self._read(request)
-        parameters = read_parameters(InterpolateParameters, request.query_params.multi_items(), upload.fields)
+        parameters = read_parameters(InterpolateParameters, request, upload.fields)
         self._at_most(parameters.steps, max(2, self._limits.samples), "steps")
         model = self._model(parameters.model)
         ends = [parse(getattr(parameters, name), model.config.data, name) for name in ("start", "end")]
@@ -111,7 +106,7 @@ class Endpoints:
 
     async def reference(self, request: Request) -> Response:
         upload, timings = await self._read(request)
-        parameters = read_parameters(ReferenceParameters, request.query_params.multi_items(), upload.fields)
+        parameters = read_parameters(ReferenceParameters, request, upload.fields)
         model = self._model(parameters.model)
         nothing = np.zeros((0, model.config.num_attributes), np.int8)
         noise = np.zeros((1, model.config.style_size), np.float32)
@@ -125,7 +120,7 @@ class Endpoints:
 
     async def neighbours_of_image(self, request: Request) -> Response:
         upload, timings = await self._read(request)
-        parameters = read_parameters(NeighboursParameters, request.query_params.multi_items(), upload.fields)
+        parameters = read_parameters(NeighboursParameters, request, upload.fields)
         model = self._model(parameters.model)
         target = parse(parameters.target, model.config.data, "target")
         with self._requests.slot():
@@ -133,7 +128,7 @@ class Endpoints:
             return await self._near(model, pixels, target, parameters.count, parameters.images, NO_ID)
 
     async def neighbours_of_stored(self, request: Request) -> Response:
-        parameters = read_parameters(StoredNeighboursParameters, request.query_params.multi_items())
+        parameters = read_parameters(StoredNeighboursParameters, request)
         model = self._model(parameters.model)
         target = parse(parameters.target, model.config.data, "target")
         row_id = int(parameters.id)
@@ -144,7 +139,7 @@ class Endpoints:
             return await self._near(model, pixels, target, parameters.count, parameters.images, row_id)
 
     async def domains(self, request: Request) -> Response:
-        model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
+        model = self._model(read_parameters(ModelParameter, request).model)
         data = model.config.data
         one_hot = data.domains == "one-hot"
         exclusive = [list(data.attributes)] if one_hot else [list(group) for group in data.exclusive]
@@ -155,11 +150,11 @@ class Endpoints:
         )
 
     async def models(self, request: Request) -> Response:
-        read_parameters(Parameters, request.query_params.multi_items())
+        read_parameters(Parameters, request)
         return _json(Models(models=[_described(one) for one in self._served.values()]))
 
     async def examples(self, request: Request) -> Response:
-        model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
+        model = self._model(read_parameters(ModelParameter, request).model)
         count = len(await self._call_backend(self._backend.examples(model.name)))
         listed = [
             Example(number=number, url=f"/v1/examples/{number}?model={model.name}") for number in range(count)
@@ -167,11 +162,9 @@ class Endpoints:
         return _json(Examples(model=model.name, examples=listed))
 
     async def example(self, request: Request) -> Response:
-        model = self._model(read_parameters(ModelParameter, request.query_params.multi_items()).model)
-        images, text = (
-            await self._call_backend(self._backend.examples(model.name)),
-            request.path_params["number"],
-        )
+        model = self._model(read_parameters(ModelParameter, request).model)
+        images = await self._call_backend(self._backend.examples(model.name))
+        text = request.path_params["number"]
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else len(images)
         if number >= len(images):
             raise ApiError(

@@ -55,10 +55,13 @@ class PictureParameters(ModelParameter):
     """Parameters of every request that translates an image."""
 
     fit: Fit = Field("auto", description="; ".join(f"`{name}`: {text}" for name, text in FITS.items()))
-    guidance: Guidance = Field("on", description="by the nearest real images, by none, or by random ones")
+    guidance: Guidance = Field(
+        "on", description="guide by the nearest real images, by none, or by random ones"
+    )
     seed: int = Field(0, ge=0, le=SEED_LIMIT, description="the same seed gives the same pictures")
     format: Literal["json", "png"] | None = Field(
-        None, description="`png`: the pictures alone, side by side; else as the Accept header says, or JSON"
+        None,
+        description="`png`: only the pictures, side by side; by default as the Accept header specifies, or JSON",
     )
 
 
@@ -67,7 +70,10 @@ class TranslateParameters(PictureParameters):
 
     target: str = Field(..., max_length=2000, description=TARGET, examples=["Blond_Hair,-Young"])
     samples: int = Field(
-        1, ge=1, le=MAX_SAMPLES, description="pictures to make; one with seed 0 is the most typical"
+        1,
+        ge=1,
+        le=MAX_SAMPLES,
+        description="number of pictures; a single one with seed 0 is the most typical",
     )
 
 
@@ -75,10 +81,12 @@ class InterpolateParameters(PictureParameters):
     """`POST /v1/interpolate`."""
 
     start: str = Field(
-        "", max_length=2000, description=f"where the way begins: {TARGET}", examples=["Black_Hair"]
+        "", max_length=2000, description=f"start of the interpolation: {TARGET}", examples=["Black_Hair"]
     )
-    end: str = Field(..., max_length=2000, description=f"where it ends: {TARGET}", examples=["Blond_Hair"])
-    steps: int = Field(5, ge=2, le=MAX_SAMPLES, description="pictures on the way, both ends included")
+    end: str = Field(
+        ..., max_length=2000, description=f"end of the interpolation: {TARGET}", examples=["Blond_Hair"]
+    )
+    steps: int = Field(5, ge=2, le=MAX_SAMPLES, description="number of pictures, both ends included")
 
 
 class ReferenceParameters(PictureParameters):
@@ -89,9 +97,9 @@ class NeighboursParameters(ModelParameter):
     """`POST /v1/neighbors`."""
 
     target: str = Field("", max_length=2000, description=TARGET, examples=["Blond_Hair"])
-    count: int = Field(5, ge=1, le=1000, description="images wanted")
+    count: int = Field(5, ge=1, le=1000, description="number of images")
     fit: Fit = Field("auto", description="as for /v1/translate")
-    images: bool = Field(True, description="whether the answer holds the images themselves")
+    images: bool = Field(True, description="include the images themselves")
 
 
 class StoredNeighboursParameters(ModelParameter):
@@ -99,8 +107,8 @@ class StoredNeighboursParameters(ModelParameter):
 
     id: str = Field(..., pattern=r"^-?\d{1,19}$", description="id of a stored image, as answers name it")
     target: str = Field("", max_length=2000, description=TARGET, examples=["Blond_Hair"])
-    count: int = Field(5, ge=1, le=1000, description="images wanted")
-    images: bool = Field(True, description="whether the answer holds the images themselves")
+    count: int = Field(5, ge=1, le=1000, description="number of images")
+    images: bool = Field(True, description="include the images themselves")
 
 
 class NeighbourImage(BaseModel):

@@ -1,1 +1,1 @@
-"""What a training writes about itself: metrics, gauges, trackers."""
+"""Records of a training: metrics, gauges, trackers."""

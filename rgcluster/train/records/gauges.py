@@ -1,4 +1,4 @@
-"""A stage's numbers as Prometheus gauges, through Ray's exporter on the first worker's node."""
+"""Metrics of a stage as Prometheus gauges, through Ray's exporter on the first worker's node."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _WAIT = "wait_"
 
 
 class Gauges:
-    """Takes the lines of `metrics.jsonl`; tags are the run and the stage, by the names of their directories.
+    """Sets gauges from lines of `metrics.jsonl`; tags are the directory names of the run and the stage.
 
-    Losses are labelled by `name`, waiting times by `what`. Outside of Ray it does nothing.
+    Losses are labelled by `name`, waiting times by `what`. Without Ray it does nothing.
     """
 
     def __init__(self, directory: Location) -> None:

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, cut back to the checkpoint when a stage continues; and the trackers."""
+"""`metrics.jsonl`: one JSON object a line, truncated to the checkpoint when a stage continues; and trackers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rgcluster.train.records.trackers import Tracker, open_trackers
 __all__ = ["MetricsLog", "read_metrics"]
 
 SECONDS_BETWEEN_WRITES = 5.0
-"""Where a file cannot be appended to, the whole of it is written, at most so often."""
+"""Seconds between writes of the whole file where it cannot be appended to."""
 
 
 class MetricsLog:
-    """Appends lines to `metrics.jsonl`, and hands the same numbers to the trackers named."""
+    """Appends lines to `metrics.jsonl`, and passes the same values to the named trackers."""
 
     def __init__(self, directory: Location, step: int, trackers: Sequence[str] = ()) -> None:
         self._file = directory / METRICS
@@ -43,7 +43,7 @@ class MetricsLog:
             tracker.log(values["step"], numbers)
 
     def flush(self) -> None:
-        """Write what was kept back: a checkpoint's lines are there before it."""
+        """Write pending lines, so that the lines of a checkpoint are stored before it."""
         if self._kept_back:
             self._write_all()
             self._kept_back = False

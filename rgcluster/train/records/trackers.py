@@ -1,4 +1,4 @@
-"""Where a stage's numbers can be watched: TensorBoard, MLflow, Weights & Biases; written by the first worker."""
+"""Experiment trackers: TensorBoard, MLflow, Weights & Biases; written by the first worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Tracker", "open_trackers"]
 
 
 class Tracker(Protocol):
-    """Takes the numbers of a report."""
+    """Receives the values of a report."""
 
     def log(self, step: int, numbers: dict[str, float]) -> None: ...
 
@@ -37,7 +37,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the experiment `rgcluster`, where MLFLOW_TRACKING_URI says; found again when a stage continues."""
+    """A run of the experiment `rgcluster` at MLFLOW_TRACKING_URI, which is reused when a stage continues."""
 
     def __init__(self, directory: Location, step: int) -> None:
         self._mlflow = _imported("mlflow")
@@ -59,7 +59,7 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of the project `rgcluster`, as WANDB_MODE and WANDB_API_KEY say; continued when a stage continues."""
+    """A run of the project `rgcluster`, configured by WANDB_MODE and WANDB_API_KEY, reused when a stage continues."""
 
     def __init__(self, directory: Location, step: int) -> None:
         folder = str(directory.local()) if directory.is_local else None

@@ -50,8 +50,8 @@ IntArray = npt.NDArray[np.int64]
 class StoreGuide:
     """The references of one step's passes (`model.translator.Guide`), from the store.
 
-    `move`, where given, makes references of reconstruction and cycle from their own answers [B, 3, H, W]; `image`
-    is the reconstruction's.
+    `move`, if given, makes the references of reconstruction and cycle from their own target images [B, 3, H, W];
+    `image` is that of the reconstruction.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class StoreGuide:
     def reconstruction(self) -> References:
         return self._found[1] if self._move is None else self._itself
 
-    def ask_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
         if self._fuse_cycle and self._move is None:
-            self._cycle = self._retriever.ask(
+            self._cycle = self._retriever.issue(
                 content.detach(), style.detach(), self._row_ids, self._key + 1, random=self._random
             )
 
@@ -91,7 +91,7 @@ class StoreGuide:
 
     @cached_property
     def _found(self) -> tuple[References, References]:
-        """Of translation and, unless moved, of reconstruction; their queries travel, and are encoded, together."""
+        """References of translation and, unless moved, of reconstruction, queried and encoded together."""
         found = self._retriever.references(self._queries)
         if self._move is not None:
             return found, found
@@ -103,17 +103,17 @@ class StoreGuide:
         return self._moved(self._image)
 
     def _moved(self, answer: Tensor) -> References:
-        """Return M times the moved image, encoded once."""
+        """Return the moved image, encoded once and repeated M times."""
         assert self._move is not None
         with self._retriever.device.autocast(), torch.no_grad():
-            once = self._retriever.translator.look(self._move(answer)[:, None])
+            once = self._retriever.translator.encode_references(self._move(answer)[:, None])
         shape = (-1, self._retriever.config.guidance.retrieval_count, -1, -1, -1)
         return References(*(value.expand(shape) for value in once))
 
 
 @dataclass(frozen=True)
 class GuidedBatch:
-    """A piece of a batch with its encoder outputs, and each variant's guide, the queries already on their way."""
+    """A piece of a batch with its encoder outputs, and the guide of each variant, whose queries are issued."""
 
     batch: Batch
     guides: dict[str, StoreGuide | None]
@@ -128,7 +128,7 @@ class GuidanceStage(Stage):
     def __init__(self, run: Run, worker: Worker) -> None:
         super().__init__(run, worker)
         self.settings = run.config.guidance
-        # Stage 1 drew its images, targets and styles by the seed itself: stage 3 draws others.
+        # Stage 1 draws its images, targets and styles with the seed itself; stage 3 draws others.
         self.ingest = make_ingest(run, worker, derived_seed(run.config.seed, "guidance"))
         config, device = run.config, worker.device
         upstream = Location(run.upstream["translation"])
@@ -141,7 +141,7 @@ class GuidanceStage(Stage):
         perceptual = make_perceptual(run, self.settings.loss.perceptual, worker)
         self.trainers = {}
         for name in self.settings.variants:
-            torch.manual_seed(config.seed)  # every f starts alike
+            torch.manual_seed(config.seed)  # every f starts with the same weights
             translator = Translator(config, guided=is_guided(name))
             translator.load_state_dict(frozen.state_dict(), strict=False)
             translator.freeze_encoders()
@@ -151,12 +151,12 @@ class GuidanceStage(Stage):
             )
 
     def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
-        """Yield each step's pieces once the queries of the next step are on their way."""
+        """Yield the pieces of each step after issuing the queries of the next step."""
         blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.ingest.seed)
-        return self.asked_ahead(self.timed(blocks))
+        return self.prefetched(self.timed(blocks))
 
-    def asked_ahead(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
-        """Yield each block's pieces once the queries of the next block are on their way."""
+    def prefetched(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
+        """Yield the pieces of each block after issuing the queries of the next block."""
         ahead: list[GuidedBatch] | None = None
         for block in blocks:
             prepared = [self._prepare(piece, share) for piece, share in self.pieces(block)]
@@ -184,7 +184,7 @@ class GuidanceStage(Stage):
         else:
             style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
             contents, styles = contents.repeat(2, 1, 1, 1), torch.cat([styles, style])
-            # The complements are other keys: a row's two queries draw different random images.
+            # The complements are other keys, so the two queries of a row draw different random images.
             draws = np.concatenate([row_ids, ~row_ids])
         barred = np.tile(row_ids, len(draws) // len(row_ids))
         key = _key(self.ingest.seed, int(block["step"][0]))
@@ -194,7 +194,7 @@ class GuidanceStage(Stage):
                 guides[name] = None
                 continue
             random = name == "rg-unit-random"
-            queries = self.retriever.ask(contents, styles, barred, key, random=random, draws=draws)
+            queries = self.retriever.issue(contents, styles, barred, key, random=random, draws=draws)
             guides[name] = StoreGuide(
                 self.retriever,
                 queries,
@@ -238,7 +238,7 @@ class GuidanceStage(Stage):
 
     @torch.inference_mode()
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
-        """Show the first training images, each with every attribute changed once, guided by its neighbours."""
+        """Return the first training images, each with every attribute changed once, guided by its neighbours."""
         source, translator = self.run.source, self.trainers["rg-unit"].average
         rows = np.arange(min(SAMPLE_ROWS, len(source.index)))
         pixels = source.images(rows)
@@ -249,7 +249,7 @@ class GuidanceStage(Stage):
         for target in one_change_each(domains, self.config.data):
             style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
             near = self.retriever.references(
-                self.retriever.ask(content, style, source.index.row_ids[rows], 0, random=False)
+                self.retriever.issue(content, style, source.index.row_ids[rows], 0, random=False)
             )
             columns.append(to_pixels(translator(image, style, near).image))
         self.retriever.waited = 0.0

@@ -1,4 +1,4 @@
-"""From a stream's uint8 block to a step's tensors: mirroring, target domains and styles, keyed by row."""
+"""Converts the uint8 blocks of a stream to the tensors of a step: mirroring, target domains and styles."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Ingest:
     ) -> None:
         self.config, self.columns, self.domains, self.device = config, list(columns), domains, device
         self.seed = config.seed if seed is None else seed
-        # With `data.balance` every domain that occurs is a target as often as every other.
+        # With `data.balance` every domain that occurs is equally often a target.
         self._targets = np.unique(domains, axis=0) if config.data.balance else domains
 
     def batch(self, block: Block, loss: LossConfig) -> Batch:
-        """Return the step's batch; the target domain is that of a random training image, or, balanced, any that occurs.
+        """Return the batch of a step; targets are domains of random training images, or, balanced, all that occur.
 
         A share of `loss.own_targets` keeps its own domain.
         """

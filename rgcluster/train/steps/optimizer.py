@@ -1,4 +1,4 @@
-"""Optimisers whose rate is a function of the step."""
+"""Optimisers whose learning rate is a function of the step."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ class Optimizer:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """Return `value` with the parameter's strides: fused Adam pairs elements by their place in memory."""
+    """Return `value` with the parameter's strides, because fused Adam pairs elements by their place in memory."""
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -49,7 +49,9 @@ class RetrievalStage(Stage):
         torch.manual_seed(run.config.seed)
         first = retrieval_encoder(run.config)
         self.networks = nn.ModuleDict()
-        for name in self.settings.negatives:  # all start alike, so that only the negatives differ
+        for (
+            name
+        ) in self.settings.negatives:  # all start with the same weights, so that only the negatives differ
             self.networks[name] = retrieval_encoder(run.config)
             self.networks[name].load_state_dict(first.state_dict())
         self.networks.to(worker.device.torch)
@@ -146,7 +148,7 @@ class RetrievalStage(Stage):
         save_networks(location, dict(self.networks.items()), about)
 
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
-        """Show triplets in the manner of Figure 2: anchor, positive, and the strategies' negatives, easy to own."""
+        """Return triplets as in Figure 2: anchor, positive, and the strategies' negatives, from easy to own."""
         if self._last is None:
             return {}
         item, rows = self._last, min(SAMPLE_ROWS, len(self._last["image"]))

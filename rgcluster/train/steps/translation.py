@@ -30,7 +30,7 @@ SAMPLE_ROWS = 6
 
 
 def make_ingest(run: Run, worker: Worker, seed: int) -> Ingest:
-    """Return the ingest for the run's domain attributes, its noise keyed by `seed`."""
+    """Return the ingest of the run's domain attributes, with noise keyed by `seed`."""
     columns = domain_columns(
         run.source.shards.attributes, run.config.data.attributes, run.source.shards.location
     )
@@ -96,7 +96,7 @@ class TranslationStage(Stage):
 
     @torch.inference_mode()
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
-        """Show the first training images, each with every attribute changed once."""
+        """Return the first training images, each with every attribute changed once."""
         attention = self.trainer.attention(step)
         rows = np.arange(min(SAMPLE_ROWS, len(self.run.source.index)))
         pixels = self.run.source.images(rows)

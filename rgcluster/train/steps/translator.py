@@ -1,4 +1,4 @@
-"""One translator in training: its nets, D, optimisers and EMA, and the step that updates them all."""
+"""A translator in training: its networks, D, optimisers and EMA, and the step that updates them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Piece", "Sums", "TranslatorTrainer", "weighted"]
 
 
 class Piece(NamedTuple):
-    """A part of a step's batch that is computed at once; `share` weighs its losses (`Stage.pieces`)."""
+    """A part of a step's batch that is computed at once; `share` is the weight of its losses (`Stage.pieces`)."""
 
     batch: Batch
     guide: Guide | None
@@ -80,10 +80,10 @@ class TranslatorTrainer:
         return self.update_in_pieces(step, [Piece(batch, guide, 1.0)])
 
     def update_in_pieces(self, step: int, pieces: Sequence[Piece]) -> Parts:
-        """Do as `update` does with the pieces' batches joined; return the parts' sums under the shares.
+        """Update as with one joined batch; return the sums of the parts, weighted by the shares.
 
-        A single piece needs one fake. Of several no graph is kept until D is updated, so each paints its
-        fake again: the memory of one piece for the time of another fake.
+        A single piece generates one fake. With several pieces, no graph is kept until D is updated, so each piece
+        generates its fake again, which takes the memory of one piece but the time of another fake.
         """
         attention, whole = self.attention(step), len(pieces) == 1
         made, sums = None, Sums()
@@ -136,7 +136,7 @@ class TranslatorTrainer:
         return net.generate(fused, batch.target_style, batch.image, attention).image
 
     def attention(self, step: int) -> float:
-        """Return how far the mask is in force at `step`: a ramp in stage 1, fully in stage 3."""
+        """Return the strength of the mask at `step`: a ramp in stage 1, 1 in stage 3."""
         if not isinstance(self.stage, TranslationConfig):
             return 1.0
         first, full = self.stage.attention_from, max(self.stage.attention_full, self.stage.attention_from + 1)
@@ -162,7 +162,7 @@ class TranslatorTrainer:
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients through the network, not into it."""
+    """Pass gradients through the network, but not into its parameters."""
     network.requires_grad_(False)
     try:
         yield
@@ -171,7 +171,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 
 class Sums:
-    """Detached parts, added up under their shares."""
+    """Sums of detached parts, weighted by their shares."""
 
     def __init__(self) -> None:
         self.values: Parts = {}
@@ -183,5 +183,5 @@ class Sums:
 
 
 def weighted(loss: Tensor, share: float) -> Tensor:
-    """Return `loss` times `share`; the whole batch on one worker costs nothing."""
+    """Return `loss` times `share`, without an operation where the share is 1."""
     return loss if share == 1 else loss * share

@@ -1,4 +1,4 @@
-"""The Ray Data actor pool that generates stage 2's triplets with the frozen stage-1 nets."""
+"""The Ray Data actor pool that generates stage 2's triplets with the frozen networks of stage 1."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class GenerateTriplets:
         row: npt.NDArray[np.int64],
         avoid: list[npt.NDArray[np.int8]],
     ) -> npt.NDArray[np.int64]:
-        """Return for each row the first of `TRIES` keyed draws whose domain is none of `avoid`, else the last."""
+        """Return for each row the first of `TRIES` keyed draws whose domain is not in `avoid`, else the last draw."""
         numbers = keyed_integers(self.config.seed, draw, step, row, TRIES)
         drawn = (numbers % np.uint64(len(self.domains))).astype(np.int64)
         fits = np.ones(drawn.shape, bool)

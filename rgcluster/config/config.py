@@ -1,0 +1,70 @@
+"""The whole configuration of a run."""
+
+from __future__ import annotations
+
+import yaml
+from pydantic import model_validator
+
+from rgcluster.base.storage import digest_json
+from rgcluster.config.cluster import ClusterConfig
+from rgcluster.config.data import DataConfig, FacesConfig
+from rgcluster.config.evaluation import EvaluationConfig
+from rgcluster.config.model import ModelConfig
+from rgcluster.config.section import NotInDigest, Section, all_fields
+from rgcluster.config.stages import GuidanceConfig, RetrievalConfig, TranslationConfig
+from rgcluster.config.store import StoreConfig
+from rgcluster.config.text import parse_yaml
+from rgcluster.config.validation import validated
+
+__all__ = ["Config", "keys_outside_digest"]
+
+
+class Config(Section):
+    """Everything that a run depends on."""
+
+    preset: str = "paper"
+    seed: int = 0
+    faces: FacesConfig = FacesConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    translation: TranslationConfig = TranslationConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    store: StoreConfig = StoreConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _room_for_content(self) -> Config:
+        if self.model.retrieval == "split" and self.model.retrieval_dim <= self.style_size:
+            raise ValueError(
+                f"model.retrieval_dim {self.model.retrieval_dim} leaves no room for the content beside "
+                f"{self.style_size} numbers of style"
+            )
+        return self
+
+    @property
+    def num_attributes(self) -> int:
+        return len(self.data.attributes)
+
+    @property
+    def style_size(self) -> int:
+        """Length of a style vector: n x 8, 40 for five attributes."""
+        return self.num_attributes * self.model.style_dim
+
+    def digest(self, *sections: str) -> str:
+        """Return the digest of the named sections."""
+        dump = self.model_dump(mode="json")
+        return digest_json({name: dump[name] for name in ("seed", *sections)})
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str) -> Config:
+        return validated(cls, parse_yaml(text, source), source)
+
+
+def keys_outside_digest() -> set[str]:
+    """Return the dotted keys that are marked with `NotInDigest`."""
+    return {key for key, field in all_fields(Config) if NotInDigest in field.metadata}

@@ -1,0 +1,120 @@
+"""Retries: what is tried again, after which pause, and what is said in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import DeploymentUnavailableError
+
+from rgcluster.base.remote import persistently
+from rgcluster.client import Client
+from rgcluster.errors import EndpointError, RequestRefused, UnknownId
+from rgcluster.serve.deploy import deployments
+from rgcluster.serve.http.errors import ApiError
+
+
+class Answers:
+    """Gives its items one after another, the last one for ever; raises those that are exceptions."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items, self.calls = list(items), 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        item = self.items[min(self.calls, len(self.items)) - 1]
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def response(status: int, body: bytes = b"{}", **headers: str) -> requests.Response:
+    made = requests.Response()
+    made.status_code, made._content, made.url = status, body, "http://here/v1/models"
+    made.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return made
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that tenacity would have slept."""
+    slept: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
+    return slept
+
+
+def test_a_client_waits_for_retry_after_and_longer_each_time(pauses: list[float]) -> None:
+    client = Client("http://here")
+    busy, date = response(429, Retry_After="3"), response(503, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")
+    answers = Answers(busy, date, requests.ConnectionError(), response(200, b'{"models": []}'))
+    client._session.request = answers  # type: ignore[method-assign]
+    assert client.models() == [] and answers.calls == 4
+    assert pauses == pytest.approx([3, 0.4, 0.8])
+
+
+def test_a_client_gives_up_before_its_patience_ends_and_at_once_on_its_own_errors(
+    pauses: list[float],
+) -> None:
+    client = Client("http://here", patience=2)
+    refused = b'{"error": {"message": "no attribute", "remedy": "see /v1/domains"}}'
+    client._session.request = Answers(response(503, Retry_After="5"))  # type: ignore[method-assign]
+    with pytest.raises(EndpointError, match="answered 503"):
+        client.models()
+    client._session.request = Answers(response(422, refused))  # type: ignore[method-assign]
+    with pytest.raises(RequestRefused, match="no attribute; see /v1/domains"):
+        client.models()
+    assert pauses == []
+
+
+def test_uploads_that_arrow_gave_up_on_are_repeated_and_other_errors_are_not(pauses: list[float]) -> None:
+    passing = Answers(OSError("Failed to flush response stream"), OSError("CompleteMultipartUpload"), 7)
+    assert persistently(passing) == 7 and pauses == pytest.approx([0.1, 0.4])
+    lasting = Answers(OSError("Failed to flush response stream"))
+    with pytest.raises(OSError, match="flush"):
+        persistently(lasting)
+    final = Answers(OSError("ACCESS_DENIED"))
+    with pytest.raises(OSError, match="DENIED"):
+        persistently(final)
+    assert (lasting.calls, final.calls) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "calls", "message"),
+    [
+        ([ActorDiedError(), ActorDiedError(), 7], 3, ""),
+        ([ActorDiedError()], 5, "went down 5 times"),
+        ([DeploymentUnavailableError(SimpleNamespace(name="x", app_name="y"))], 1, "cannot be started"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_request_of_a_replica_that_died_is_sent_to_another(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Any], calls: int, message: str
+) -> None:
+    monkeypatch.setattr(deployments, "RETRY_SECONDS", 0.0)
+    remote = Answers(*answers)
+
+    async def awaited(*arguments: Any) -> Any:
+        return remote(*arguments)
+
+    settings: Any = SimpleNamespace(limits=SimpleNamespace(retry_after_s=1))
+    handle: Any = SimpleNamespace(stored_image=SimpleNamespace(remote=awaited))
+    backend = deployments.HandleBackend({"run": handle}, settings)
+    if message:
+        with pytest.raises(ApiError, match=message):
+            asyncio.run(backend.stored_image("run", 3))
+    else:
+        assert asyncio.run(backend.stored_image("run", 3)) == 7  # type: ignore[comparison-overlap]
+    assert remote.calls == calls
+
+
+def test_an_error_that_a_translator_returns_is_raised() -> None:
+    async def awaited(*arguments: Any) -> Any:
+        return UnknownId("no such image")
+
+    settings: Any = SimpleNamespace(limits=SimpleNamespace(retry_after_s=1))
+    handle: Any = SimpleNamespace(stored_image=SimpleNamespace(remote=awaited))
+    with pytest.raises(UnknownId):
+        asyncio.run(deployments.HandleBackend({"run": handle}, settings).stored_image("run", 3))
