@@ -182,7 +182,9 @@ class Client:
                     return dict(answer.json())
                 failure = _error_message(answer)
                 if answer.status_code < 500 and answer.status_code not in BUSY:
-                    raise RequestRefused(failure)
+                    refused = RequestRefused(failure)
+                    refused.field = _error_of(answer).get("field")
+                    raise refused
                 wait = max(pause, float(answer.headers.get("Retry-After") or 0))
             if time.monotonic() + wait > deadline:
                 raise EndpointError(failure)
@@ -198,6 +200,8 @@ def _content(picture: Picture) -> bytes:
         Image.fromarray(picture).save(buffer, "PNG")
         return buffer.getvalue()
     path = Path(picture)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not an image; give the images in it")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return path.read_bytes()
@@ -213,8 +217,16 @@ def _neighbour(one: Mapping[str, Any]) -> Neighbour:
 
 
 def _error_message(answer: requests.Response) -> str:
+    error = _error_of(answer)
+    if "message" in error and "remedy" in error:
+        return f"{error['message']}; {error['remedy']}"
+    return f"{answer.url.split('?')[0]} answered {answer.status_code} {answer.reason}"
+
+
+def _error_of(answer: requests.Response) -> dict[str, Any]:
+    """Return the error that an answer describes; empty where it is none of this endpoint's."""
     try:
         error = answer.json()["error"]
-        return f"{error['message']}; {error['remedy']}"
     except (ValueError, KeyError, TypeError):
-        return f"{answer.url.split('?')[0]} answered {answer.status_code} {answer.reason}"
+        return {}
+    return error if isinstance(error, dict) else {}
