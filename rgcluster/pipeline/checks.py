@@ -15,6 +15,7 @@ from rgcluster.base.attributes import domain_columns
 from rgcluster.base.storage import Location
 from rgcluster.base.weights import find
 from rgcluster.config import Config
+from rgcluster.data.fit import image_sizes, require_fitting_crop
 from rgcluster.data.shards import Prepared, ShardSet, require_prepared
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.errors import ConfigError, UserError
@@ -60,6 +61,8 @@ class Images:
     trained: int
     tested: int
     stored: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height of some of them."""
 
 
 def images_of(shards: ShardSet, config: Config) -> Images:
@@ -76,7 +79,7 @@ def images_of(shards: ShardSet, config: Config) -> Images:
         )
     return Images(
         shards.location, shards.attributes, shards.one_hot, shards.prepared, trained,
-        shards.splits.get("test", 0), stored,
+        shards.splits.get("test", 0), stored, _sizes(shards),
     )  # fmt: skip
 
 
@@ -162,6 +165,7 @@ def _size(config: Config, images: Images) -> str:
     require_prepared(images.where, images.prepared, config.data)
     if images.prepared is not None:
         return f"{config.data.image_size}, as prepared"
+    require_fitting_crop(images.sizes, config.data.crop, images.where, "--set data.crop=0")
     crop = f"crop {config.data.crop}" if config.data.crop else "largest square"
     return f"{config.data.image_size}, {crop}, prepared while training"
 
@@ -276,6 +280,13 @@ def _gib(size: int) -> str:
 
 def _evenly(count: int, shards: int) -> tuple[int, ...]:
     return tuple(count * (number + 1) // shards - count * number // shards for number in range(shards))
+
+
+def _sizes(shards: ShardSet) -> tuple[tuple[int, int], ...]:
+    """Return the sizes of the first images, where they were stored as they are."""
+    if shards.prepared is not None or not shards.files:
+        return ()
+    return tuple(image_sizes(shards.read(0, ["image"], [0])["image"].to_pylist()))
 
 
 def _by_shard(shards: ShardSet, config: Config) -> tuple[int, ...]:

@@ -55,6 +55,7 @@ def test_every_check_is_listed_and_passes(tmp_path: Path) -> None:
         ("training images", {"trained": 9}, ["guidance.batch_size=10"], "guidance.batch_size = 10 is larger"),
         ("training images", {"trained": 0}, [], "no image to train on"),
         ("image size", {"prepared": Prepared(0, 64, "jpeg")}, [], "prepared with crop 0 and size 64, but data.crop"),
+        ("image size", {"sizes": ((1068, 1308),) * 3 + ((178, 218),)}, [], "far larger than the crop of 178 pixels"),
         ("attributes", {"attributes": ("Young",)}, [], "no attribute 'Black_Hair'; the attributes are Young"),
         ("weights", {}, ["evaluation.extractor=inception-v3-compat"], "but its weights were not found"),
         ("trackers", {}, ["cluster.trackers=[wandb]"], r"pip install 'rgcluster\[wandb\]', or leave it out"),
