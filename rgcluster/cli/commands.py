@@ -135,7 +135,7 @@ def shard(
     more = read_images(unlabelled) if unlabelled else None
     with ray_session():
         shards = _write_shards(table, Location(target), options, more)
-    lines = [describe_shards(shards, table, options.split)]
+    lines = [describe_shards(shards, table, options.split, more)]
     if missing := untrained(shards):
         lines.insert(0, f"no training image has {', '.join(missing)}")
     return lines

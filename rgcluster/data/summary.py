@@ -15,11 +15,15 @@ NAMED = 3
 SHOWN = 8
 
 
-def describe_shards(shards: ShardSet, table: ImageTable, rule: SplitRule) -> str:
-    """Return the line that ends a sharding."""
+def describe_shards(
+    shards: ShardSet, table: ImageTable, rule: SplitRule, unlabelled: ImageTable | None = None
+) -> str:
+    """Return the line that ends a sharding of a table and, perhaps, of images without labels."""
     counts = ", ".join(f"{name} {count}" for name, count in sorted(shards.splits.items()))
     chosen = ", split at random" if splits_at_random(table.splits, rule) else ""
     left_out = dict(table.left_out)
+    for reason, names in (unlabelled.left_out if unlabelled else {}).items():
+        left_out[reason] = (*left_out.get(reason, ()), *names)
     if shards.quarantined:
         faults = (Location(shards.location) / QUARANTINE).read_json()
         left_out[UNREADABLE_IMAGES] = tuple(str(fault["file"]).rsplit("/", 1)[-1] for fault in faults)
@@ -32,7 +36,7 @@ def describe_shards(shards: ShardSet, table: ImageTable, rule: SplitRule) -> str
 def describe_left_out(left_out: LeftOut | Mapping[str, Sequence[str]]) -> str:
     """Return how many files were left out for each reason, and the first names."""
     parts = [
-        f"{len(names)} {reason} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
+        f"{len(names):,} {reason} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
         for reason, names in left_out.items()
         if names
     ]

@@ -15,8 +15,18 @@ import pytest
 from files import csv, image_file, pack, picture, tar, with_images
 from tiny import write_celeba
 
-from rgcluster.data.sources import Columns, ImageTable, TarTree, guess_layout, read_celeba, read_source
+from rgcluster.data.shards import ShardSet
+from rgcluster.data.sources import (
+    Columns,
+    ImageTable,
+    TarTree,
+    guess_layout,
+    read_celeba,
+    read_images,
+    read_source,
+)
 from rgcluster.data.splits import assign_splits, row_id
+from rgcluster.data.summary import describe_shards
 from rgcluster.errors import ConfigError, DataError
 
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
@@ -442,6 +452,18 @@ def test_webdataset_with_attributes_in_json(tmp_path: Path) -> None:
         read_source(tar(tmp_path / "z.tar", sample(0, [1])))
 
 
+def test_sidecars_in_a_folder_are_no_webdataset(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "cat/1.jpg", "dog/1.jpg")
+    (folder / "cat" / "1.json").write_text("{}")
+    assert read_source(folder).layout == "classes"
+    packed = tmp_path / "parquet.zip"
+    embedded(tmp_path / "p" / "train.parquet", range(2), pa.array([0, 1]))
+    with pytest.raises(DataError, match="Parquet files that hold images are read from a folder; unpack"):
+        read_source(pack(tmp_path / "p", packed))
+    with pytest.raises(DataError, match=r"expected a folder, an archive .* or a table"):
+        read_source(folder / "cat" / "1.jpg")
+
+
 def test_tar_of_class_folders_and_archives_that_are_none(tmp_path: Path) -> None:
     path = tar(tmp_path / "pets.tar", [("./pets/cat/1.jpg", picture(1)), ("./pets/dog/1.jpg", picture(2))])
     table = read_source(path)
@@ -499,3 +521,37 @@ def test_options_that_belong_to_something_else(tmp_path: Path) -> None:
     (tmp_path / "shards" / "part-00000-of-00001-0a1b2c.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="holds shards already; train with `--data"):
         read_source(tmp_path / "shards")
+
+
+# --- what is said of it ---
+
+
+def shards_of(table: ImageTable, quarantined: int = 0) -> ShardSet:
+    return ShardSet(
+        "shards", "x", "x", table.attributes, table.one_hot, None, {"train": 3, "test": 1}, 4, quarantined,
+        ("a", "b"), (), "0123", "4567",
+    )  # fmt: skip
+
+
+def test_the_last_line_says_layout_classes_splits_and_what_was_left_out(tmp_path: Path) -> None:
+    folder = with_images(
+        tmp_path / "data", "train/cat/1.jpg", "train/dog/2.jpg", "train/dog/3.jpg", "test/cat/4.jpg"
+    )
+    for name in ("README.md", "a.pdf", "b.pdf", "c.pdf", ".DS_Store"):
+        (folder / name).write_bytes(b"x")
+    table = read_source(folder)
+    assert describe_shards(shards_of(table), table, "auto") == (
+        "4 images in 2 shards (test 1, train 3), layout classes, 2 classes (cat, dog); left out: "
+        "1 leftovers of other programs (.DS_Store), 4 no images (README.md, a.pdf, b.pdf, ...); digest 0123"
+    )
+    plain = with_images(tmp_path / "photos", "9.jpg")
+    (plain / "z.txt").write_bytes(b"x")
+    said = describe_shards(shards_of(table), table, "random", read_images(plain))
+    assert "(test 1, train 3, split at random)" in said and "5 no images" in said
+
+
+def test_many_attributes_are_counted_and_nothing_is_left_out(tmp_path: Path) -> None:
+    table = read_celeba(write_celeba(tmp_path / "c", 4, attributes=[f"A{number}" for number in range(40)]))
+    assert "layout celeba, 40 attributes; left out: nothing; digest" in describe_shards(
+        shards_of(table), table, "auto"
+    )

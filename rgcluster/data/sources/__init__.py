@@ -75,7 +75,7 @@ def guess_layout(path: Path, files: Files | None = None) -> Layout:
     files = files or _files(path)
     if is_celeba(path, files):
         return "celeba"
-    if is_webdataset(files):
+    if isinstance(files.tree, TarTree | TarsTree) and is_webdataset(files):
         return "webdataset"
     tables = tables_beside(files)
     if not files.images:
@@ -126,7 +126,11 @@ def _read(path: Path, layout: str, files: Files, columns: Columns) -> ImageTable
         return read_webdataset(path, files, columns)
     if layout == "table":
         parquet = [name for name in files.tables() if name.lower().endswith(".parquet")]
-        if path.is_dir() and not files.images and parquet and holds_images(path / parquet[0]):
+        if not files.images and parquet and not path.is_dir():
+            raise DataError(
+                f"{path}: Parquet files that hold images are read from a folder; unpack the archive"
+            )
+        if not files.images and parquet and holds_images(path / parquet[0]):
             return read_embedded(path, parquet, columns, files)
         return read_beside(path, files, columns)
     if not files.images:

@@ -29,7 +29,9 @@ def open_tree(path: Path) -> Tree:
     if path.suffix.lower() == ".zip":
         _open_zip(str(path))
         return ZipTree(path)
-    raise DataError(f"{path}: neither a folder nor a .zip or .tar")
+    raise DataError(
+        f"{path}: expected a folder, an archive (.zip, .tar) or a table (.csv, .tsv, .jsonl, .parquet)"
+    )
 
 
 class ZipTree:

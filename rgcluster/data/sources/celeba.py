@@ -15,7 +15,7 @@ from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unli
 from rgcluster.data.sources.tabular import Columns, decode_text, parse_table
 from rgcluster.data.sources.tree import Tree
 from rgcluster.data.sources.words import NUMBERED_SPLITS
-from rgcluster.errors import DataError, quoted
+from rgcluster.errors import DataError, cut, quoted
 
 __all__ = ["ATTRIBUTES", "is_celeba", "read_celeba"]
 
@@ -163,15 +163,15 @@ def _read_rows(
         name, *values = row.split()
         if len(values) != columns:
             raise DataError(
-                f"{source}: line {number} ({name[:60]}) has {len(values)} values for {columns} names; "
+                f"{source}: line {number} ({cut(name)}) has {len(values)} values for {columns} names; "
                 "repair the row or fetch the file again"
             )
         if not allowed.issuperset(values):
             bad = next(value for value in values if value not in allowed)
-            raise DataError(f"{source}: line {number} ({name}) holds {quoted(bad)}; expected -1, 0 or 1")
+            raise DataError(f"{source}: line {number} ({cut(name)}) holds {quoted(bad)}; expected -1, 0 or 1")
         if name in line_of:
             raise DataError(
-                f"{source}: line {number} lists {name} again, after line {line_of[name]}; remove one"
+                f"{source}: line {number} lists {cut(name)} again, after line {line_of[name]}; remove one"
             )
         line_of[name] = number
         labels[index] = [value == "1" for value in values]
@@ -196,9 +196,9 @@ def _read_partition(source: str, text: str, name: str, listed: list[str]) -> lis
             if len(values) != 1 or values[0] not in NUMBERED_SPLITS:
                 raise DataError(f"{source}: line {number} must be a file name and 0, 1 or 2")
             if file in split_of:
-                raise DataError(f"{source}: line {number} lists {file} again; remove one row")
+                raise DataError(f"{source}: line {number} lists {cut(file)} again; remove one row")
             split_of[file] = NUMBERED_SPLITS[values[0]]
     missing = next((file for file in listed if file not in split_of), None)
     if missing is not None:
-        raise DataError(f"{source}: no row for {missing}; add it, or remove the file to split at random")
+        raise DataError(f"{source}: no row for {cut(missing)}; add it, or remove the file to split at random")
     return [split_of[file] for file in listed]

@@ -100,7 +100,7 @@ def read_embedded(path: Path, names: list[str], columns: Columns, files: Files |
         raise DataError(
             f"{path}: its files have different columns; give one of them, or one folder of them"
         ) from None
-    sheet = Sheet(rows, str(path), 0, _class_names(rows.schema))
+    sheet = Sheet(rows, str(path), 1, _class_names(rows.schema))
     split_column, own = sheet.splits(columns)
     if own is None and any(splits):
         unnamed = next((name for name in names if split_in(name) is None), None)

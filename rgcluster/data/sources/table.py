@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rgcluster.data.sources.files import LeftOut
 from rgcluster.data.sources.tree import Tree
-from rgcluster.errors import DataError, quoted
+from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import FaceSet
 
 __all__ = [
@@ -78,7 +78,7 @@ def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
     for line, name in enumerate(names, start=first_line):
         if name in line_of:
             raise DataError(
-                f"{source}: line {line} lists {name} again, after line {line_of[name]}; remove one"
+                f"{source}: line {line} lists {cut(name)} again, after line {line_of[name]}; remove one"
             )
         line_of[name] = line
 

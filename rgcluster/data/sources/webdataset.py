@@ -80,7 +80,7 @@ def read_webdataset(path: Path, files: Files, columns: Columns) -> ImageTable:
         rows.append(row)
     names = list(dict.fromkeys(column for row in rows for column in row))
     table = pa.table({name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names})
-    sheet = Sheet(table, str(path), 0, {})
+    sheet = Sheet(table, str(path), 1)
     chosen = columns
     if kinds == [CLASS] and not columns.attributes and not columns.classes:
         chosen = Columns(columns.file, columns.split, (), CLASS[1:])
