@@ -184,7 +184,9 @@ class Client:
         if answer.ok:
             return dict(answer.json())
         if answer.status_code < 500 and answer.status_code not in BUSY:
-            raise RequestRefused(_error_message(answer))
+            refused = RequestRefused(_error_message(answer))
+            refused.field = _error_of(answer).get("field")
+            raise refused
         raise _Unavailable(_error_message(answer), answer.headers.get("Retry-After", ""))
 
 
@@ -211,6 +213,8 @@ def _content(picture: Picture) -> bytes:
         Image.fromarray(picture).save(buffer, "PNG")
         return buffer.getvalue()
     path = Path(picture)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not an image; give the images in it")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return path.read_bytes()
@@ -226,8 +230,16 @@ def _neighbour(one: Mapping[str, Any]) -> Neighbour:
 
 
 def _error_message(answer: requests.Response) -> str:
+    error = _error_of(answer)
+    if "message" in error and "remedy" in error:
+        return f"{error['message']}; {error['remedy']}"
+    return f"{answer.url.split('?')[0]} answered {answer.status_code} {answer.reason}"
+
+
+def _error_of(answer: requests.Response) -> dict[str, Any]:
+    """Return the error that an answer describes; empty where it is none of this endpoint's."""
     try:
         error = answer.json()["error"]
-        return f"{error['message']}; {error['remedy']}"
     except (ValueError, KeyError, TypeError):
-        return f"{answer.url.split('?')[0]} answered {answer.status_code} {answer.reason}"
+        return {}
+    return error if isinstance(error, dict) else {}

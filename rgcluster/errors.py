@@ -7,6 +7,7 @@
     ├── CollectiveStalled     a worker waited too long for the others
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
+    ├── SomeFailed            some of several inputs are at fault; the others are done
     ├── StorageError          no space, or no permission, to write a file
     ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
@@ -39,6 +40,7 @@ __all__ = [
     "RGClusterError",
     "RequestRefused",
     "RunConflict",
+    "SomeFailed",
     "StorageError",
     "StaleGeneration",
     "StoreMismatch",
@@ -50,8 +52,13 @@ __all__ = [
     "UnknownId",
     "UserError",
     "causes",
+    "cut",
+    "quoted",
     "root_cause",
 ]
+
+QUOTED = 60
+"""Characters of a value that a message shows."""
 
 
 class RGClusterError(Exception):
@@ -84,6 +91,10 @@ class StaleGeneration(StoreUnavailable):
     """The snapshot that a call meant is no longer served."""
 
 
+class SomeFailed(RGClusterError):
+    """Some of several inputs are at fault, each with its message; the others are done."""
+
+
 class StorageError(RGClusterError):
     """A file could not be written."""
 
@@ -110,7 +121,7 @@ class TargetError(ConfigError):
         self.target, self.reason = target, reason
 
     def __str__(self) -> str:
-        return f"--to {self.target}: {self.reason}"
+        return f"--to {cut(self.target)}: {self.reason}"
 
 
 class UnknownAttribute(TargetError):
@@ -130,7 +141,9 @@ class UnknownId(DataError):
 
 
 class RequestRefused(UserError):
-    """An endpoint found a request at fault; the message is its own."""
+    """An endpoint found a request at fault; the message is its own, `field` the part of the request, if it says."""
+
+    field: str | None = None
 
 
 class RunConflict(UserError):
@@ -147,6 +160,16 @@ class StoreMismatch(CheckpointError):
 
 class TooFewNeighbours(UserError):
     """More neighbours were requested than the store has."""
+
+
+def quoted(value: object, limit: int = QUOTED) -> str:
+    """Return a value as a message shows it: its representation, cut where it is long."""
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int = QUOTED) -> str:
+    """Return a text as a message shows it: cut where it is long."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def root_cause(error: BaseException) -> BaseException:

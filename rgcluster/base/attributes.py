@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.config import DataConfig
-from rgcluster.errors import ContradictoryTarget, DataError, UnknownAttribute
+from rgcluster.errors import ContradictoryTarget, DataError, UnknownAttribute, quoted
 
 __all__ = [
     "CELEBA_ATTRIBUTES",
@@ -33,13 +33,15 @@ CELEBA_ATTRIBUTES: tuple[str, ...] = (
 """The 40 names, in the order of `list_attr_celeba.txt`."""
 
 
+LISTED = 50
+"""Attributes that a message lists."""
+
+
 def domain_columns(names: Sequence[str], attributes: Sequence[str], source: str) -> list[int]:
     """Return the columns of `attributes` in `names`; DataError names the missing one and what is meant."""
     for name in attributes:
         if name not in names:
-            raise DataError(
-                f"{source}: no attribute {name!r}{nearest(name, names)}; it has {', '.join(names)}"
-            )
+            raise DataError(f"{source}: {_unknown(name, names)}")
     return [list(names).index(name) for name in attributes]
 
 
@@ -56,7 +58,7 @@ def parse_target(
     for word in filter(None, (part.strip() for part in text.split(","))):
         name, value = word.lstrip("+-"), 0 if word.startswith("-") else 1
         if name not in target:
-            raise UnknownAttribute(text, f"no attribute {name!r}{nearest(name, attributes)}")
+            raise UnknownAttribute(text, _unknown(name, attributes))
         if wanted.get(name, value) != value:
             raise ContradictoryTarget(text, f"{name} is both set and cleared")
         wanted[name] = value
@@ -68,6 +70,13 @@ def parse_target(
             target.update(dict.fromkeys(group, 0))
     target.update(wanted)
     return list(target.values())
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """Return that there is no such attribute, the one that is probably meant, and those that there are."""
+    shown = ", ".join(known[:LISTED]) + (f" and {len(known) - LISTED} more" if len(known) > LISTED else "")
+    meant = "; separate names by commas" if ";" in name or " " in name.strip() else nearest(name, known)
+    return f"no attribute {quoted(name)}{meant}; the attributes are {shown}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """A run directory: a folder for each stage, or a link to where the stage is shared with other runs.
 
 A stage's `stage.json` holds what it depends on and whether it is finished: the same work is not done twice,
-and work with other dependencies is refused.
+and work with other dependencies is refused, unless nothing of the earlier work would be continued.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 from rgcluster.base.storage import Location
 from rgcluster.base.versions import package_versions
-from rgcluster.errors import RunConflict
+from rgcluster.errors import RunConflict, cut
 
 __all__ = [
+    "CHECKPOINTS",
     "CONFIG",
     "DATA",
     "EVENTS",
@@ -29,6 +30,7 @@ __all__ = [
     "STAGE",
     "binding",
     "enter",
+    "is_blank",
     "is_finished",
     "link_stage",
     "networks_of",
@@ -49,10 +51,11 @@ STAGE = "stage.json"
 METRICS = "metrics.jsonl"
 NOTICES = "notices.jsonl"
 FAILURE = "failure.json"
+CHECKPOINTS = "checkpoints"
 MODEL = "model"
 SNAPSHOT = "snapshot"
 RESULTS = "results.json"
-"""Names in a stage's folder: its record, a training's losses and messages, its networks, the store, an evaluation."""
+"""Names in a stage's folder: its record, a training's losses, messages and states, networks, store, evaluation."""
 
 LINK = "elsewhere.json"
 
@@ -93,17 +96,26 @@ def link_stage(run: Location, stage: str, target: Location) -> None:
 
 
 def enter(directory: Location, depends: Depends, name: str = STAGE) -> dict[str, Any]:
-    """Return the record of what lies in the directory, begun here if need be; RunConflict for other dependencies."""
+    """Return the record of what lies in the directory, begun here if need be; RunConflict for other dependencies.
+
+    A blank stage is begun again with these.
+    """
     file = directory / name
-    if not file.exists():
+    before = file.read_json() if file.exists() else None
+    if before is None or (before["depends"] != depends and name == STAGE and is_blank(directory, before)):
         record: dict[str, Any] = {
             "depends": dict(depends), "finished": False, "seconds": 0.0, "versions": package_versions(),
         }  # fmt: skip
         file.write_json(record)
         return record
-    record = dict(file.read_json())
+    record = dict(before)
     refuse_other(directory, record["depends"], binding(record, depends))
     return record
+
+
+def is_blank(directory: Location, record: Mapping[str, Any]) -> bool:
+    """Return whether a stage was begun and left nothing to continue from: no checkpoint, no result."""
+    return not record["finished"] and "imported" not in record and not (directory / CHECKPOINTS).names()
 
 
 def binding(record: Mapping[str, Any], depends: Depends) -> Depends:
@@ -119,7 +131,7 @@ def refuse_other(directory: Location, before: Depends, now: Depends) -> None:
         old, new = before.get(key), now.get(key)
         if old != new:
             raise RunConflict(
-                f"{directory} was made with {key} = {old}, now {new}; "
+                f"{directory} was made with {key} = {cut(str(old), 200)}, now {cut(str(new), 200)}; "
                 f"use another --run, or remove {directory} to make it anew"
             )
 

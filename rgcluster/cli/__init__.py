@@ -187,7 +187,7 @@ def demo(
     if dry_run:
         from rgcluster.pipeline.overview import describe
 
-        describe(config, out)
+        describe(config, out, run)
         return
     if not any(override.startswith("translation.steps=") for override in set_ or ()):
         config, chosen = commands.fit_to_time(config, run, minutes)
@@ -204,7 +204,7 @@ def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None,
     if dry_run:
         from rgcluster.pipeline.overview import describe
 
-        describe(config, out)
+        describe(config, out, run, data)
         return
     commands.train(config, data, run, stage)
 

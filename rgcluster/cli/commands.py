@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.progress import task
 from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
@@ -18,18 +20,28 @@ from rgcluster.base.storage import Location
 from rgcluster.client import Client
 from rgcluster.config import Config, StoreConfig, load_config
 from rgcluster.data.fits import Fit
-from rgcluster.data.images import UInt8Array, encode_png, grid, picture_format
+from rgcluster.data.images import UInt8Array, encode_png, grid, is_picture_name, picture_format
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
-from rgcluster.data.sources import Columns, ImageTable, drawn_table, read_celeba, read_images, read_source
+from rgcluster.data.sources import (
+    SHARD_NAME,
+    Columns,
+    ImageTable,
+    drawn_table,
+    read_celeba,
+    read_images,
+    read_source,
+)
 from rgcluster.data.stream import ImageSource, open_source
+from rgcluster.data.summary import describe_shards, untrained
 from rgcluster.data.survey import Survey, survey_shards, survey_table
-from rgcluster.errors import ConfigError
+from rgcluster.errors import ConfigError, DataError, RequestRefused, SomeFailed
 from rgcluster.evaluate.measure.following import Following, follow
 from rgcluster.evaluate.measure.probe import probe as probe_retrieval
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
 from rgcluster.pipeline import ladder
+from rgcluster.pipeline.checks import check_run, faces_of, require
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
@@ -65,6 +77,8 @@ def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
 def demo(config: Config, run: str) -> Location:
     """Draw faces, into the run directory if it is local, and do everything; return the report."""
     location, faces = Location(run), config.faces
+    drawn = faces_of(FaceSet(faces.seed, faces.count), CELEBA_ATTRIBUTES, config)
+    require(check_run(config, drawn, location))  # before anything is drawn
     with ray_session():
         placement(config)
         if location.is_local:
@@ -107,12 +121,24 @@ def shard(
     images: Path | None = None,
     columns: Columns | None = None,
     unlabelled: Path | None = None,
-) -> ShardSet:
-    """Write a source as shards, and a folder of images without labels with it."""
+) -> list[str]:
+    """Write a source as shards, and a folder of images without labels with it; return what to say of them.
+
+    DataError where the source has no labels and the layout was not named.
+    """
     table = read_source(source, layout, images, columns)
+    if table.layout == "images" and layout == "auto":
+        raise DataError(
+            f"{source}: no labels there: no class folders, and no table beside the images; give a table, or "
+            "--layout images for images that are retrieved alone, never trained on"
+        )
     more = read_images(unlabelled) if unlabelled else None
     with ray_session():
-        return _write_shards(table, Location(target), options, more)
+        shards = _write_shards(table, Location(target), options, more)
+    lines = [describe_shards(shards, table, options.split, more)]
+    if missing := untrained(shards):
+        lines.insert(0, f"no training image has {', '.join(missing)}")
+    return lines
 
 
 def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
@@ -120,7 +146,7 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
     encode = picture_format(str(sheet)) if sheet else encode_png
     location = Location(path)
     inside = location.names() if location.exists() and not location.is_file() else []
-    is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
+    is_shards = any(name == MANIFEST or SHARD_NAME.fullmatch(name) for name in inside)
     with task("check") as update, ray_session():
         if is_shards and layout == "auto":
             survey = survey_shards(open_shards(location), update)
@@ -194,30 +220,50 @@ def translate(
     seed: int,
     model: str | None,
     fit: Fit = "auto",
-) -> list[Path]:
-    """Translate image files; return the PNGs written: one an image, its samples side by side."""
+) -> Iterator[Path]:
+    """Translate image files; yield each picture written: one an image, its samples side by side.
+
+    Of several images those at fault are passed over; SomeFailed lists them at the end.
+    """
     if (run is None) == (url is None):
         raise ConfigError("give either --run, a finished run, or --url, an endpoint")
-    if len({path.stem for path in images}) != len(images):
-        raise ConfigError("two of the images have the same name; translate them one by one")
-    folder = len(images) > 1 or target.is_dir() or not target.suffix
+    several = len(images) > 1
+    named = Counter(path.stem for path in images).most_common(1)
+    if named and named[0][1] > 1:
+        raise ConfigError(f"{named[0][1]} of the images are called {named[0][0]}; translate them one by one")
+    folder = several or target.is_dir() or not target.suffix
+    if several and (target.is_file() or is_picture_name(target.name)) and not target.is_dir():
+        raise ConfigError(f"--out {target}: several images need a folder, not one file")
     encode = encode_png if folder else picture_format(str(target))
-    made: Iterator[UInt8Array]
-    if url:
-        client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
-        made = (
-            client.translate(path, to, samples=samples, seed=seed, model=model, fit=fit).images
-            for path in images
-        )
-    else:
-        translator = RunTranslator(run or "", model or "rg-unit")
-        made = (translator.translate(path, to, samples=samples, seed=seed, fit=fit) for path in images)
-    written = []
-    for path, pictures in zip(images, made, strict=True):
+    make = _translations(run, url, to, samples, seed, model, fit)
+    faults = []
+    for path in images:
+        try:
+            pictures = make(path)
+        except (DataError, RequestRefused) as error:
+            whole = isinstance(error, RequestRefused) and error.field not in (None, "image")
+            if not several or whole:  # what is wrong with the request is wrong with every image
+                raise
+            faults.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            continue
         file = target / f"{path.stem}.png" if folder else target
         Location(file).write_bytes(encode(grid(pictures[None])))
-        written.append(file)
-    return written
+        yield file
+    if faults:
+        raise SomeFailed(f"{len(faults)} of {len(images)} images were not translated: {'; '.join(faults)}")
+
+
+def _translations(
+    run: str | None, url: str | None, to: str, samples: int, seed: int, model: str | None, fit: Fit
+) -> Callable[[Path], UInt8Array]:
+    """Return what translates one image file, by an endpoint or with a run."""
+    if url:
+        client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
+        return lambda path: (
+            client.translate(path, to, samples=samples, seed=seed, model=model, fit=fit).images
+        )
+    translator = RunTranslator(run or "", model or "rg-unit")
+    return lambda path: translator.translate(path, to, samples=samples, seed=seed, fit=fit)
 
 
 def query(

@@ -21,7 +21,10 @@ out = Console(highlight=False)
 LISTED = 20
 
 LayoutOption = Annotated[
-    str, typer.Option(help="celeba, classes (a folder each), table (.csv, .parquet), images, or auto")
+    str,
+    typer.Option(
+        help="celeba, classes (a folder each), table (.csv, .parquet), webdataset, images (no labels), or auto"
+    ),
 ]
 ImagesOption = Annotated[
     Path | None,
@@ -29,6 +32,9 @@ ImagesOption = Annotated[
 ]
 FileColumnOption = Annotated[str | None, typer.Option(help="a table's column of file names")]
 SplitColumnOption = Annotated[str | None, typer.Option(help="a table's column of train, val and test")]
+ClassColumnOption = Annotated[
+    str | None, typer.Option(help="a table's column of class names, in place of attributes")
+]
 AttributesOption = Annotated[
     str | None, typer.Option(help="a table's columns of attributes, A,B,C; all others if not given")
 ]
@@ -52,7 +58,7 @@ def faces(
 @data_app.command("shard")
 def shard(
     source: Annotated[
-        Path, typer.Argument(help="CelebA, class folders, a table, or images; zip archives too")
+        Path, typer.Argument(help="CelebA, class folders, a table, WebDataset, or images; archives too")
     ],
     target: Annotated[str, typer.Argument(help="directory of shards to write")],
     layout: LayoutOption = "auto",
@@ -60,6 +66,7 @@ def shard(
     file_column: FileColumnOption = None,
     split_column: SplitColumnOption = None,
     attributes: AttributesOption = None,
+    class_column: ClassColumnOption = None,
     unlabelled: Annotated[
         Path | None, typer.Option(help="folder or zip of images without labels, for retrieval alone")
     ] = None,
@@ -89,14 +96,12 @@ def shard(
     from rgcluster.data.shard_writer import shard_options
 
     options = shard_options(rows, split, split_seed, size, crop, format_, max_unreadable, dataset)
-    shards = commands.shard(
+    lines = commands.shard(
         source, target, options, layout=layout, images=images,
-        columns=_columns(file_column, split_column, attributes), unlabelled=unlabelled,
+        columns=_columns(file_column, split_column, attributes, class_column), unlabelled=unlabelled,
     )  # fmt: skip
-    counts = ", ".join(f"{name} {count}" for name, count in sorted(shards.splits.items()))
-    out.print(f"{shards.rows} images in {len(shards.files)} shards ({counts}), digest {shards.digest}")
-    if shards.quarantined:
-        out.print(f"{shards.quarantined} unreadable images left out, listed in {target}/quarantine.json")
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @data_app.command("check")
@@ -111,24 +116,29 @@ def check(
     file_column: FileColumnOption = None,
     split_column: SplitColumnOption = None,
     attributes: AttributesOption = None,
+    class_column: ClassColumnOption = None,
 ) -> None:
     """Read everything there is: counts, labels, image sizes, faults. Exit status 2 where a fault was found."""
     from rgcluster.cli import commands
 
-    survey = commands.check(path, layout, images, _columns(file_column, split_column, attributes), sheet)
+    survey = commands.check(
+        path, layout, images, _columns(file_column, split_column, attributes, class_column), sheet
+    )
     _show(survey, domains.split(","))
     if survey.faults:
         raise typer.Exit(2)
 
 
-def _columns(file: str | None, split: str | None, attributes: str | None) -> Columns:
+def _columns(file: str | None, split: str | None, attributes: str | None, classes: str | None) -> Columns:
     from rgcluster.data.sources import Columns
 
     chosen = tuple(name.strip() for name in attributes.split(",")) if attributes else ()
-    return Columns(file, split, chosen)
+    return Columns(file, split, chosen, classes)
 
 
 def _show(survey: Survey, wanted: list[str]) -> None:
+    from rgcluster.data.summary import describe_left_out
+
     counts = ", ".join(f"{name} {count}" for name, count in sorted(survey.splits.items()))
     out.print(f"{len(survey.labels)} rows: {counts}")
     shares = Table("attribute", "share")
@@ -148,9 +158,9 @@ def _show(survey: Survey, wanted: list[str]) -> None:
     if len(survey.sizes) > LISTED:
         sizes.add_row(f"and {len(survey.sizes) - LISTED} more", "")
     out.print(sizes)
-    if survey.ignored:
-        names = ", ".join(survey.ignored[:3])
-        out.print(f"{len(survey.ignored)} files left out: {names}{' ...' if len(survey.ignored) > 3 else ''}")
+    if survey.layout:
+        out.print(f"layout {survey.layout}")
+    out.print(f"left out: {describe_left_out(survey.left_out)}", markup=False, soft_wrap=True)
     for file, what in survey.faults:
         out.print(f"fault: {file}: {what}", soft_wrap=True)
     out.print(f"{len(survey.faults)} faults")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from rgcluster.config.section import Section, all_fields
-from rgcluster.errors import ConfigError
+from rgcluster.errors import ConfigError, quoted
 
 __all__ = ["meant", "validated"]
 
@@ -31,7 +31,9 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown key {path!r}{meant(path, (key for key, _ in all_fields(model)))}"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{path} = {fault['input']!r}: {message[0].lower()}{message[1:]}" if fault["loc"] else message
+    return (
+        f"{path} = {quoted(fault['input'])}: {message[0].lower()}{message[1:]}" if fault["loc"] else message
+    )
 
 
 def meant(word: str, known: Iterable[str]) -> str:

@@ -6,14 +6,20 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rgcluster.data.kinds import image_kind
 from rgcluster.errors import ConfigError, DataError
+
+with suppress(ImportError):  # an extra: Pillow itself reads no HEIC
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 __all__ = [
     "UNREADABLE",
@@ -22,6 +28,7 @@ __all__ = [
     "decode_image",
     "encode_jpeg",
     "encode_png",
+    "is_picture_name",
     "picture_format",
     "grid",
     "load_image",
@@ -41,6 +48,13 @@ MAX_PIXELS = 64_000_000
 
 JPEG_QUALITY = 95
 
+REMEDIES = {
+    "HEIC": "install the extra that reads it, `pip install 'rgcluster[heic]'`, or save it as JPEG",
+    "AVIF": "install a Pillow that reads it, 11.3 or newer, or save it as JPEG",
+    "JPEG XL": "save it as JPEG or PNG",
+}
+"""What to do about images of these kinds where Pillow cannot read them."""
+
 
 def load_image(content: bytes | memoryview) -> Image.Image:
     """Decode an image of any kind to upright RGB; one of UNREADABLE says why it cannot be.
@@ -50,7 +64,13 @@ def load_image(content: bytes | memoryview) -> Image.Image:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-        image = Image.open(io.BytesIO(content))
+        try:
+            image = Image.open(io.BytesIO(content))
+        except UnidentifiedImageError:
+            kind = image_kind(content) or ""
+            if kind not in REMEDIES:
+                raise
+            raise OSError(f"{kind}, which this Pillow cannot read; {REMEDIES[kind]}") from None
     with image:
         _check_size(image)
         return upright_rgb(image)
@@ -111,10 +131,15 @@ def encode_jpeg(image: UInt8Array) -> bytes:
     return _encode(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
+def is_picture_name(name: str) -> bool:
+    """Return whether pictures are written to files of this name."""
+    return PurePath(name).suffix.lower() in _ENCODERS
+
+
 def picture_format(name: str) -> Callable[[UInt8Array], bytes]:
     """Return what encodes an image for a file of this name; ConfigError for a format that is not written."""
     suffix = PurePath(name).suffix.lower()
-    if suffix not in _ENCODERS:
+    if not is_picture_name(name):
         raise ConfigError(
             f"{name}: pictures are written as {', '.join(_ENCODERS)}; use one of these suffixes"
         )

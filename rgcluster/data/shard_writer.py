@@ -10,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,7 @@ import ray
 
 from rgcluster.base.placement import CPUS_PER_WRITER
 from rgcluster.base.storage import Location, digest_bytes, digest_json
+from rgcluster.data.fit import image_sizes, require_fitting_crop
 from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import (
@@ -40,6 +42,8 @@ from rgcluster.faces import load_face_set
 __all__ = ["ShardOptions", "shard_options", "write_shards"]
 
 UNREADABLE_SHARE = 0.001
+SAMPLED = 24
+"""Images whose sizes are looked at before anything is written."""
 
 Progress = Callable[[int, int], None]
 Fault = dict[str, str]
@@ -99,6 +103,8 @@ def write_shards(
 ) -> ShardSet:
     """Write the rows of `table`, and images for retrieval alone, as shards; existing files are kept."""
     options = options or ShardOptions()
+    if options.prepared is not None:
+        _require_fitting_crop(table, options.prepared.crop)
     name = options.dataset or table.name
     parts = _plan(table, options, name)
     if unlabelled is not None:
@@ -139,6 +145,15 @@ def write_shards(
     manifest["digest"] = digest_json({key: manifest[key] for key in described})
     (target / MANIFEST).write_json(manifest)
     return open_shards(target)
+
+
+def _require_fitting_crop(table: ImageTable, crop: int) -> None:
+    """Raise DataError where the crop suits few of the source's images, as a sample of them tells."""
+    contents = []
+    for row in np.unique(np.linspace(0, len(table) - 1, SAMPLED).astype(int)):
+        with suppress(OSError):  # among the faults later
+            contents.append(table.tree.read(table.file_names[row]))
+    require_fitting_crop(image_sizes(contents), crop, str(table.origin), "--crop 0")
 
 
 def _plan(

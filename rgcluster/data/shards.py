@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from rgcluster.base.remote import explain, persistently
 from rgcluster.base.storage import Location
+from rgcluster.config import DataConfig
+from rgcluster.data.sources import SHARD_NAME
 from rgcluster.data.splits import hash_share
 from rgcluster.errors import DataError, StorageError
 from rgcluster.faces import FaceSet, load_face_set
@@ -28,15 +30,19 @@ __all__ = [
     "QUARANTINE",
     "ROWS_PER_GROUP",
     "SCHEMA_VERSION",
+    "UNREADABLE_IMAGES",
     "Prepared",
     "RowIndex",
     "ShardSet",
     "open_shards",
+    "require_prepared",
 ]
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.json"
+UNREADABLE_IMAGES = "unreadable images"
+"""Why the images in the quarantine were left out."""
 ROWS_PER_GROUP = 64
 """Small, so that one image out of the middle costs little."""
 
@@ -164,7 +170,15 @@ def open_shards(location: Location) -> ShardSet:
         raise DataError(
             f"{location}: no such directory; write shards with `rgcluster data shard SOURCE {location}`"
         )
+    if location.is_file():
+        raise DataError(
+            f"{location}: a file, not a directory of shards; write some with `rgcluster data shard {location} SHARDS`"
+        )
     if not (location / MANIFEST).exists():
+        if not any(SHARD_NAME.fullmatch(name) for name in location.names()):
+            raise DataError(
+                f"{location}: holds no shards; write some with `rgcluster data shard {location} SHARDS` and give those"
+            )
         raise DataError(
             f"{location}: no {MANIFEST}, so the shards are unfinished; run `rgcluster data shard` again"
         )
@@ -199,6 +213,16 @@ def open_shards(location: Location) -> ShardSet:
         manifest["digest"],
         manifest["plan"],
         _faces(manifest),
+    )
+
+
+def require_prepared(where: str, prepared: Prepared | None, config: DataConfig) -> None:
+    """Raise DataError where the images of the shards at `where` were prepared for another configuration."""
+    if prepared is None or (prepared.crop, prepared.size) == (config.crop, config.image_size):
+        return
+    raise DataError(
+        f"{where}: images prepared with crop {prepared.crop} and size {prepared.size}, but data.crop = "
+        f"{config.crop} and data.image_size = {config.image_size}; set these, or write the shards again"
     )
 
 

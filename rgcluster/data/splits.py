@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.errors import DataError
 
-__all__ = ["SplitRule", "assign_splits", "hash_share", "row_id"]
+__all__ = ["SplitRule", "assign_splits", "hash_share", "row_id", "splits_at_random"]
 
 SplitRule = Literal["auto", "random", "official"]
 
@@ -32,20 +32,30 @@ def hash_share(row_ids: npt.NDArray[np.int64], salt: int) -> npt.NDArray[np.floa
     return np.array([int.from_bytes(digest, "big") / 2**56 for digest in digests])
 
 
+def splits_at_random(own: Sequence[str] | None, rule: SplitRule) -> bool:
+    """Return whether rows with these splits of their own, or none, are split at random."""
+    if own and set(own) == {UNLABELLED}:
+        return False
+    return own is None or rule == "random" or (rule == "auto" and set(own) == {"train"})
+
+
 def assign_splits(
     row_ids: npt.NDArray[np.int64], own: Sequence[str] | None, rule: SplitRule, seed: int, source: str
 ) -> list[str]:
     """Return each row's split.
 
     `official` takes the source's own; `random` 2,000 test images by seed, as the paper, or a tenth where
-    that is fewer; `auto` the source's own where it has one. A source that names `val` but no `test`, as AFHQ,
-    tests on `val`. Rows without labels stay what they are.
+    that is fewer; `auto` the source's own where it tells images to test from those that train. A source that
+    names `val` but no `test`, as AFHQ, tests on `val`. Rows without labels stay what they are. DataError where
+    the source's own split leaves nothing to train.
     """
     if own and set(own) == {UNLABELLED}:
         return list(own)
     if rule == "official" and own is None:
         raise DataError(f"{source}: names no split of its own; use --split random")
-    if own is None or rule == "random":
+    if own and rule != "random" and "train" not in own:
+        raise DataError(f"{source}: its own split leaves no image to train on; use --split random")
+    if own is None or splits_at_random(own, rule):
         share = hash_share(row_ids, salt=seed)
         count = min(TEST_LIMIT, max(1, round(TEST_SHARE * len(row_ids))))
         splits = np.full(len(row_ids), "train", dtype=object)

@@ -23,7 +23,7 @@ from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.config import DataConfig
 from rgcluster.data.images import UInt8Array, decode_image
 from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder
-from rgcluster.data.shards import RowIndex, ShardSet
+from rgcluster.data.shards import RowIndex, ShardSet, require_prepared
 from rgcluster.errors import DataError
 
 __all__ = [
@@ -108,7 +108,7 @@ def open_source(
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSource:
     """Return the images of `split`, decoded into the object store where they fit."""
-    _check_prepared(shards, config)
+    require_prepared(shards.location, shards.prepared, config)
     index = shards.index(split, fraction)
     if not len(index):
         raise DataError(f"{shards.location}: no row of split {split!r}; write shards of more images")
@@ -224,16 +224,6 @@ def _configure() -> None:
     context.target_max_block_size = 16 << 20
     # What it says of its progress is for its developers; errors are raised.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def _check_prepared(shards: ShardSet, config: DataConfig) -> None:
-    prepared = shards.prepared
-    if prepared is None or (prepared.crop, prepared.size) == (config.crop, config.image_size):
-        return
-    raise DataError(
-        f"{shards.location}: images prepared with crop {prepared.crop} and size {prepared.size}, but data.crop = "
-        f"{config.crop} and data.image_size = {config.image_size}; set these, or write the shards again"
-    )
 
 
 def _domains(shards: ShardSet, index: RowIndex, config: DataConfig) -> tuple[npt.NDArray[np.int64], ...]:

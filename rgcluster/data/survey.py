@@ -18,8 +18,8 @@ from rgcluster.base.placement import CPUS_PER_WRITER
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.data.images import UNREADABLE, UInt8Array, check_image, load_image, prepare_image, reason
 from rgcluster.data.parallel import as_completed
-from rgcluster.data.shards import QUARANTINE, Prepared, ShardSet
-from rgcluster.data.sources import UNKNOWN, ImageTable, Tree
+from rgcluster.data.shards import QUARANTINE, UNREADABLE_IMAGES, Prepared, ShardSet
+from rgcluster.data.sources import UNKNOWN, ImageTable, LeftOut, Tree
 
 __all__ = ["Survey", "survey_shards", "survey_table"]
 
@@ -39,7 +39,9 @@ class Survey:
     splits: dict[str, int]
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     faults: list[tuple[str, str]] = field(default_factory=list)
-    ignored: tuple[str, ...] = ()
+    layout: str = ""
+    left_out: LeftOut = field(default_factory=dict)
+    """Names of files that are no rows, by reason."""
     thumbnails: list[UInt8Array] = field(default_factory=list)
 
     def prevalence(self) -> dict[str, float]:
@@ -73,7 +75,9 @@ class _Findings:
 def survey_table(table: ImageTable, progress: Progress | None = None) -> Survey:
     """Decode every image of a source."""
     splits = Counter(table.splits) if table.splits else Counter(undecided=len(table))
-    survey = Survey(table.attributes, table.labels, dict(splits), ignored=table.ignored)
+    survey = Survey(
+        table.attributes, table.labels, dict(splits), layout=table.layout, left_out=table.left_out
+    )
     starts = range(0, len(table), ROWS_PER_TASK)
     _gather(
         survey,
@@ -103,7 +107,7 @@ def survey_shards(shards: ShardSet, progress: Progress | None = None) -> Survey:
         survey.faults.append((shards.location, f"{repeated} rows come twice"))
     quarantine = Location(shards.location) / QUARANTINE
     if shards.quarantined:
-        survey.ignored = tuple(item["file"] for item in quarantine.read_json())
+        survey.left_out = {UNREADABLE_IMAGES: tuple(item["file"] for item in quarantine.read_json())}
     if not survey.faults:
         encoded = shards.read_images(index.places[_spread(len(index))])
         survey.thumbnails = [_thumbnail(content, shards.prepared) for content in encoded]

@@ -6,18 +6,21 @@ import os
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
 from rgcluster.base.progress import duration
 from rgcluster.base.rundir import STAGE, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
+from rgcluster.base.storage import Location
 from rgcluster.config import Config
-from rgcluster.model.fusion import fusion_network
-from rgcluster.model.networks import Discriminator
-from rgcluster.model.retrieval import retrieval_encoder
-from rgcluster.model.translator import Translator
+from rgcluster.data.shards import open_shards
+from rgcluster.faces import FaceSet
+from rgcluster.pipeline.checks import Check, check_run, faces_of, network_sizes, require
+from rgcluster.pipeline.run import Pipeline
 from rgcluster.pipeline.stages import STAGES
 from rgcluster.train.records.metrics import read_metrics
 from rgcluster.translate.finished import open_run
@@ -25,20 +28,14 @@ from rgcluster.translate.finished import open_run
 __all__ = ["Status", "describe", "status"]
 
 
-def describe(config: Config, console: Console) -> None:
-    """Print the resolved configuration, the networks' sizes, an estimate of memory and where processes would lie.
+def describe(config: Config, console: Console, run: str, data: str | None = None) -> None:
+    """Print the resolved configuration, the networks' sizes, an estimate of memory, the placement and every check.
 
-    Nothing is started. The placement is that on the cluster of RAY_ADDRESS, else on this machine; ConfigError
-    where it does not fit.
+    Nothing is started. The placement is that on the cluster of RAY_ADDRESS, else on this machine. `data` is a
+    directory of shards, the configuration's drawn faces if None. ConfigError where something does not fit.
     """
     console.print(config.to_yaml())
-    networks = {
-        "E_c, E_s, G": Translator(config),
-        "D": Discriminator(config),
-        "R": retrieval_encoder(config),
-        "f": fusion_network(config),
-    }
-    sizes = {name: sum(value.numel() for value in net.parameters()) for name, net in networks.items()}
+    sizes = network_sizes(config)
     for name, size in sizes.items():
         console.print(f"{name}: {size / 1e6:.2f} M parameters")
     # Weights, gradients, two moments and the average, 4 bytes each, for every variant trained side by side.
@@ -54,6 +51,21 @@ def describe(config: Config, console: Console) -> None:
     else:
         where, nodes = "this machine", this_machine()
     console.print(_placement_table(place(config, nodes), where))
+    checks = _checks(config, Location(run), data)
+    table = Table(title="checks", title_justify="left")
+    for column in ("check", "passed", "found"):
+        table.add_column(column)
+    for check in checks:
+        table.add_row(check.name, "yes" if check.passed else "no", escape(check.found))
+    console.print(table)
+    require(checks)
+
+
+def _checks(config: Config, run: Location, data: str | None) -> list[Check]:
+    if data is not None:
+        return Pipeline(run, config, open_shards(Location(data))).checks()
+    faces = FaceSet(config.faces.seed, config.faces.count)
+    return check_run(config, faces_of(faces, CELEBA_ATTRIBUTES, config), run)
 
 
 def _placement_table(placed: Placement, where: str) -> Table:

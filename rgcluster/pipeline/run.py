@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rgcluster.base.attributes import domain_columns
 from rgcluster.base.events import add_event, read_events
 from rgcluster.base.progress import task
 from rgcluster.base.rundir import (
@@ -20,6 +19,7 @@ from rgcluster.base.rundir import (
     STAGE,
     binding,
     enter,
+    is_blank,
     is_finished,
     link_stage,
     refuse_other,
@@ -28,10 +28,11 @@ from rgcluster.base.rundir import (
 )
 from rgcluster.base.storage import Location
 from rgcluster.config import keys_outside_digest
-from rgcluster.errors import ConfigError, root_cause
+from rgcluster.errors import RunConflict, root_cause
 from rgcluster.evaluate.figures.failures import worst_inputs
 from rgcluster.evaluate.figures.figures import FIGURES, draw_figures
 from rgcluster.evaluate.report.report import write_report
+from rgcluster.pipeline.checks import Check, check_run, images_of, require
 from rgcluster.pipeline.context import RunContext
 from rgcluster.pipeline.stages import STAGES, PipelineStage
 
@@ -42,16 +43,16 @@ class Pipeline(RunContext):
     """One run directory and the stages in it."""
 
     def prepare(self) -> None:
-        """Write the run's configuration and manifest; refuse a run begun with other data or another configuration."""
-        self._check_domains()
+        """Check what can be known before the start, then write the run's configuration and manifest.
+
+        ConfigError where settings, data, disk and what is installed do not fit each other; RunConflict for a run
+        begun with other data, or with a stage made by another configuration. A stage that has trained nothing
+        takes new settings.
+        """
+        require(check_run(self.config, images_of(self.shards, self.config), self.run))
         self.placement()
-        enter(self.run, {"seed": self.config.seed, "shards": self.shards.digest}, MANIFEST)
-        for name, stage in STAGES.items():
-            file = self.run / name / STAGE
-            if file.exists() and stage.sections:  # digests of networks are compared at the stage's turn
-                record = file.read_json()
-                before = {key: value for key, value in record["depends"].items() if key not in STAGES}
-                refuse_other(self.run / name, before, binding(record, self._settings(stage)))
+        self._refuse_other_run()
+        enter(self.run, self._identity(), MANIFEST)
         (self.run / CONFIG).write_text(self.config.to_yaml())
         (self.run / DATA).write_json({"shards": self.shards.location, "dataset": self.shards.dataset})
 
@@ -91,16 +92,35 @@ class Pipeline(RunContext):
             drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=gpu, worst=worst)
             done.write_json(drawn)
 
-    def _check_domains(self) -> None:
-        """Raise where the shards' attributes are not those of the configuration; say what would fit."""
-        data, shards = self.config.data, self.shards
-        if shards.one_hot and data.domains != "one-hot":
-            names = ",".join(shards.attributes)
-            raise ConfigError(
-                f"{shards.location}: an image has exactly one of {names}; add --set data.domains=one-hot "
-                f"--set data.attributes=[{names}] --set data.exclusive=[]"
-            )
-        domain_columns(shards.attributes, data.attributes, shards.location)
+    def checks(self) -> list[Check]:
+        """Return every check of `prepare`, without writing anything."""
+        found = check_run(self.config, images_of(self.shards, self.config), self.run)
+        try:
+            self._refuse_other_run()
+        except RunConflict as error:
+            return [*found, Check("run directory", str(error), passed=False)]
+        begun = (self.run / MANIFEST).exists()
+        return [*found, Check("run directory", "continues this run" if begun else "new")]
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what all stages of a run have in common."""
+        return {"seed": self.config.seed, "shards": self.shards.digest}
+
+    def _refuse_other_run(self) -> None:
+        """Raise RunConflict where the directory holds a run, or a stage, that other settings made."""
+        manifest = self.run / MANIFEST
+        if manifest.exists():
+            refuse_other(self.run, manifest.read_json()["depends"], self._identity())
+        for name, stage in STAGES.items():
+            file = self.run / name / STAGE
+            if (
+                not file.exists() or not stage.sections
+            ):  # digests of networks are compared at the stage's turn
+                continue
+            record = file.read_json()
+            if not is_blank(self.run / name, record):
+                before = {key: value for key, value in record["depends"].items() if key not in STAGES}
+                refuse_other(self.run / name, before, binding(record, self._settings(stage)))
 
     def _settings(self, stage: PipelineStage) -> dict[str, Any]:
         """Return the seed, the shards and the settings of the stage's sections that change what it yields."""

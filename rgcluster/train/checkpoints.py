@@ -18,14 +18,12 @@ from rgcluster.base.checkpoint import (
     take_snapshot,
 )
 from rgcluster.base.notices import add_notice
+from rgcluster.base.rundir import CHECKPOINTS
 from rgcluster.base.storage import Location
 from rgcluster.config import StageConfig
 from rgcluster.errors import CheckpointError
 
 __all__ = ["CHECKPOINTS", "Checkpoints"]
-
-CHECKPOINTS = "checkpoints"
-"""Directory of the checkpoints, below a stage's own."""
 
 Tree = dict[str, Any]
 

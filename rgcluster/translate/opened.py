@@ -68,6 +68,8 @@ class RunTranslator:
     def read(self, image: str | Path, fit: Fit = "auto") -> UInt8Array:
         """Return an image file as input of the networks, uint8 [h, w, 3]; `data.fit.FITS` describes `fit`."""
         path = Path(image)
+        if path.is_dir():
+            raise DataError(f"{path}: a folder, not an image; give the images in it")
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         return read_fitted(path.read_bytes(), self.config.data, fit, str(path))

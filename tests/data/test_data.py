@@ -40,7 +40,7 @@ def test_celeba_has_forty_attributes_in_its_order() -> None:
 def test_domain_columns() -> None:
     assert domain_columns(CELEBA_ATTRIBUTES, DOMAIN, "here") == [8, 9, 11, 20, 39]
     with pytest.raises(
-        DataError, match=r"^shards: no attribute 'Blond': did you mean 'Blond_Hair'\?; it has"
+        DataError, match=r"^shards: no attribute 'Blond': did you mean 'Blond_Hair'\?; the attributes are"
     ) as caught:
         domain_columns(CELEBA_ATTRIBUTES, ["Male", "Blond"], "shards")
     assert "\n" not in str(caught.value)
@@ -68,7 +68,8 @@ def test_targets(text: str, current: list[int], expected: list[int]) -> None:
         ("Blonde_Hair", "no attribute 'Blonde_Hair': did you mean 'Blond_Hair'?"),
         ("Male,-Male", "Male is both set and cleared"),
         ("Black_Hair,Blond_Hair", "Black_Hair and Blond_Hair exclude each other"),
-        ("Smiling", "no attribute 'Smiling'"),
+        ("Smiling", f"no attribute 'Smiling'; the attributes are {', '.join(DOMAIN)}"),
+        ("Male;Young", "no attribute 'Male;Young'; separate names by commas; the attributes are Black_Hair"),
     ],
 )
 def test_bad_targets(text: str, words: str) -> None:

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rgcluster.config import DataConfig
-from rgcluster.data.fit import fit_image, read_fitted
+from rgcluster.data.fit import fit_image, image_sizes, read_fitted, require_fitting_crop
 from rgcluster.data.fits import FITS
 from rgcluster.data.images import picture_format, prepare_image
+from rgcluster.data.kinds import image_kind
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.faces import draw_face
+from rgcluster.serve.http.errors import ApiError
 from rgcluster.serve.http.pictures import read_picture
 from rgcluster.serve.settings import Limits
 
@@ -52,6 +54,75 @@ def test_the_endpoint_fits_alike(fit: str) -> None:
         read_fitted(content, DATA, fit, "a.png"),
         read_picture(content, DATA, fit, Limits()),  # type: ignore[arg-type]
     )
+
+
+def test_of_a_cameras_two_pictures_the_first_counts_at_the_endpoint_too() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8).repeat(100, 0).repeat(100, 1)
+    first, sink = Image.fromarray(pixels), io.BytesIO()
+    first.save(sink, "MPO", save_all=True, append_images=[first.resize((89, 109))])
+    for fit in ("cover", "crop"):
+        fitted = read_fitted(sink.getvalue(), DATA, fit, "two.jpg").astype(int)  # type: ignore[arg-type]
+        served = read_picture(sink.getvalue(), DATA, fit, Limits()).astype(int)  # type: ignore[arg-type]
+        assert np.abs(fitted - served).mean() < 3  # the endpoint decodes a large JPEG at a smaller scale
+
+
+@pytest.mark.parametrize(
+    ("sizes", "crop", "fits"),
+    [
+        ([(1068, 1308)] * 3, 178, False), ([(1068, 1308)] * 3, 0, True), ([(178, 218)] * 3, 178, True),
+        ([(1068, 1308), (178, 218)], 178, True), ([(3000, 200)] * 3, 178, True), ([], 178, True),
+    ],
+)  # fmt: skip
+def test_a_crop_that_keeps_a_patch_of_most_images_is_refused(
+    sizes: list[tuple[int, int]], crop: int, fits: bool
+) -> None:
+    if fits:
+        require_fitting_crop(sizes, crop, "photos", "--crop 0")
+    else:
+        with pytest.raises(
+            DataError, match="far larger than the crop .* such as 1068 x 1308.*; --crop 0 takes"
+        ):
+            require_fitting_crop(sizes, crop, "photos", "--crop 0")
+    assert image_sizes([png(Image.new("RGB", (30, 40))), b"no image"]) == [(30, 40)]
+
+
+HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(200)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            HEIC,
+            "x.heic: not a readable image .HEIC, which this Pillow cannot read; .*rgcluster.heic.*, or save it",
+        ),
+        (b"\xff\x0a" + bytes(60), "JPEG XL, which this Pillow cannot read; save it as JPEG or PNG"),
+        (b"words", "cannot identify image file"),
+    ],
+)
+def test_kinds_that_pillow_cannot_read_are_named(
+    content: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("HEIF", "JXL"):  # with the extra installed they would be read
+        monkeypatch.delitem(Image.OPEN, kind, raising=False)
+    with pytest.raises(DataError, match=words):
+        read_fitted(content, DATA, "auto", "x.heic")
+    with pytest.raises(ApiError, match="is not supported|not an image in a supported format"):
+        read_picture(content, DATA, "auto", Limits())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("JPEG", "JPEG"), ("PNG", "PNG"), ("GIF", "GIF"), ("WEBP", "WebP"), ("BMP", "BMP"), ("TIFF", "TIFF"),
+        ("PPM", "PNM"), ("JPEG2000", "JPEG 2000"), ("AVIF", "AVIF"),
+    ],
+)  # fmt: skip
+def test_first_bytes_tell_the_kind(kind: str, name: str) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(sink, kind)
+    assert image_kind(sink.getvalue()) == name
+    assert image_kind(HEIC) == "HEIC" and image_kind(b"BM is no picture") is None and image_kind(b"") is None
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("b.JPG", "JPEG"), ("a.b/c.jpeg", "JPEG")])

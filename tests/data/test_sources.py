@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from files import csv, image_file, pack, with_images
 from PIL import Image
 from tiny import ATTRIBUTES, write_celeba
 
@@ -67,7 +68,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no list": (remove(LIST), r"list_attr_celeba.txt: missing; it comes with CelebA"),
     "binary list": (
         lambda folder: (folder / LIST).write_bytes(b"\xff\xfe\x00"),
-        r"list_attr_celeba.txt: not a text file; fetch it again",
+        r"list_attr_celeba.txt: not a text file in UTF-8; save it as one, or fetch it again",
     ),
     "empty list": (edit(LIST, lambda text: ""), r"line 1 must be the number of rows and line 2"),
     "no count": (edit(LIST, lambda text: text.split("\n", 1)[1]), r"line 1 must be the number of rows"),
@@ -98,7 +99,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "row without file": (
         remove("img_align_celeba/000004.jpg"),
-        r"lists 000004.jpg, which is not in .*img_align_celeba; remove the row or add the file",
+        r"line 6 lists '000004.jpg', which is not in .*img_align_celeba; remove the row or add the file",
     ),
     "partition value": (
         edit(PARTITION, lambda text: text.replace("000002.jpg 0", "000002.jpg 3")),
@@ -146,13 +147,6 @@ def test_a_late_duplicate_among_many_rows_is_found_in_time(tmp_path: Path) -> No
 
 
 # --- folders and archives ---
-
-
-def pack(folder: Path, archive: Path, *, below: str = "") -> Path:
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, below + str(path.relative_to(folder)))
-    return archive
 
 
 def same_rows(first, second) -> None:  # type: ignore[no-untyped-def]
@@ -216,7 +210,8 @@ def test_archives_that_are_none_or_hold_a_name_twice(tmp_path: Path) -> None:
 
 
 def test_a_zip_bomb_is_read_no_further_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rgcluster.data.sources.tree.MAX_FILE_BYTES", 1 << 20)
+    for module in ("tree", "archives"):
+        monkeypatch.setattr(f"rgcluster.data.sources.{module}.MAX_FILE_BYTES", 1 << 20)
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jpg", b"\0" * (8 << 20))
@@ -268,18 +263,13 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 def test_a_file_without_a_row_is_named(tmp_path: Path) -> None:
     folder = write_celeba(tmp_path / "celeba")
     (folder / "img_align_celeba" / "notes.txt").write_text("x")
-    assert read_celeba(folder).ignored == ("notes.txt",)
+    assert read_celeba(folder).left_out == {"no images": ("notes.txt",)}
     shutil.copy(folder / "img_align_celeba" / "000001.jpg", folder / "img_align_celeba" / "extra.jpg")
     with pytest.raises(DataError, match=r"extra.jpg: has no row in .*list_attr_celeba.txt; add the row"):
         read_celeba(folder)
 
 
 # --- class folders and images without labels ---
-
-
-def image_file(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
 
 
 def test_class_folders(tmp_path: Path) -> None:
@@ -290,7 +280,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert table.layout == "classes" and table.one_hot and table.attributes == ("cat", "dog", "wild")
     assert table.file_names == ["cat/1.jpg", "cat/deep/2.png", "dog/1.jpg", "wild/1.webp"]
     assert table.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert table.splits is None and table.ignored == ("cat/README.txt",)
+    assert table.splits is None and table.left_out == {"no images": ("cat/README.txt",)}
     same_rows(read_source(pack(tmp_path / "afhq", tmp_path / "afhq.zip")), table)
 
 
@@ -333,17 +323,6 @@ def test_a_plain_folder_has_no_labels(tmp_path: Path) -> None:
 # --- tables ---
 
 
-def csv(path: Path, *rows: str) -> Path:
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
-def with_images(folder: Path, *names: str) -> Path:
-    for name in names:
-        image_file(folder / name)
-    return folder
-
-
 def test_a_csv_beside_its_images(tmp_path: Path) -> None:
     with_images(tmp_path, "a.jpg", "sub/b.png")
     path = csv(tmp_path / "t.csv", "Old,image_id,split,Happy", "1,a.jpg,train,-1", "0,sub/b.png,test,1")
@@ -378,12 +357,16 @@ def test_a_parquet_with_its_images_elsewhere_and_columns_chosen(tmp_path: Path) 
             ["x,A", "a.jpg,1"],
             r"no column file or file_name or .*; name the column of files with --file-column",
         ),
-        (["file,A", "a.jpg,2"], r"line 2, column 'A' holds 2; expected -1, 0 or 1"),
-        (["file,A", "a.jpg,1", "b.jpg,"], r"line 3, column 'A' holds None; expected -1, 0 or 1"),
-        (["file,A", "a.jpg,yes"], r"column 'A' holds string, an attribute -1, 0 or 1; choose the columns"),
+        (["file,A", "a.jpg,2"], r"line 2, column 'A' holds '2'; expected -1, 0 or 1"),
+        (["file,A", "a.jpg,1", "b.jpg,"], r"line 3, column 'A' holds ''; expected -1, 0 or 1"),
+        (
+            ["file,A", "a.jpg,yes"],
+            r"line 2, column 'A' holds 'yes'; expected -1, 0 or 1; choose columns .* one of class names with "
+            "--class-column",
+        ),
         (
             ["file,A", "c.jpg,1"],
-            r"line 2 lists c.jpg, which is not in .*; remove the row, add the file, or say",
+            r"line 2 lists 'c.jpg', which is not in .*; remove the row, add the file, or say",
         ),
         (["file,A", "a.jpg,1", "b.jpg,1", "a.jpg,0"], r"line 4 lists a.jpg again, after line 2; remove one"),
         (
@@ -417,7 +400,9 @@ def test_a_misspelt_column_is_named(tmp_path: Path) -> None:
 
 
 def test_layouts_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--layout faces: expected auto, celeba, classes, table, images"):
+    with pytest.raises(
+        ConfigError, match="--layout faces: expected auto, celeba, classes, table, webdataset, images"
+    ):
         read_source(tmp_path, "faces")
     with pytest.raises(ConfigError, match="belong to a table"):
         read_source(with_images(tmp_path, "a.jpg"), "images", images=tmp_path)

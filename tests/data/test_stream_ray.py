@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import command
+from files import image_file, picture, tar, with_images
 from tiny import tiny_config, tiny_translator, write_celeba
 
 from rgcluster.base.attributes import domain_columns
 from rgcluster.base.storage import Location
+from rgcluster.cli import commands
 from rgcluster.config import Config
 from rgcluster.data.images import decode_image
 from rgcluster.data.shard_writer import ShardOptions, shard_options, write_shards
@@ -156,10 +160,8 @@ def test_a_few_unreadable_images_are_left_out_and_counted(tmp_path: Path, celeba
     names = shards.index().file_names
     assert len(names) == COUNT - 2 and "000003.jpg" not in names
     survey = survey_shards(shards)
-    assert survey.faults == [] and [Path(file).name for file in survey.ignored] == [
-        "000003.jpg",
-        "000020.jpg",
-    ]
+    assert survey.faults == []
+    assert [Path(file).name for file in survey.left_out["unreadable images"]] == ["000003.jpg", "000020.jpg"]
     assert np.array_equal(shards.index().labels, np.delete(read_celeba(folder).labels, [2, 19], axis=0))
 
 
@@ -498,3 +500,69 @@ def copy_with(generator: GenerateTriplets, domains: np.ndarray) -> GenerateTripl
     alike = object.__new__(GenerateTriplets)
     alike.__dict__.update(generator.__dict__, domains=domains)
     return alike
+
+
+# --- the command ---
+
+
+def test_a_class_without_a_training_image_is_said(tmp_path: Path) -> None:
+    folder = with_images(
+        tmp_path / "pets", "train/cat/1.jpg", "train/dog/2.jpg", "test/cat/3.jpg", "test/wild/4.jpg"
+    )
+    image_file(folder / "train" / "@eaDir" / "x.jpg")
+    lines = commands.shard(folder, str(tmp_path / "shards"), ShardOptions())
+    assert lines[0] == "no training image has wild" and len(lines) == 2
+    assert lines[1].startswith(
+        "4 images in 1 shards (test 2, train 2), layout classes, 3 classes (cat, dog, wild)"
+    )
+    assert "left out: 1 leftovers of other programs (train/@eaDir/)" in lines[1]
+    again = commands.shard(folder, str(tmp_path / "shards"), ShardOptions())
+    assert again == lines
+
+
+def test_images_without_labels_are_written_where_that_is_said(tmp_path: Path) -> None:
+    photos = with_images(tmp_path / "photos", "1.jpg", "2.jpg")
+    with pytest.raises(DataError, match="no labels there: .* or --layout images"):
+        commands.shard(photos, str(tmp_path / "shards"), ShardOptions())
+    assert not (tmp_path / "shards").exists()
+    (line,) = commands.shard(photos, str(tmp_path / "shards"), ShardOptions(), layout="images")
+    assert line.startswith("2 images in 1 shards (unlabelled 2), layout images, no labels; left out: nothing")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_images_in_archives_of_samples_are_read_by_the_writers(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / f"pets.{kind}"
+    if kind == "parquet":
+        images = [{"bytes": picture(number), "path": None} for number in range(20)]
+        pq.write_table(pa.table({"image": images, "Old": [1, 0] * 10}), source, row_group_size=3)
+    else:
+        tar(
+            source,
+            [
+                (f"{n}.{end}", body)
+                for n in range(20)
+                for end, body in (("png", picture(n, "PNG")), ("cls", b"%d" % (n % 2)))
+            ],
+        )
+    (line,) = commands.shard(source, str(tmp_path / "shards"), ShardOptions(rows_per_shard=6))
+    assert "20 images in 4 shards (test 2, train 18, split at random)" in line
+    shards = open_shards(Location(tmp_path / "shards"))
+    index = shards.index()
+    kept = [bytes(image) for image in shards.read_images(index.places)]
+    assert sorted(kept) == sorted(picture(n, "JPEG" if kind == "parquet" else "PNG") for n in range(20))
+    assert survey_shards(shards).faults == []
+
+
+def test_a_crop_that_keeps_little_stops_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    for name in ("cat/1.jpg", "dog/2.jpg", "dog/3.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture(1, side=600))
+    options = shard_options(8, "auto", 0, 32, 178, "jpeg", 0.0, None)
+    with pytest.raises(
+        DataError, match="far larger than the crop of 178 pixels, such as 600 x 600: .*--crop 0"
+    ):
+        commands.shard(folder, str(tmp_path / "shards"), options)
+    assert not (tmp_path / "shards").exists()
+    with_crop = shard_options(8, "auto", 0, 32, 0, "jpeg", 0.0, None)
+    assert commands.shard(folder, str(tmp_path / "shards"), with_crop)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,12 @@ from conftest import command
         (["train", "all", "--data", "nowhere", "--run", "x"], "rgcluster data shard"),
         (["evaluate", "--run", "nowhere"], "not a run directory"),
         (["data", "shard", "nowhere", "shards"], "rgcluster data faces"),
+        (
+            ["train", "all", "--data", ".", "--run", "x"],
+            "holds no shards; write some with `rgcluster data shard",
+        ),
+        (["train", "all", "--data", "nowhere", "--run", "x", "--dry-run"], "no such directory"),
+        (["data", "shard", ".", "shards"], "no images there, nor tables that name them"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(
@@ -46,6 +54,20 @@ def test_dry_run_prints_the_configuration_and_starts_nothing(tmp_path: Path) -> 
     assert "learning_rate: 0.0002" in result.stdout
     assert "D: 2.92 M parameters" in result.stdout
     assert not run.exists()
+
+
+WITHOUT_FAISS = "import sys; sys.modules['faiss'] = None; from rgcluster.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    "words", [("data", "check", "x"), ("store", "info", "--at", "x"), ("evaluate", "--run", "x")]
+)
+def test_without_faiss_the_extra_that_brings_it_is_named(words: tuple[str, ...]) -> None:
+    line = [sys.executable, "-c", WITHOUT_FAISS, *words]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("rgcluster: FAISS is not installed: `pip install 'rgcluster[cpu]'`")
+    assert result.stderr.count("\n") == 1
 
 
 def test_weights_lists_what_each_metric_uses() -> None:

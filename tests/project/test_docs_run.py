@@ -69,8 +69,7 @@ def steps(page: str) -> list[tuple[str, ...]]:
         if not line.whole or line.marked or command.startswith(tuple(ELSEWHERE)):
             continue
         for large, small in SMALLER.items():
-            if "--dry-run" not in line.words:  # is run as it stands
-                command = command.replace(large, small)
+            command = command.replace(large, small)
         found.append(tuple(command.split()))
     return found
 

@@ -25,7 +25,14 @@ import rgcluster
 from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
 from rgcluster.cli import commands
-from rgcluster.errors import ConfigError, EndpointError, RequestRefused, StoreUnavailable
+from rgcluster.errors import (
+    ConfigError,
+    EndpointError,
+    RequestRefused,
+    SomeFailed,
+    StoreUnavailable,
+    UserError,
+)
 from rgcluster.serve.backend import InProcess
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.familiar import Familiarity
@@ -262,6 +269,7 @@ def animation() -> bytes:
         (encoded(PIXELS[:4]), {}, 422, "too_small", "image"),
         (animation(), {}, 422, "animated", "image"),
         (encoded(PIXELS, "TIFF"), {}, 422, "not_an_image", "image"),
+        (encoded(PIXELS, "AVIF"), {}, 422, "not_an_image", "image"),
         (IMAGE, {"target": "Blond_Hairs"}, 422, "unknown_attribute", "target"),
         (IMAGE, {"target": "Blond_Hair,Black_Hair"}, 422, "contradictory_target", "target"),
         (IMAGE, {"target": "Male,-Male"}, 422, "contradictory_target", "target"),
@@ -479,12 +487,55 @@ def test_the_endpoint_and_the_run_itself_give_the_same_pictures(
     file.write_bytes(IMAGE)
     for samples, seed in ((1, 0), (3, 9)):
         made = [
-            commands.translate(
-                [file], run, url, "Male,-Young", tmp_path / f"{number}.png", samples, seed, None
+            list(
+                commands.translate(
+                    [file], run, url, "Male,-Young", tmp_path / f"{number}.png", samples, seed, None
+                )
             )
             for number, (run, url) in enumerate(((noise_run, None), (None, address)))
         ]
         sheets = [np.asarray(Image.open(paths[0])).astype(int) for paths in made]
         assert np.abs(sheets[0] - sheets[1]).max() <= 2
     with pytest.raises(ConfigError, match="either --run"):
-        commands.translate([file], None, None, "Male", tmp_path, 1, 0, None)
+        list(commands.translate([file], None, None, "Male", tmp_path, 1, 0, None))
+
+
+@pytest.mark.parametrize("kind", ["run", "url"])
+def test_of_several_images_the_good_ones_are_done_and_the_bad_listed(
+    kind: str, address: str, noise_run: Path, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name, content in (("a.png", IMAGE), ("b.png", IMAGE[:300]), ("c.jpg", b"words"), ("d.png", IMAGE)):
+        (photos / name).write_bytes(content)
+    files = [*sorted(photos.iterdir()), photos, photos / "e.png"]
+    where = (str(noise_run), None) if kind == "run" else (None, address)
+    written = []
+    with pytest.raises(SomeFailed) as caught:
+        for path in commands.translate(files, *where, "Male", out, 1, 0, None):
+            written.append(path.name)
+    message = str(caught.value)
+    assert written == ["a.png", "d.png"] and sorted(path.name for path in out.iterdir()) == written
+    assert message.startswith("4 of 6 images were not translated: ") and caught.value.exit_status == 1
+    for words in ("b.png: ", "c.jpg: ", f"{photos}: a folder, not an image", "e.png: no such file"):
+        assert words in message
+    # What is wrong with the request is said once.
+    with pytest.raises(
+        UserError, match="no attribute 'Smiling'; the attributes are Black_Hair, .* Young"
+    ) as told:
+        list(commands.translate(files, *where, "Smiling", out, 1, 0, None))
+    assert told.value.exit_status == 2
+
+
+def test_several_images_need_a_folder_and_names_of_their_own(noise_run: Path, tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "b/y.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(IMAGE)
+    same = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"]
+    with pytest.raises(ConfigError, match="2 of the images are called x; translate them one by one"):
+        list(commands.translate(same, str(noise_run), None, "Male", tmp_path / "out", 1, 0, None))
+    two = [tmp_path / "a" / "x.png", tmp_path / "b" / "y.png"]
+    for out in (tmp_path / "out.png", tmp_path / "a" / "x.png"):
+        with pytest.raises(ConfigError, match="several images need a folder, not one file"):
+            list(commands.translate(two, str(noise_run), None, "Male", out, 1, 0, None))
+    assert not (tmp_path / "out.png").exists()

@@ -1,4 +1,4 @@
-"""Where images come from: CelebA, class folders, tables, folders without labels; each yields an `ImageTable`."""
+"""Where images come from: CelebA, class folders, tables, WebDataset, plain images; each yields an `ImageTable`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import get_args
 
 import numpy as np
 
+from rgcluster.data.sources.archives import TarTree, ZipTree, open_tree
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
-from rgcluster.data.sources.classes import is_classes, read_classes
+from rgcluster.data.sources.classes import common_folder, looks_like_classes, read_classes
 from rgcluster.data.sources.drawn import drawn_table
-from rgcluster.data.sources.table import SPLITS, UNKNOWN, UNLABELLED, ImageTable, Layout
-from rgcluster.data.sources.tabular import TABLE_SUFFIXES, Columns, read_table
-from rgcluster.data.sources.tree import FolderTree, Tree, ZipTree, image_names, open_tree
+from rgcluster.data.sources.embedded import holds_images, read_embedded
+from rgcluster.data.sources.files import SHARD_NAME, TABLE_SUFFIXES, Files, LeftOut, files_of
+from rgcluster.data.sources.table import UNKNOWN, UNLABELLED, ImageTable, Layout, require_names
+from rgcluster.data.sources.tables import read_beside, read_table, tables_beside
+from rgcluster.data.sources.tabular import Columns
+from rgcluster.data.sources.tree import FolderTree, Tree
+from rgcluster.data.sources.webdataset import TarsTree, is_webdataset, read_webdataset
+from rgcluster.data.sources.words import SPLITS
 from rgcluster.errors import ConfigError, DataError
 
 __all__ = [
+    "SHARD_NAME",
     "SPLITS",
     "UNKNOWN",
     "UNLABELLED",
@@ -23,12 +30,14 @@ __all__ = [
     "FolderTree",
     "ImageTable",
     "Layout",
+    "LeftOut",
+    "TarTree",
     "Tree",
     "ZipTree",
+    "drawn_table",
     "guess_layout",
     "read_celeba",
     "read_images",
-    "drawn_table",
     "read_source",
 ]
 
@@ -36,31 +45,98 @@ __all__ = [
 def read_source(
     path: Path, layout: str = "auto", images: Path | None = None, columns: Columns | None = None
 ) -> ImageTable:
-    """Read the source at `path`, of a `layout` or the one it looks like."""
+    """Read the source at `path`, of a `layout` or the one it looks like; DataError where that is open to doubt."""
     if layout not in ("auto", *get_args(Layout)):
         raise ConfigError(f"--layout {layout}: expected auto, {', '.join(get_args(Layout))}")
-    chosen = guess_layout(path) if layout == "auto" else layout
-    if chosen != "table" and (images or columns not in (None, Columns())):
-        raise ConfigError(f"{path}: --images and the columns belong to a table, a .csv or .parquet file")
-    if chosen == "table":
-        return read_table(path, images, columns or Columns())
-    return {"celeba": read_celeba, "classes": read_classes, "images": read_images}[chosen](path)
+    chosen_columns = columns or Columns()
+    if _is_table(path):
+        if layout not in ("auto", "table"):
+            raise ConfigError(f"--layout {layout}: {path} is a table; give the folder, or leave --layout out")
+        table = read_table(path, images, chosen_columns)
+    else:
+        if not path.exists():
+            return read_celeba(path)  # which says how to get one
+        files = _files(path)
+        chosen = guess_layout(path, files) if layout == "auto" else layout
+        if images is not None or (chosen not in ("table", "webdataset") and chosen_columns != Columns()):
+            raise ConfigError(
+                f"{path}: --images and the columns belong to a table, a .csv, .tsv, .jsonl or .parquet file; "
+                "give the table itself"
+            )
+        table = _read(path, chosen, files, chosen_columns)
+    require_names(str(path), table.attributes)
+    return table
 
 
-def guess_layout(path: Path) -> Layout:
-    """Return the layout that `path` has."""
-    if path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir():
+def guess_layout(path: Path, files: Files | None = None) -> Layout:
+    """Return the layout that `path` has; DataError where it could have several."""
+    if _is_table(path):
         return "table"
-    if not path.exists() or is_celeba(path):
-        return "celeba"  # whose reader says what is missing
-    return "classes" if is_classes(open_tree(path).names()) else "images"
+    files = files or _files(path)
+    if is_celeba(path, files):
+        return "celeba"
+    if isinstance(files.tree, TarTree | TarsTree) and is_webdataset(files):
+        return "webdataset"
+    tables = tables_beside(files)
+    if not files.images:
+        return "table" if tables else "images"
+    inner = files.below(common_folder(files))
+    classes = looks_like_classes(inner, path)
+    if not tables:
+        return "classes" if classes else "images"
+    metadata = all(name.rsplit("/", 1)[-1].lower().startswith("metadata.") for name in tables)
+    if classes and not metadata:
+        raise DataError(
+            f"{path}: {tables[0]} lies beside folders that could be classes; give --layout table to read the table, "
+            "or --layout classes to leave it out"
+        )
+    return "table"
 
 
 def read_images(path: Path) -> ImageTable:
     """Read a folder or archive of images without labels, for the retrieval set."""
-    tree = open_tree(path)
-    images, ignored = image_names(tree)
-    if not images:
+    return _read(path, "images", _files(path), Columns())
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
+
+
+def _files(path: Path) -> Files:
+    """Return the files at `path`; a folder of tar archives alone is the files in them."""
+    files = files_of(open_tree(path))
+    archives = [name for name in files.others if name.lower().endswith(".tar")]
+    if path.is_dir() and archives and not files.images and not files.tables():
+        inside = files_of(TarsTree(path, archives))
+        return Files(
+            inside.tree,
+            inside.images,
+            inside.others,
+            {**files.without(archives).left_out(), **inside.elsewhere},
+        )
+    return files
+
+
+def _read(path: Path, layout: str, files: Files, columns: Columns) -> ImageTable:
+    if layout == "celeba":
+        return read_celeba(path, files)
+    if layout == "classes":
+        return read_classes(path, files)
+    if layout == "webdataset":
+        return read_webdataset(path, files, columns)
+    if layout == "table":
+        parquet = [name for name in files.tables() if name.lower().endswith(".parquet")]
+        if not files.images and parquet and not path.is_dir():
+            raise DataError(
+                f"{path}: Parquet files that hold images are read from a folder; unpack the archive"
+            )
+        if not files.images and parquet and holds_images(path / parquet[0]):
+            return read_embedded(path, parquet, columns, files)
+        return read_beside(path, files, columns)
+    if not files.images:
+        if any(SHARD_NAME.fullmatch(name) for name in files.others):
+            raise DataError(f"{path}: holds shards already; train with `--data {path}`")
         raise DataError(f"{path}: no images there, nor tables that name them")
-    labels = np.empty((len(images), 0), np.int8)
-    return ImageTable(path, tree, "images", (), images, labels, [UNLABELLED] * len(images), ignored)
+    labels = np.empty((len(files.images), 0), np.int8)
+    splits = [UNLABELLED] * len(files.images)
+    return ImageTable(path, files.tree, "images", (), files.images, labels, splits, left_out=files.left_out())

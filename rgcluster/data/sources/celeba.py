@@ -1,4 +1,4 @@
-"""CelebA as downloaded: folders or zip archives, `list_attr_celeba.txt`, `list_eval_partition.txt`."""
+"""CelebA as downloaded, from Kaggle, and CelebAMask-HQ: folders or zip archives, a table of attributes, a partition."""
 
 from __future__ import annotations
 
@@ -8,80 +8,88 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.sources.table import SPLITS, ImageTable, reject_unlisted
-from rgcluster.data.sources.tree import Tree, ZipTree, is_image_name, open_tree
-from rgcluster.errors import DataError
+from rgcluster.data.sources.archives import ZipTree, open_tree
+from rgcluster.data.sources.files import Files, files_of
+from rgcluster.data.sources.matching import match_names
+from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
+from rgcluster.data.sources.tabular import Columns, decode_text, parse_table
+from rgcluster.data.sources.tree import Tree
+from rgcluster.data.sources.words import NUMBERED_SPLITS
+from rgcluster.errors import DataError, cut, quoted
 
 __all__ = ["ATTRIBUTES", "is_celeba", "read_celeba"]
 
-IMAGES = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba.txt"
-PARTITION = "list_eval_partition.txt"
 
 
 @dataclass(frozen=True)
-class _Images:
-    """A folder within a tree, as a tree of its own: names without the folder's."""
+class _Release:
+    """How a release calls its folder of images, its table of attributes and its partition."""
 
-    tree: Tree
-    prefix: str
-
-    def __str__(self) -> str:
-        return f"{self.tree}/{self.prefix}".rstrip("/")
-
-    def names(self) -> list[str]:
-        cut = len(self.prefix)
-        return [name[cut:] for name in self.tree.names() if name.startswith(self.prefix)]
-
-    def read(self, name: str) -> bytes:
-        return self.tree.read(self.prefix + name)
+    images: str
+    attributes: tuple[str, ...]
+    partition: tuple[str, ...] = ()
 
 
-def is_celeba(path: Path) -> bool:
-    """Return whether the tables of CelebA lie in the folder or archive at `path`, or beside the archive."""
-    if path.is_dir():
-        return any((path / below / ATTRIBUTES).exists() for below in ("", "Anno")) or (path / IMAGES).is_dir()
-    if path.suffix.lower() != ".zip" or not path.exists():
-        return False
-    return (path.parent / ATTRIBUTES).exists() or any(
-        name.rsplit("/", 1)[-1] == ATTRIBUTES for name in ZipTree(path).names()
+_CELEBA = _Release(
+    "img_align_celeba", (ATTRIBUTES, "list_attr_celeba.csv"),
+    ("list_eval_partition.txt", "list_eval_partition.csv"),
+)  # fmt: skip
+_RELEASES = (_CELEBA, _Release("CelebA-HQ-img", ("CelebAMask-HQ-attribute-anno.txt",)))
+
+
+def is_celeba(path: Path, files: Files) -> bool:
+    """Return whether a release's tables or images lie among the files at `path`, or its tables beside the archive."""
+    return any(_holds(release, path, files) for release in _RELEASES)
+
+
+def _holds(release: _Release, path: Path, files: Files) -> bool:
+    names = [*files.others, *files.images]
+    if any(_find(files.others, name) for name in release.attributes):
+        return True
+    if path.is_file() and not path.stem.startswith(release.images):
+        return any(f"/{release.images}/" in f"/{name}" for name in names)
+    return path.is_file() or any(
+        f"/{release.images}/" in f"/{name}" or name.endswith(f"{release.images}.zip") for name in names
     )
 
 
-def read_celeba(path: Path) -> ImageTable:
+def read_celeba(path: Path, files: Files | None = None) -> ImageTable:
     """Read the tables of the folder or archive at `path`; DataError names the file, the line and the remedy.
 
     The images may lie in `img_align_celeba/` or `img_align_celeba.zip`, the tables beside them or, as in the
-    published folders, in `Anno/` and `Eval/`. Without a partition file the split is left open.
+    published folders, in `Anno/` and `Eval/`, as text or as Kaggle's `.csv`. Without a partition file the split is
+    left open.
     """
     if not path.exists():
         raise DataError(f"{path}: no such folder; draw one with `rgcluster data faces {path} --count 4000`")
-    tree = open_tree(path)
-    names = tree.names()
-    tables: Tree = tree
-    table_names = names
-    if path.is_file() and _find(names, ATTRIBUTES) is None:  # img_align_celeba.zip itself
-        tables = open_tree(path.parent)
+    files = files or files_of(open_tree(path))
+    release = next((release for release in _RELEASES if _holds(release, path, files)), _CELEBA)
+    tables, table_names = files.tree, files.others
+    if path.is_file() and not any(_find(table_names, name) for name in release.attributes):
+        tables = open_tree(path.parent)  # img_align_celeba.zip itself
         table_names = [item.name for item in path.parent.iterdir() if item.is_file()]
-    images, on_disk = _find_images(path, tree, names)
-    found = _find(table_names, ATTRIBUTES)
-    if found is None:
-        raise DataError(f"{tables}/{ATTRIBUTES}: missing; it comes with CelebA, beside {IMAGES}/")
-    source = f"{tables}/{found}"
-    attributes, file_names, labels = _read_attributes(source, _lines(tables, found))
-    listed, present = set(file_names), set(on_disk)
-    missing = next((name for name in file_names if name not in present), None)
-    if missing is not None:
+    attributes_at = _first(table_names, release.attributes)
+    partition_at = _first(table_names, release.partition)
+    used = [name for name in (attributes_at, partition_at) if name]
+    images = _find_images(path, files.without(used), release)
+    if attributes_at is None:
         raise DataError(
-            f"{source}: lists {missing}, which is not in {images}; remove the row or add the file"
+            f"{tables}/{release.attributes[0]}: missing; it comes with CelebA, beside {release.images}/"
         )
-    reject_unlisted(images, on_disk, listed, source)
-    partition = _find(table_names, PARTITION)
+    source = f"{tables}/{attributes_at}"
+    attributes, listed, labels = _read_attributes(source, _text(tables, attributes_at), attributes_at)
+    remedy = "remove the row or add the file"
+    present = images.images + images.others
+    file_names = match_names(listed, present, images.tree, source, 3, remedy)
+    known = set(file_names)
+    reject_unlisted(images.tree, images.images, known, source)
     splits = None
-    if partition is not None:
-        splits = _read_partition(f"{tables}/{partition}", _lines(tables, partition), file_names)
-    ignored = tuple(name for name in on_disk if name not in listed)
-    return ImageTable(path, images, "celeba", attributes, file_names, labels, splits, ignored)
+    if partition_at is not None:
+        where = f"{tables}/{partition_at}"
+        splits = _read_partition(where, _text(tables, partition_at), partition_at, listed)
+    left_out = images.without(known).left_out()
+    return ImageTable(path, images.tree, "celeba", attributes, file_names, labels, splits, left_out=left_out)
 
 
 def _find(names: list[str], wanted: str) -> str | None:
@@ -90,38 +98,47 @@ def _find(names: list[str], wanted: str) -> str | None:
     return min(fitting, key=lambda name: name.count("/"), default=None)
 
 
-def _find_images(path: Path, tree: Tree, names: list[str]) -> tuple[Tree, list[str]]:
-    """Return the tree of images and the names in it."""
-    marker = f"{IMAGES}/"
-    inside = [name for name in names if f"/{name}".find(f"/{marker}") >= 0]
+def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:
+    return next((found for name in wanted if (found := _find(names, name))), None)
+
+
+def _find_images(path: Path, files: Files, release: _Release) -> Files:
+    """Return the images, as files of a tree of their own."""
+    marker = f"{release.images}/"
+    inside = [name for name in (*files.images, *files.others) if f"/{marker}" in f"/{name}"]
     if inside:
         # Some archives hold the folder within a folder of the same name: the innermost counts.
-        prefix = inside[0][: inside[0].rfind(marker) + len(marker)]
-        return _Images(tree, prefix), [name[len(prefix) :] for name in inside if name.startswith(prefix)]
-    archive = _find(names, f"{IMAGES}.zip")
+        return files.below(inside[0][: inside[0].rfind(marker) + len(marker)])
+    archive = _find(files.others, f"{release.images}.zip")
     if archive is not None and path.is_dir():
         packed = ZipTree(path / archive)
-        return _find_images(packed.path, packed, packed.names())
-    if path.is_file() and any(is_image_name(name) for name in names):
-        return tree, names
+        return _find_images(packed.path, files_of(packed), release)
+    if path.is_file() and files.images:
+        return files
     raise DataError(
-        f"{path / IMAGES}: no images there; expected CelebA's layout, {IMAGES}/000001.jpg and so on, "
-        f"or {IMAGES}.zip"
+        f"{path / release.images}: no images there; expected CelebA's layout, {release.images}/000001.jpg and so on, "
+        f"or {release.images}.zip"
     )
 
 
-def _lines(tree: Tree, name: str) -> list[str]:
+def _text(tree: Tree, name: str) -> str:
     try:
-        return tree.read(name).decode().splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{tree}/{name}: not a text file; fetch it again") from None
+        return decode_text(tree.read(name), f"{tree}/{name}")
     except OSError as error:
         raise DataError(f"{tree}/{name}: cannot be read ({error.strerror or error})") from None
 
 
 def _read_attributes(
-    source: str, lines: list[str]
+    source: str, text: str, name: str
 ) -> tuple[tuple[str, ...], list[str], npt.NDArray[np.int8]]:
+    """Return attributes [A], file names [N] and labels [N, A]."""
+    if name.endswith(".csv"):
+        sheet = parse_table(text.encode(), name, source)
+        column, files = sheet.files(Columns())
+        reject_repeats(source, files, sheet.first_line)
+        labels = sheet.labels(Columns(), [column])
+        return labels.names, files, labels.values
+    lines = text.splitlines()
     if len(lines) < 3 or not lines[0].strip().isdecimal():
         raise DataError(f"{source}: line 1 must be the number of rows and line 2 the attribute names")
     attributes = tuple(lines[1].split())
@@ -132,40 +149,56 @@ def _read_attributes(
         raise DataError(
             f"{source}: line 1 says {lines[0].strip()} rows, the file holds {len(rows)}; fetch it again"
         )
+    return attributes, *_read_rows(source, rows, len(attributes))
+
+
+def _read_rows(
+    source: str, rows: list[tuple[int, str]], columns: int
+) -> tuple[list[str], npt.NDArray[np.int8]]:
+    """Return file names [N] and labels [N, columns] of numbered lines."""
     line_of: dict[str, int] = {}
-    labels = np.empty((len(rows), len(attributes)), np.int8)
+    labels = np.empty((len(rows), columns), np.int8)
     allowed = {"-1", "0", "1"}
     for index, (number, row) in enumerate(rows):
         name, *values = row.split()
-        if len(values) != len(attributes):
+        if len(values) != columns:
             raise DataError(
-                f"{source}: line {number} ({name}) has {len(values)} values for {len(attributes)} names; "
+                f"{source}: line {number} ({cut(name)}) has {len(values)} values for {columns} names; "
                 "repair the row or fetch the file again"
             )
         if not allowed.issuperset(values):
             bad = next(value for value in values if value not in allowed)
-            raise DataError(f"{source}: line {number} ({name}) holds {bad!r}; expected -1, 0 or 1")
+            raise DataError(f"{source}: line {number} ({cut(name)}) holds {quoted(bad)}; expected -1, 0 or 1")
         if name in line_of:
             raise DataError(
-                f"{source}: line {number} lists {name} again, after line {line_of[name]}; remove one"
+                f"{source}: line {number} lists {cut(name)} again, after line {line_of[name]}; remove one"
             )
         line_of[name] = number
         labels[index] = [value == "1" for value in values]
-    return attributes, list(line_of), labels
+    return list(line_of), labels
 
 
-def _read_partition(source: str, lines: list[str], names: list[str]) -> list[str]:
-    split_of = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, *values = line.split()
-        if len(values) != 1 or values[0] not in ("0", "1", "2"):
-            raise DataError(f"{source}: line {number} must be a file name and 0, 1 or 2")
-        if name in split_of:
-            raise DataError(f"{source}: line {number} lists {name} again; remove one row")
-        split_of[name] = SPLITS[int(values[0])]
-    missing = next((name for name in names if name not in split_of), None)
+def _read_partition(source: str, text: str, name: str, listed: list[str]) -> list[str]:
+    if name.endswith(".csv"):
+        sheet = parse_table(text.encode(), name, source)
+        _, files = sheet.files(Columns())
+        _, splits = sheet.splits(Columns())
+        if splits is None:
+            raise DataError(f"{source}: no column partition; fetch the file again")
+        reject_repeats(source, files, sheet.first_line)
+        split_of = dict(zip(files, splits, strict=True))
+    else:
+        split_of = {}
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            file, *values = line.split()
+            if len(values) != 1 or values[0] not in NUMBERED_SPLITS:
+                raise DataError(f"{source}: line {number} must be a file name and 0, 1 or 2")
+            if file in split_of:
+                raise DataError(f"{source}: line {number} lists {cut(file)} again; remove one row")
+            split_of[file] = NUMBERED_SPLITS[values[0]]
+    missing = next((file for file in listed if file not in split_of), None)
     if missing is not None:
-        raise DataError(f"{source}: no row for {missing}; add it, or remove the file to split at random")
-    return [split_of[name] for name in names]
+        raise DataError(f"{source}: no row for {cut(missing)}; add it, or remove the file to split at random")
+    return [split_of[file] for file in listed]

@@ -2,43 +2,110 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
+from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
-from rgcluster.data.sources.tree import image_names, is_image_name, open_tree
+from rgcluster.data.sources.words import split_and_domain, split_of
 from rgcluster.errors import DataError
 
-__all__ = ["is_classes", "read_classes"]
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+__all__ = ["common_folder", "looks_like_classes", "read_classes"]
 
 
-def is_classes(names: list[str]) -> bool:
-    """Return whether every image among the names lies in a folder, and there are two folders or more."""
-    folders = {name.split("/", 1)[0] if "/" in name else "" for name in names if is_image_name(name)}
-    return len(folders) > 1 and "" not in folders or set(SPLIT_FOLDERS) >= folders > {""}
+def common_folder(files: Files) -> str:
+    """Return the prefix of the folder that holds every image, as deep as no image lies loose in it.
+
+    A folder that names a split is no such folder: it says of its images that they train, or test.
+    """
+    prefix = ""
+    paths = [name.split("/") for name in files.images]
+    depth = 0
+    while paths and all(len(path) > depth + 2 and path[depth] == paths[0][depth] for path in paths):
+        top = paths[0][depth]
+        if split_of(top) or split_and_domain(top):
+            break
+        prefix += f"{top}/"
+        depth += 1
+    return prefix
 
 
-def read_classes(path: Path) -> ImageTable:
-    """Read `CLASS/...` or `train/CLASS/...`, `val/CLASS/...`; the attributes are the classes, in their order."""
-    tree = open_tree(path)
-    images, ignored = image_names(tree)
-    if not images:
+def looks_like_classes(files: Files, source: Path) -> bool:
+    """Return whether the images lie in a folder for each class; DataError where that is open to doubt.
+
+    `files` are those below the folder that holds them all.
+    """
+    folders = files.tops - {""}
+    if len(folders) < 2 and not any(map(split_of, folders)):
+        return False
+    some = " and ".join(sorted(folders)[:2])
+    loose = next((name for name in files.images if "/" not in name), None)
+    if loose is not None:
+        raise DataError(
+            f"{source}: {loose} lies beside the folders {some}; move it into one if they are classes, "
+            "or give --layout images if none of the images has a label"
+        )
+    splits = sorted(name for name in folders if split_of(name) or split_and_domain(name))
+    others = sorted(folders - set(splits))
+    if splits and others:
+        raise DataError(
+            f"{source}: {splits[0]} names a split and {others[0]} does not; rename {others[0]} if it is one too, "
+            "remove it, or give --layout classes if each folder is a class"
+        )
+    return True
+
+
+def read_classes(path: Path, files: Files) -> ImageTable:
+    """Read `CLASS/...`, `train/CLASS/...`, `CLASS/train/...` or `trainA/...`; the attributes are the classes."""
+    if not files.images:
         raise DataError(f"{path}: no images there; expected a folder of images for each class")
-    tops = {name.split("/", 1)[0] for name in images}
-    with_splits = tops <= set(SPLIT_FOLDERS)
-    depth = 2 if with_splits else 1
-    loose = next((name for name in images if name.count("/") < depth), None)
+    files = files.below(common_folder(files))
+    tops = files.tops
+    loose = next((name for name in files.images if "/" not in name), None)
     if loose is not None:
         raise DataError(f"{path / loose}: lies in no class folder; move it into one")
-    of_row = [name.split("/")[depth - 1] for name in images]
+    splits: list[str] | None
+    paths = [name.split("/")[:-1] for name in files.images]
+    if all(map(split_of, tops)):
+        splits, of_row = _below_splits(path, files.images)
+    elif all(map(split_and_domain, tops)):
+        pairs = [split_and_domain(path[0]) or ("", "") for path in paths]
+        splits, of_row = [split for split, _ in pairs], [domain for _, domain in pairs]
+    else:
+        of_row = [path[0] for path in paths]
+        inner = [split_of(path[1]) if len(path) > 1 else None for path in paths]
+        splits = [split for split in inner if split] if all(inner) else None
+    # Two systems write the same name with an accent in two ways.
+    of_row = [unicodedata.normalize("NFC", name) for name in of_row]
     classes = tuple(sorted(set(of_row)))
     if len(classes) < 2:
         raise DataError(
             f"{path}: one class alone, {classes[0]!r}; a translator needs two, or use --layout images"
         )
     labels = (np.array(of_row)[:, None] == np.array(classes)[None]).astype(np.int8)
-    splits = [SPLIT_FOLDERS[name.split("/", 1)[0]] for name in images] if with_splits else None
-    return ImageTable(path, tree, "classes", classes, images, labels, splits, ignored)
+    return ImageTable(
+        path, files.tree, "classes", classes, files.images, labels, splits, True, files.left_out()
+    )
+
+
+def _below_splits(path: Path, images: list[str]) -> tuple[list[str], list[str]]:
+    """Return split and class of images in `SPLIT/CLASS/...`; a folder `SPLIT/SPLIT` counts as one."""
+    doubled: dict[str, bool] = {}
+    for name in images:
+        top, *rest = name.split("/")[:-1]
+        again = len(rest) > 1 and split_of(rest[0]) == split_of(top)
+        doubled[top] = doubled.get(top, True) and again
+    splits, classes = [], []
+    for name in images:
+        top, *rest = name.split("/")[:-1]
+        rest = rest[doubled[top] :]
+        if not rest:
+            raise DataError(
+                f"{path / name}: lies in the folder of a split, but in no class folder; move it into one, "
+                "give a table of labels, or --layout images if the images have none"
+            )
+        splits.append(split_of(top) or "")
+        classes.append(rest[0])
+    return splits, classes

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
-from rgcluster.data.sources.table import SPLITS, ImageTable
+from rgcluster.data.sources.table import ImageTable
+from rgcluster.data.sources.words import SPLITS
 from rgcluster.faces.dataset import FaceSet
 
 __all__ = ["DrawnTree", "drawn_table"]
@@ -24,6 +25,9 @@ class DrawnTree:
 
     def names(self) -> list[str]:
         return [self.faces.file_name(index) for index in range(self.faces.count)]
+
+    def head(self, name: str, count: int) -> bytes:
+        return self.read(name)[:count]
 
     def read(self, name: str) -> bytes:
         return self.faces.jpeg(int(name.partition(".")[0]) - 1)

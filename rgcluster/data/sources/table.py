@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.sources.tree import Tree, is_image_name
-from rgcluster.errors import DataError
+from rgcluster.data.sources.files import LeftOut
+from rgcluster.data.sources.tree import Tree
+from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import FaceSet
 
-__all__ = ["SPLITS", "UNKNOWN", "UNLABELLED", "ImageTable", "Layout", "reject_repeats", "reject_unlisted"]
+__all__ = [
+    "UNKNOWN",
+    "UNLABELLED",
+    "ImageTable",
+    "Layout",
+    "reject_repeats",
+    "reject_unlisted",
+    "require_names",
+]
 
-Layout = Literal["celeba", "classes", "table", "images"]
+Layout = Literal["celeba", "classes", "table", "webdataset", "images"]
 
-SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"
 """The split of images without labels; they can be retrieved, and nothing else."""
 UNKNOWN = -1
@@ -30,7 +38,8 @@ class ImageTable:
     """The rows of the source at `origin` before an image is read.
 
     `file_names` [N] within `tree`; `labels` int8 [N, A] in {0, 1, UNKNOWN}; `splits` [N], or none where the
-    source has no say; `ignored` are files that are no images by their name.
+    source has no say; `one_hot` where an image has exactly one of the attributes by construction; `left_out` are
+    names of files that are no rows, by reason.
     """
 
     origin: Path
@@ -40,7 +49,8 @@ class ImageTable:
     file_names: list[str]
     labels: npt.NDArray[np.int8]
     splits: list[str] | None = None
-    ignored: tuple[str, ...] = ()
+    one_hot: bool = False
+    left_out: LeftOut = field(default_factory=dict)
     faces: FaceSet | None = None
     """What the images are drawn from, where they are drawn as they are read."""
 
@@ -52,17 +62,14 @@ class ImageTable:
         """What the data set is called if nobody says otherwise."""
         return self.origin.name if self.origin.is_dir() else self.origin.stem
 
-    @property
-    def one_hot(self) -> bool:
-        """Whether an image has exactly one of the attributes by construction."""
-        return self.layout == "classes"
 
-
-def reject_unlisted(tree: Tree, on_disk: Sequence[str], listed: set[str], source: str) -> None:
-    """Raise DataError for an image in the tree that the table at `source` does not list."""
-    extra = next((name for name in on_disk if name not in listed and is_image_name(name)), None)
+def reject_unlisted(
+    tree: Tree, images: Sequence[str], listed: Collection[str], source: str, way: str = ""
+) -> None:
+    """Raise DataError for an image of the tree that the table at `source` does not list; `way` is one more remedy."""
+    extra = next((name for name in images if name not in listed), None)
     if extra is not None:
-        raise DataError(f"{tree}/{extra}: has no row in {source}; add the row or remove the file")
+        raise DataError(f"{tree}/{extra}: has no row in {source}; add the row or remove the file{way}")
 
 
 def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
@@ -71,6 +78,16 @@ def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
     for line, name in enumerate(names, start=first_line):
         if name in line_of:
             raise DataError(
-                f"{source}: line {line} lists {name} again, after line {line_of[name]}; remove one"
+                f"{source}: line {line} lists {cut(name)} again, after line {line_of[name]}; remove one"
             )
         line_of[name] = line
+
+
+def require_names(source: str, attributes: Sequence[str]) -> None:
+    """Raise DataError for an attribute that `--to A,-B` could not name."""
+    for name in attributes:
+        if name != name.strip() or not name or name[0] in "+-" or "," in name or not name.isprintable():
+            raise DataError(
+                f"{source}: {quoted(name)} cannot name an attribute or class: no commas, no '+' or '-' at the start, "
+                "no blanks at its ends; rename it"
+            )

@@ -1,121 +1,238 @@
-"""A CSV or Parquet table: a column of files, columns of attributes."""
+"""The text and the columns of tables: files, splits, attributes, classes."""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.json
 import pyarrow.parquet
 
 from rgcluster.base.attributes import nearest
-from rgcluster.data.sources.table import SPLITS, ImageTable, reject_repeats, reject_unlisted
-from rgcluster.data.sources.tree import open_tree
-from rgcluster.errors import DataError
+from rgcluster.data.sources.words import NUMBERED_SPLITS, SPLITS, split_of
+from rgcluster.errors import DataError, quoted
 
-__all__ = ["Columns", "TABLE_SUFFIXES", "read_table"]
+__all__ = ["Columns", "Labels", "Sheet", "decode_text", "parse_table"]
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-FILE_COLUMNS = ("file", "file_name", "filename", "image", "image_id", "image_path", "path")
-SPLIT_COLUMNS = ("split", "partition")
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "0": "train", "val": "val", "valid": "val", "validation": "val",
-    "1": "val", "test": "test", "2": "test",
-}  # fmt: skip
+FILE_COLUMNS = (
+    "file", "file_name", "filename", "image", "image_id", "image_name", "image_path", "path", "file_path",
+    "filepath", "img", "img_name", "img_path",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "partition", "subset")
+_FLAGS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "-1": 0, "-1.0": 0, "false": 0}
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what; what is not given is found by its usual name."""
+    """Which columns mean what; what is not given is found by its usual name, and all others are attributes."""
 
     file: str | None = None
     split: str | None = None
     attributes: tuple[str, ...] = ()
+    classes: str | None = None
+    """The column of class names, in place of attributes."""
 
 
-def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
-    """Read the table at `path`, its files in the folder or archive `images` (the table's own folder if None)."""
-    table = _read(path)
-    names = table.column_names
-    file_column = columns.file or next((name for name in FILE_COLUMNS if name in names), None)
-    if file_column is None:
-        raise DataError(
-            f"{path}: no column {' or '.join(FILE_COLUMNS)}; name the column of files with --file-column"
-        )
-    split_column = columns.split or next((name for name in SPLIT_COLUMNS if name in names), None)
-    others = [name for name in names if name not in (file_column, split_column)]
-    attributes = columns.attributes or tuple(others)
-    for name in (file_column, *((split_column,) if split_column else ()), *attributes):
-        if name not in names:
-            raise DataError(f"{path}: no column {name!r}{nearest(name, names)}; it has {', '.join(names)}")
-    if not attributes:
-        raise DataError(f"{path}: no column of attributes; for images without labels use --layout images")
-    files = [str(value) for value in table[file_column].to_pylist()]
-    if not files:
-        raise DataError(f"{path}: no rows")
-    reject_repeats(str(path), files, first_line=2)
-    tree = open_tree(images or path.parent)
-    on_disk = tree.names()
-    present = set(on_disk)
-    missing = next((line for line, name in enumerate(files, start=2) if name not in present), None)
-    if missing is not None:
-        where = f"{path}: line {missing} lists {files[missing - 2]}, which is not in {tree}"
-        raise DataError(f"{where}; remove the row, add the file, or say with --images where the files lie")
-    listed = set(files)
-    if images is not None:
-        reject_unlisted(tree, on_disk, listed, str(path))
-    labels = np.stack([_labels(path, table, name) for name in attributes], axis=1)
-    splits = _splits(path, table, split_column) if split_column else None
-    ignored = tuple(name for name in on_disk if name not in listed and name != path.name)
-    return ImageTable(path, tree, "table", tuple(attributes), files, labels, splits, ignored)
+@dataclass(frozen=True)
+class Labels:
+    """Names of attributes [A] and labels int8 [N, A] in {0, 1}; `one_hot` where they are classes."""
+
+    names: tuple[str, ...]
+    values: npt.NDArray[np.int8]
+    one_hot: bool
 
 
-def _read(path: Path) -> pa.Table:
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pyarrow.parquet.read_table(path)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        table = pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: cannot be read as a table ({str(error).splitlines()[0]}); write it again"
-        ) from None
-    repeated = {name for name in table.column_names if table.column_names.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path}: the column {sorted(repeated)[0]!r} comes twice; remove one")
-    return table
+@dataclass(frozen=True)
+class Sheet:
+    """A table's rows, the name that messages call it by, and the line of its first row.
 
+    `classes` are the names of the classes that a column of numbers stands for.
+    """
 
-def _labels(path: Path, table: pa.Table, name: str) -> npt.NDArray[np.int8]:
-    column = table[name]
-    if not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-        raise DataError(
-            f"{path}: column {name!r} holds {column.type}, an attribute -1, 0 or 1; "
-            "choose the columns with --attributes"
-        )
-    values = pc.cast(column, pa.int64())
-    bad = pc.invert(pc.fill_null(pc.is_in(values, pa.array([-1, 0, 1])), False))
-    rows = np.flatnonzero(bad.to_numpy(zero_copy_only=False) if isinstance(bad, pa.Array) else bad.to_numpy())
-    if rows.size:
-        raise DataError(
-            f"{path}: line {rows[0] + 2}, column {name!r} holds {values[int(rows[0])]}; expected -1, 0 or 1"
-        )
-    return (values.to_numpy() == 1).astype(np.int8)
+    rows: pa.Table
+    source: str
+    first_line: int = 2
+    classes: dict[str, tuple[str, ...]] | None = None
 
-
-def _splits(path: Path, table: pa.Table, name: str) -> list[str]:
-    splits = []
-    for line, value in enumerate(table[name].to_pylist(), start=2):
-        split = SPLIT_WORDS.get(str(value).lower())
-        if split is None:
-            raise DataError(
-                f"{path}: line {line}, column {name!r} holds {value!r}; expected {', '.join(SPLITS)}"
+    def files(self, columns: Columns) -> tuple[str, list[str]]:
+        """Return the column of file names and the names in it, as they are written."""
+        name = columns.file or self._usual("file", FILE_COLUMNS)
+        if name is None:
+            separators = (
+                "" if len(self._names) > 1 else "; columns are separated by commas, semicolons or tabs"
             )
-        splits.append(split)
-    return splits
+            raise DataError(
+                f"{self.source}: no column {' or '.join(FILE_COLUMNS[:5])}; name the column of files with "
+                f"--file-column{separators}"
+            )
+        self._require(name)
+        column = self.rows[name]
+        if not _is_text(column.type):
+            raise DataError(
+                f"{self.source}: column {name!r} holds {column.type}, not names of files; write them as text, "
+                "or name another with --file-column"
+            )
+        files = column.to_pylist()
+        if not files:
+            raise DataError(f"{self.source}: no rows")
+        if not all(files):
+            line = self.first_line + next(row for row, file in enumerate(files) if not file)
+            raise DataError(f"{self.source}: line {line} names no file in column {name!r}; remove the row")
+        return name, files
+
+    def splits(self, columns: Columns) -> tuple[str | None, list[str] | None]:
+        """Return the column of splits and the split of each row; none where there is no such column."""
+        name = columns.split or self._usual("split", SPLIT_COLUMNS)
+        if name is None:
+            return None, None
+        self._require(name)
+        splits = []
+        for line, value in enumerate(self.rows[name].to_pylist(), start=self.first_line):
+            split = split_of(str(value)) or NUMBERED_SPLITS.get(str(value).strip())
+            if split is None:
+                raise DataError(
+                    f"{self.source}: line {line}, column {name!r} holds {quoted(value)}; "
+                    f"expected {', '.join(SPLITS)}, or name another column with --split-column"
+                )
+            splits.append(split)
+        return name, splits
+
+    def labels(self, columns: Columns, besides: Sequence[str]) -> Labels:
+        """Return the labels: of the columns that are chosen, else of all but `besides`."""
+        if columns.classes and columns.attributes:
+            raise DataError(f"{self.source}: give either --class-column or --attributes")
+        chosen = columns.attributes or tuple(name for name in self._names if name not in besides)
+        if columns.classes:
+            return self._classes(columns.classes)
+        if not columns.attributes and len(chosen) == 1 and chosen[0] in (self.classes or {}):
+            return self._classes(chosen[0])
+        if not chosen:
+            raise DataError(
+                f"{self.source}: no column of attributes; for images without labels use --layout images"
+            )
+        for name in chosen:
+            self._require(name)
+        return Labels(chosen, np.stack([self.flags(name) for name in chosen], axis=1), False)
+
+    def flags(self, name: str) -> npt.NDArray[np.int8]:
+        """Return a column of -1, 0 and 1, or of truths, as int8 [N] in {0, 1}."""
+        column = self.rows[name]
+        if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+            raise DataError(f"{self.source}: column {name!r} holds {column.type}{_CHOOSE}")
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.cast(column, pa.string())))
+        places = pc.fill_null(pc.index_in(words, pa.array(list(_FLAGS))), -1).to_numpy()
+        wrong = np.flatnonzero(places < 0)
+        if wrong.size:
+            line, value = self.first_line + wrong[0], column[int(wrong[0])].as_py()
+            raise DataError(
+                f"{self.source}: line {line}, column {name!r} holds {quoted(value)}; expected -1, 0 or 1{_CHOOSE}"
+            )
+        return np.array(list(_FLAGS.values()), np.int8)[places]
+
+    def _classes(self, name: str) -> Labels:
+        self._require(name)
+        column = self.rows[name]
+        if pa.types.is_nested(column.type) or pa.types.is_floating(column.type):
+            raise DataError(f"{self.source}: column {name!r} holds {column.type}, not names of classes")
+        known = (self.classes or {}).get(name)
+        values = []
+        for line, value in enumerate(column.to_pylist(), start=self.first_line):
+            text = "" if value is None else str(value).strip()
+            if not text or (known and not 0 <= int(value) < len(known)):
+                raise DataError(
+                    f"{self.source}: line {line}, column {name!r} holds {quoted(value)}, which is no class"
+                )
+            values.append(known[int(value)] if known else text)
+        numbers = all(value.isdecimal() for value in set(values))
+        classes = tuple(sorted(set(values), key=lambda value: (int(value) if numbers else 0, value)))
+        if len(classes) < 2:
+            raise DataError(
+                f"{self.source}: one class alone, {classes[0]!r}; a translator needs two, or use --layout images"
+            )
+        labels = np.array(values)[:, None] == np.array(classes)[None]
+        return Labels(classes, labels.astype(np.int8), True)
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.rows.column_names)
+
+    def _usual(self, option: str, usual: tuple[str, ...]) -> str | None:
+        found = [name for name in self._names if name.lower().replace(" ", "_") in usual]
+        if len(found) > 1:
+            raise DataError(
+                f"{self.source}: {' and '.join(found)} may each be the column; choose with --{option}-column"
+            )
+        return found[0] if found else None
+
+    def _require(self, name: str) -> None:
+        if name not in self._names:
+            raise DataError(
+                f"{self.source}: no column {quoted(name)}{nearest(name, self._names)}; it has "
+                f"{', '.join(self._names[:40])}"
+            )
+
+
+_CHOOSE = "; choose columns of attributes with --attributes, or one of class names with --class-column"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def parse_table(content: bytes, name: str, source: str) -> Sheet:
+    """Parse a file called `name` as its suffix says. Every cell of a text file stays the text that it is."""
+    try:
+        if name.lower().endswith(".parquet"):
+            rows = pyarrow.parquet.read_table(pa.BufferReader(content))
+        elif name.lower().endswith(".jsonl"):
+            rows = pyarrow.json.read_json(io.BytesIO(decode_text(content, source).encode()))
+        else:
+            rows = _parse_text(decode_text(content, source), source, tabs=name.lower().endswith(".tsv"))
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{source}: cannot be read as a table ({str(error).splitlines()[0][:200]}); write it again"
+        ) from None
+    repeated = {column for column in rows.column_names if rows.column_names.count(column) > 1}
+    if repeated:
+        raise DataError(f"{source}: the column {sorted(repeated)[0]!r} comes twice; remove one")
+    text = name.lower().endswith((".csv", ".tsv"))
+    return Sheet(_without_row_numbers(rows), source, 2 if text else 1)
+
+
+def decode_text(content: bytes, source: str) -> str:
+    """Return a text file's content, in UTF-8 or, with a mark that says so, UTF-16; DataError for another."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{source}: not a text file in UTF-8; save it as one, or fetch it again") from None
+
+
+def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    separator = "\t" if tabs else next((mark for mark in ",;\t" if mark in header), ",")
+    names = next(csv.reader([header], delimiter=separator), [])
+    return pyarrow.csv.read_csv(
+        io.BytesIO(text.encode()),
+        read_options=pyarrow.csv.ReadOptions(use_threads=False),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+    ).rename_columns([name.strip() for name in names])
+
+
+def _without_row_numbers(rows: pa.Table) -> pa.Table:
+    """Return the rows without a column that has no name and numbers them, as pandas writes its index."""
+    for name in rows.column_names:
+        if name in ("", "__index_level_0__") or name.startswith("Unnamed:"):
+            numbers = [str(value) for value in rows[name].to_pylist()]
+            if numbers == [str(row) for row in range(len(rows))]:
+                return rows.drop_columns([name])
+    return rows

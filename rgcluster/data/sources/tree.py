@@ -1,37 +1,46 @@
-"""Files of a source: a folder, or a zip archive read in place."""
+"""Files of a source under relative names: a folder, or a part of another tree."""
 
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rgcluster.errors import DataError
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_FILE_BYTES",
-    "FolderTree",
-    "Tree",
-    "ZipTree",
-    "image_names",
-    "is_image_name",
-    "open_tree",
-]
+__all__ = ["MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "leftover"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FILE_BYTES = 64 << 20
 """A file above this is no training image; read in full it could take all memory."""
+
+_LEFTOVERS = frozenset(
+    (
+        "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "@recycle", "@recently-snapshot",
+        "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "system volume information", "lost+found",
+        "__macosx", "__pycache__",
+    )
+)  # fmt: skip
+"""Files and folders that file managers, NAS boxes, archivers and interpreters leave, in lower case."""
+
+
+def leftover(part: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or what another program left behind."""
+    return part.startswith((".", "~$")) or part.casefold() in _LEFTOVERS
 
 
 class Tree(Protocol):
     """Files under relative names with forward slashes."""
 
     def names(self) -> list[str]:
-        """Return the name of every file, sorted; DataError where the tree cannot be walked."""
+        """Return the name of every file, sorted; a leftover of another program is one name, `@eaDir/` if a folder.
+
+        DataError where the tree cannot be walked.
+        """
+
+    def head(self, name: str, count: int) -> bytes:
+        """Return one file's first `count` bytes; OSError says why they cannot be read."""
 
     def read(self, name: str) -> bytes:
         """Return one file's content; OSError says why it cannot be read."""
@@ -40,7 +49,7 @@ class Tree(Protocol):
 
 
 class FolderTree:
-    """A folder with everything below; symbolic links are followed, hidden files left out."""
+    """A folder with everything below; symbolic links are followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,6 +59,10 @@ class FolderTree:
 
     def names(self) -> list[str]:
         return sorted(self._walk(self.path, "", ()))
+
+    def head(self, name: str, count: int) -> bytes:
+        with open(self.path / name, "rb") as file:
+            return file.read(count)
 
     def read(self, name: str) -> bytes:
         path = self.path / name
@@ -68,85 +81,33 @@ class FolderTree:
         if here in above:
             raise DataError(f"{folder}: a symbolic link to a folder above it; remove the link")
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_directory(entry):
-                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
-            else:
+            if not _is_directory(entry):
                 yield prefix + entry.name
+            elif leftover(entry.name):
+                yield f"{prefix}{entry.name}/"
+            else:
+                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
 
 
-class ZipTree:
-    """A zip archive; each process opens it once."""
+@dataclass(frozen=True)
+class SubTree:
+    """A folder within a tree, as a tree of its own: names without the folder's `prefix`, which ends in a slash."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    tree: Tree
+    prefix: str
 
     def __str__(self) -> str:
-        return str(self.path)
+        return f"{self.tree}/{self.prefix}".rstrip("/")
 
     def names(self) -> list[str]:
-        found: set[str] = set()
-        for entry in _open_archive(str(self.path)).infolist():
-            name = entry.filename
-            parts = PurePosixPath(name).parts
-            if name.startswith("/") or "\\" in name or ".." in parts or (parts and ":" in parts[0]):
-                raise DataError(f"{self.path}: entry {name!r} points outside the archive; pack it again")
-            if entry.flag_bits & 1:
-                raise DataError(f"{self.path}: entry {name!r} is encrypted; pack it again without a password")
-            if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):
-                continue
-            if name in found:
-                raise DataError(f"{self.path}: holds {name!r} twice; pack it again")
-            found.add(name)
-        return sorted(found)
+        cut = len(self.prefix)
+        return [name[cut:] for name in self.tree.names() if name.startswith(self.prefix)]
+
+    def head(self, name: str, count: int) -> bytes:
+        return self.tree.head(self.prefix + name, count)
 
     def read(self, name: str) -> bytes:
-        archive = _open_archive(str(self.path))
-        try:
-            with archive.open(name) as file:
-                # The size in the directory may lie: read no more than allowed.
-                content = file.read(MAX_FILE_BYTES + 1)
-        except KeyError:
-            raise FileNotFoundError(f"not in {self.path}") from None
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-            raise OSError(f"damaged in {self.path.name}: {error}") from None
-        if len(content) > MAX_FILE_BYTES:
-            raise OSError(f"more than {MAX_FILE_BYTES >> 20} MiB")
-        return content
-
-
-def open_tree(path: Path) -> Tree:
-    """Return the folder or zip archive at `path`; DataError where it is neither."""
-    if path.is_dir():
-        return FolderTree(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such folder or file")
-    if path.suffix.lower() == ".zip":
-        _open_archive(str(path))
-        return ZipTree(path)
-    raise DataError(f"{path}: neither a folder nor a .zip")
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file's name ends as an image's does; what is in it is another question."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def image_names(tree: Tree) -> tuple[list[str], tuple[str, ...]]:
-    """Return the tree's names of images, and its other names."""
-    names = tree.names()
-    return [name for name in names if is_image_name(name)], tuple(
-        name for name in names if not is_image_name(name)
-    )
-
-
-@lru_cache(maxsize=4)
-def _open_archive(path: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path}: not a readable zip archive ({error}); fetch it again") from None
+        return self.tree.read(self.prefix + name)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

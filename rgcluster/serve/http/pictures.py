@@ -15,6 +15,7 @@ from rgcluster.config import DataConfig
 from rgcluster.data.fit import fit_image
 from rgcluster.data.fits import Fit
 from rgcluster.data.images import UNREADABLE, UInt8Array, reason, upright_rgb
+from rgcluster.data.kinds import image_kind
 from rgcluster.serve.http.errors import invalid, too_large
 from rgcluster.serve.settings import Limits
 
@@ -42,7 +43,7 @@ def open_image(content: bytes, limits: Limits, field: str) -> Image.Image:
     """Return an uploaded image of which only the header was read; errors as `read_picture`."""
     if not content:
         raise invalid("no_image", "the image is empty", field, "send a JPEG, PNG or WebP image")
-    with _faults(limits, field):
+    with _faults(limits, field, content):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check(image, limits, field)
         return image
@@ -51,13 +52,13 @@ def open_image(content: bytes, limits: Limits, field: str) -> Image.Image:
 def decode_image(image: Image.Image, data: DataConfig, fit: Fit, limits: Limits, field: str) -> UInt8Array:
     """Return an opened image as a training image; errors as `read_picture`."""
     with _faults(limits, field), image:
-        if image.format == "JPEG" and min(image.size) > LARGE_SIDE and fit != "crop":
+        if image.format in ("JPEG", "MPO") and min(image.size) > LARGE_SIDE and fit != "crop":
             image.draft("RGB", (LARGE_SIDE // 2, LARGE_SIDE // 2))
         return fit_image(upright_rgb(image), data, fit)
 
 
 @contextmanager
-def _faults(limits: Limits, field: str) -> Iterator[None]:
+def _faults(limits: Limits, field: str, content: bytes = b"") -> Iterator[None]:
     """Convert the exceptions of the decoder to ApiError."""
     try:
         with warnings.catch_warnings():
@@ -65,7 +66,7 @@ def _faults(limits: Limits, field: str) -> Iterator[None]:
             yield
     except UnidentifiedImageError:
         raise invalid(
-            "not_an_image", "the content is not an image in a supported format", field,
+            "not_an_image", _not_supported(content), field,
             f"send one of {', '.join(FORMATS)}",
         ) from None  # fmt: skip
     except Image.DecompressionBombError:  # Pillow's own limit, raised while it reads the header
@@ -78,6 +79,15 @@ def _faults(limits: Limits, field: str) -> Iterator[None]:
             "unreadable_image", f"the image cannot be decoded ({reason(error)})", field,
             "it is truncated or damaged: save it again as PNG or JPEG",
         ) from None  # fmt: skip
+
+
+def _not_supported(content: bytes) -> str:
+    kind = image_kind(content)
+    return (
+        f"the content is {kind}, which is not supported"
+        if kind
+        else "the content is not an image in a supported format"
+    )
 
 
 def _check(image: Image.Image, limits: Limits, field: str) -> None:
@@ -94,7 +104,8 @@ def _check(image: Image.Image, limits: Limits, field: str) -> None:
             "too_small", f"the image has {image.width} x {image.height} pixels", field,
             f"send one of at least {SMALLEST_SIDE} x {SMALLEST_SIDE}",
         )  # fmt: skip
-    if getattr(image, "is_animated", False):
+    # A camera's MPO holds pictures for two eyes, or a preview: the first counts, as on the command line.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise invalid("animated", "the image is an animation", field, "send a still image")
 
 

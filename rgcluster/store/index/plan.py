@@ -15,6 +15,8 @@ IndexKind = Literal["exact", "ivf", "hnsw", "ivfpq"]
 EXACT_LIMIT = 250_000
 """Up to this many vectors per shard an exact search takes only some milliseconds."""
 HNSW_LINKS = 32
+CENTROIDS = 256
+"""Values of a PQ code's byte."""
 ROW_BYTES = 9
 """Size of a row's id and tag."""
 
@@ -32,6 +34,11 @@ class Plan:
     """Bytes of a PQ code."""
     recall: float = 1.0
     """Recall that tuning aims at."""
+
+    @property
+    def fewest_vectors(self) -> int:
+        """Vectors without which the index cannot be trained: one a cell, and one a centroid of a code's byte."""
+        return max(self.lists, CENTROIDS if self.kind == "ivfpq" else 0)
 
     @property
     def bytes_per_vector(self) -> float:
@@ -92,6 +99,11 @@ def choose(
     """
     if kind != "auto":
         plan = plan_of(kind, vectors, dimension, recall)
+        if vectors < plan.fewest_vectors:
+            raise DataError(
+                f"store.index = {kind} needs {plan.fewest_vectors} vectors or more, a shard has {vectors}; use exact, "
+                "or fewer shards"
+            )
         if memory is not None and plan.bytes > memory:
             raise DataError(_does_not_fit(plan, memory))
         return plan

@@ -1,0 +1,31 @@
+"""What a file's first bytes say it is."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["HEAD_BYTES", "image_kind"]
+
+HEAD_BYTES = 64
+"""The bytes at the start of a file that tell its kind."""
+
+_SIGNATURES: tuple[tuple[str, bytes], ...] = (
+    ("JPEG", rb"\xff\xd8\xff"),
+    ("PNG", rb"\x89PNG\r\n\x1a\n"),
+    ("GIF", rb"GIF8[79]a"),
+    ("WebP", rb"RIFF....WEBP"),
+    ("BMP", rb"BM....\0\0\0\0"),
+    ("TIFF", rb"II[*+]\0|MM\0[*+]"),
+    ("AVIF", rb"....ftyp(?:avi[fs]|(?:mif1|msf1).*avif)"),
+    ("HEIC", rb"....ftyp(?:he[iv][cxms]|mif1|msf1)"),
+    ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+    ("JPEG 2000", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    ("PNM", rb"P[1-6]\s"),
+)
+_PATTERNS = [(kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _SIGNATURES]
+
+
+def image_kind(head: bytes | memoryview) -> str | None:
+    """Return the kind of image that starts with `head`, its first HEAD_BYTES; None where it is no image."""
+    start = bytes(head[:HEAD_BYTES])
+    return next((kind for kind, pattern in _PATTERNS if pattern.match(start)), None)

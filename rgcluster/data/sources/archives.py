@@ -1,0 +1,156 @@
+"""Archives read in place: zip, and tar without compression."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from rgcluster.data.sources.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover
+from rgcluster.errors import DataError, quoted
+
+__all__ = ["TarTree", "ZipTree", "open_tree"]
+
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar")
+
+
+def open_tree(path: Path) -> Tree:
+    """Return the folder, zip or tar archive at `path`; DataError where it is none of them."""
+    if path.is_dir():
+        return FolderTree(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such folder or file")
+    if path.suffix.lower() in _COMPRESSED:
+        raise DataError(f"{path}: cannot be read in place; unpack it and give the folder, or pack it as .zip")
+    if path.suffix.lower() == ".tar":
+        _tar_members(str(path))
+        return TarTree(path)
+    if path.suffix.lower() == ".zip":
+        _open_zip(str(path))
+        return ZipTree(path)
+    raise DataError(
+        f"{path}: expected a folder, an archive (.zip, .tar) or a table (.csv, .tsv, .jsonl, .parquet)"
+    )
+
+
+class ZipTree:
+    """A zip archive; each process opens it once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self) -> list[str]:
+        entries = _open_zip(str(self.path)).infolist()
+        for entry in entries:
+            if entry.flag_bits & 1:
+                what = f"{self.path}: entry {quoted(entry.filename)} is encrypted"
+                raise DataError(f"{what}; pack it again without a password")
+        return _checked([entry.filename for entry in entries if not entry.is_dir()], str(self.path))
+
+    def head(self, name: str, count: int) -> bytes:
+        return self._read(name, count)
+
+    def read(self, name: str) -> bytes:
+        # The size in the directory may lie: read no more than allowed.
+        content = self._read(name, MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise OSError(f"more than {MAX_FILE_BYTES >> 20} MiB")
+        return content
+
+    def _read(self, name: str, count: int) -> bytes:
+        archive = _open_zip(str(self.path))
+        try:
+            with archive.open(name) as file:
+                return file.read(count)
+        except KeyError:
+            raise FileNotFoundError(f"not in {self.path}") from None
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+            raise OSError(f"damaged in {self.path.name}: {error}") from None
+
+
+class TarTree:
+    """A tar archive without compression; each process reads its headers once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self) -> list[str]:
+        return _checked([name for name, _, _ in _tar_members(str(self.path))], str(self.path))
+
+    def head(self, name: str, count: int) -> bytes:
+        offset, size = self._place(name)
+        return self._read(offset, min(size, count))
+
+    def read(self, name: str) -> bytes:
+        offset, size = self._place(name)
+        if size > MAX_FILE_BYTES:
+            raise OSError(f"{size >> 20} MiB, the limit is {MAX_FILE_BYTES >> 20}")
+        content = self._read(offset, size)
+        if len(content) < size:
+            raise OSError(f"damaged in {self.path.name}: {len(content)} bytes of {size}")
+        return content
+
+    def _place(self, name: str) -> tuple[int, int]:
+        try:
+            return _tar_places(str(self.path))[name]
+        except KeyError:
+            raise FileNotFoundError(f"not in {self.path}") from None
+
+    def _read(self, offset: int, count: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            return file.read(count)
+
+
+def _checked(names: list[str], archive: str) -> list[str]:
+    """Return the entries' names, sorted, leftovers as one name each; DataError for one outside, or twice."""
+    found: set[str] = set()
+    left: set[str] = set()
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or "\\" in name or ".." in parts or (parts and ":" in parts[0]):
+            raise DataError(f"{archive}: entry {quoted(name)} points outside the archive; pack it again")
+        place = next((number for number, part in enumerate(parts) if leftover(part)), None)
+        if place is not None:
+            left.add("/".join(parts[: place + 1]) + "/" * (place + 1 < len(parts)))
+            continue
+        if name in found:
+            raise DataError(f"{archive}: holds {quoted(name)} twice; pack it again")
+        found.add(name)
+    return sorted(found | left)
+
+
+@lru_cache(maxsize=4)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path}: not a readable zip archive ({error}); fetch it again") from None
+
+
+@lru_cache(maxsize=4)
+def _tar_members(path: str) -> list[tuple[str, int, int]]:
+    """Return name, offset and size of every file of an archive, in its order."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return [
+                (member.name.removeprefix("./"), member.offset_data, member.size)
+                for member in archive
+                if member.isfile()
+            ]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable tar archive without compression ({error}); fetch it again"
+        ) from None
+
+
+@lru_cache(maxsize=4)
+def _tar_places(path: str) -> dict[str, tuple[int, int]]:
+    return {name: (offset, size) for name, offset, size in _tar_members(path)}

@@ -1,0 +1,112 @@
+"""What the files of a source are: images, whatever their names; leftovers of other programs; the rest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from rgcluster.data.kinds import HEAD_BYTES, image_kind
+from rgcluster.data.sources.tree import SubTree, Tree, leftover
+
+__all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of"]
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif",
+)  # fmt: skip
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+KNOWN_SUFFIXES = (
+    *TABLE_SUFFIXES, ".txt", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".xlsx", ".xls", ".ods", ".cls",
+    ".npy", ".npz", ".mat", ".pt", ".pth", ".tar", ".zip", ".gz", ".py", ".ipynb",
+)  # fmt: skip
+"""No image has one of these. Any other file's first bytes decide."""
+
+SHARD_NAME = re.compile(r"part-\d{5,}-of-\d{5,}-[0-9a-f]+\.parquet")
+"""What this package calls the files that it writes."""
+
+LeftOut = dict[str, tuple[str, ...]]
+"""Names of what is left out, by reason."""
+
+NO_IMAGES = "no images"
+LEFTOVERS = "leftovers of other programs"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a tree: names of `images`, of `others`, and of leftovers of other programs.
+
+    `elsewhere` is what was left out where these are a part of a larger tree.
+    """
+
+    tree: Tree
+    images: list[str]
+    others: list[str]
+    elsewhere: LeftOut = field(default_factory=dict)
+
+    @property
+    def tops(self) -> set[str]:
+        """The top folders of the images; the empty string for images that lie in none."""
+        return {name.split("/", 1)[0] if "/" in name else "" for name in self.images}
+
+    def tables(self) -> list[str]:
+        """Return the tables among the others."""
+        return [
+            name
+            for name in self.others
+            if name.lower().endswith(TABLE_SUFFIXES) and not SHARD_NAME.fullmatch(name.rsplit("/", 1)[-1])
+        ]
+
+    def without(self, used: Collection[str]) -> Files:
+        """Return the files without others that are put to use."""
+        return Files(
+            self.tree, self.images, [name for name in self.others if name not in used], self.elsewhere
+        )
+
+    def below(self, prefix: str) -> Files:
+        """Return the files below a folder, as a tree of their own; what lies elsewhere is left out."""
+        cut = len(prefix)
+        if not cut:
+            return self
+        elsewhere = dict(self.elsewhere)
+        for reason, names in (
+            (f"images outside {prefix}", self.images),
+            (NO_IMAGES, self.others),
+        ):
+            outside = tuple(name for name in names if not name.startswith(prefix))
+            if outside:
+                elsewhere[reason] = (*elsewhere.get(reason, ()), *outside)
+        return Files(
+            SubTree(self.tree, prefix),
+            [name[cut:] for name in self.images if name.startswith(prefix)],
+            [name[cut:] for name in self.others if name.startswith(prefix)],
+            elsewhere,
+        )
+
+    def left_out(self) -> LeftOut:
+        """Return what is left out where every image is used."""
+        found = dict(self.elsewhere)
+        if self.others:
+            found[NO_IMAGES] = (*found.get(NO_IMAGES, ()), *self.others)
+        return found
+
+
+def files_of(tree: Tree) -> Files:
+    """Return the tree's files by what they are; the first bytes of a file decide where its name does not."""
+    images, others, left = [], [], []
+    for name in tree.names():
+        if leftover(name.rstrip("/").rsplit("/", 1)[-1]):
+            left.append(name)
+        elif name.lower().endswith(IMAGE_SUFFIXES) or _is_image(tree, name):
+            images.append(name)
+        else:
+            others.append(name)
+    return Files(tree, images, others, {LEFTOVERS: tuple(left)} if left else {})
+
+
+def _is_image(tree: Tree, name: str) -> bool:
+    if name.lower().endswith(KNOWN_SUFFIXES):
+        return False
+    try:
+        return image_kind(tree.head(name, HEAD_BYTES)) is not None
+    except OSError:
+        return False

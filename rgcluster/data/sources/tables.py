@@ -1,0 +1,155 @@
+"""Tables and the images that they name: a file on its own, or tables beside the images of a folder or archive."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from rgcluster.data.sources.archives import open_tree
+from rgcluster.data.sources.embedded import holds_images, read_embedded
+from rgcluster.data.sources.files import Files, LeftOut, files_of
+from rgcluster.data.sources.matching import match_names
+from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
+from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
+from rgcluster.data.sources.words import split_of
+from rgcluster.errors import DataError
+
+__all__ = ["read_beside", "read_table", "tables_beside"]
+
+METADATA = "metadata"
+"""The name, without its suffix, of the tables of Hugging Face's image folders."""
+WORKBOOKS = (".xlsx", ".xls", ".ods")
+NO_ROW = "images without a row"
+
+
+def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
+    """Read the table at `path`, its files in the folder or archive `images` (the table's own folder if None).
+
+    A Parquet table may hold the images itself.
+    """
+    if path.suffix.lower() == ".parquet" and holds_images(path):
+        return read_embedded(path, [], columns)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+    sheet = parse_table(content, path.name, str(path))
+    files = files_of(open_tree(images or path.parent))
+    own = {path.name} if images is None else set()
+    remedy = "remove the row, add the file, or say with --images where the files lie"
+    if images is None:  # what else lies beside it is no business of the table's
+        return _joined(path, files.without(own), sheet, columns, remedy, whole=False)
+    return _joined(path, files, sheet, columns, remedy, whole=True)
+
+
+def tables_beside(files: Files) -> list[str]:
+    """Return the tables beside or above the images: Hugging Face's `metadata`, else whatever there are."""
+    tables = files.tables()
+    metadata = [name for name in tables if PurePosixPath(name).stem.lower() == METADATA]
+    if metadata:
+        return metadata
+    return [name for name in tables if _beside(name, files.images)]
+
+
+def _beside(table: str, images: list[str]) -> bool:
+    """Return whether every image, or none, lies below the table's folder."""
+    folder = table.rpartition("/")[0]
+    inside = sum(name.startswith(f"{folder}/") for name in images) if folder else len(images)
+    return inside in (0, len(images))
+
+
+def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
+    """Read the table, or the tables of the splits, that lie beside the images of a folder or archive."""
+    names = tables_beside(files)
+    if not names:
+        workbook = next((name for name in files.others if name.lower().endswith(WORKBOOKS)), None)
+        if workbook is not None:
+            raise DataError(f"{path / workbook}: a workbook cannot be read as a table; save it as .csv")
+        raise DataError(f"{path}: no table there, a .csv, .tsv, .jsonl or .parquet file beside the images")
+    if len(names) == 1:
+        folder = f"{names[0].rpartition('/')[0]}/".removeprefix("/")
+        above = all(name.startswith(folder) for name in files.images)
+        inside = files.without(names).below(folder if above else "")
+        sheet = _sheet(files, names[0])
+        way = f", or give the table itself if its rows are all that is wanted: {path / names[0]}"
+        return _joined(path, inside, sheet, columns, "remove the row or add the file", whole=True, way=way)
+    if any(PurePosixPath(name).stem.lower() != METADATA for name in names):
+        raise DataError(
+            f"{path}: the tables {', '.join(names[:4])} lie beside its images; give the one to read, "
+            f"`rgcluster data shard {path / names[0]} ... --images {path}`"
+        )
+    return _of_splits(path, files, names, columns)
+
+
+def _sheet(files: Files, name: str) -> Sheet:
+    source = f"{files.tree}/{name}"
+    try:
+        return parse_table(files.tree.read(name), name, source)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror or error})") from None
+
+
+def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> ImageTable:
+    """Read a table of metadata for each split's folder."""
+    parts, splits = [], []
+    column = ""
+    for name in names:
+        folder = name.rpartition("/")[0]
+        split = next((found for part in folder.split("/") if (found := split_of(part))), None)
+        if split is None:
+            raise DataError(
+                f"{path / name}: one of several tables, in no folder of a split; give the one to read"
+            )
+        sheet = _sheet(files, name)
+        column, listed = sheet.files(columns)
+        paths = pa.array([f"{folder}/{file}" for file in listed])
+        parts.append(sheet.rows.set_column(sheet.rows.column_names.index(column), column, paths))
+        splits += [split] * len(listed)
+    try:
+        rows = pa.concat_tables(parts)
+    except pa.ArrowException:
+        raise DataError(
+            f"{path}: the tables {', '.join(names)} have different columns; make them the same"
+        ) from None
+    sheet = Sheet(rows, str(path), 1)
+    return _joined(
+        path,
+        files.without(names),
+        sheet,
+        columns,
+        "remove the row or add the file",
+        whole=True,
+        splits=splits,
+    )
+
+
+def _joined(
+    path: Path,
+    files: Files,
+    sheet: Sheet,
+    columns: Columns,
+    remedy: str,
+    *,
+    whole: bool,
+    way: str = "",
+    splits: list[str] | None = None,
+) -> ImageTable:
+    """Join a table to its files; where it is `whole`, an image without a row is an error."""
+    file_column, listed = sheet.files(columns)
+    reject_repeats(sheet.source, listed, sheet.first_line)
+    split_column, own = sheet.splits(columns)
+    labels = sheet.labels(columns, [name for name in (file_column, split_column) if name])
+    present = files.images + files.others
+    found = match_names(listed, present, files.tree, sheet.source, sheet.first_line, remedy)
+    reject_repeats(sheet.source, found, sheet.first_line)
+    used = set(found)
+    if whole:
+        reject_unlisted(files.tree, files.images, used, sheet.source, way)
+    left_out: LeftOut = files.without(used).left_out()
+    rest = tuple(name for name in files.images if name not in used)
+    if rest:
+        left_out[NO_ROW] = rest
+    return ImageTable(
+        path, files.tree, "table", labels.names, found, labels.values, own or splits, labels.one_hot, left_out
+    )

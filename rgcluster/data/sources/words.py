@@ -1,0 +1,38 @@
+"""The names that people give to splits, in any case: `train`, `Validation`, `test_set`, `trainA`."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["NUMBERED_SPLITS", "SPLITS", "split_and_domain", "split_in", "split_of"]
+
+SPLITS = ("train", "val", "test")
+
+_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_SPLIT = re.compile(rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?:[_ -]?(?:set|data|images))?")
+_DOMAIN = re.compile(r"(?i:(train|val|test))[_-]?([A-Z])")
+NUMBERED_SPLITS = {"0": "train", "1": "val", "2": "test"}
+"""Splits as CelebA's partition numbers them."""
+
+
+def split_of(word: str) -> str | None:
+    """Return the split that a word means; None for another word."""
+    found = _SPLIT.fullmatch(word.strip().casefold())
+    return _WORDS[found[1]] if found else None
+
+
+def split_and_domain(word: str) -> tuple[str, str] | None:
+    """Return split and domain of a folder of unpaired translation, `trainA`; None for another word."""
+    found = _DOMAIN.fullmatch(word)
+    return (found[1].lower(), found[2]) if found else None
+
+
+def split_in(name: str) -> str | None:
+    """Return the split that a file's name names, such as `data/train-00000-of-00002.parquet`; None where none does."""
+    *folders, last = name.split("/")
+    found = re.match(r"[a-z]+", last.casefold())
+    words = [*folders, found[0] if found else ""]
+    return next((split for word in reversed(words) if (split := split_of(word))), None)
