@@ -21,6 +21,7 @@ import numpy.typing as npt
 import requests
 from PIL import Image
 
+from rgcluster.base.cluster.address import require_url
 from rgcluster.errors import DataError, EndpointError, RequestRefused
 
 __all__ = ["Client", "Made", "Neighbour", "Picture"]
@@ -57,11 +58,12 @@ class Made:
 
 
 class Client:
-    """Client of one endpoint; reuses its connections."""
+    """Client of one endpoint; reuses its connections. ConfigError where `url` is not http://HOST:PORT."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, patience: float = 60.0
     ) -> None:
+        require_url(url)
         self.url, self._timeout, self._patience = url.rstrip("/"), timeout, patience
         self._session = requests.Session()
         if api_key:
@@ -179,7 +181,7 @@ class Client:
                 failure = f"{self.url}: {type(error).__name__}; is the endpoint running?"
             else:
                 if answer.ok:
-                    return dict(answer.json())
+                    return _json(answer)
                 failure = _error_message(answer)
                 if answer.status_code < 500 and answer.status_code not in BUSY:
                     raise RequestRefused(failure)
@@ -210,6 +212,15 @@ def _pixels(text: str) -> UInt8Array:
 def _neighbour(one: Mapping[str, Any]) -> Neighbour:
     distance = float("nan") if one["distance"] is None else float(one["distance"])
     return Neighbour(int(one["id"]), distance, _pixels(one["image"]) if one["image"] else None)
+
+
+def _json(answer: requests.Response) -> dict[str, Any]:
+    try:
+        return dict(answer.json())
+    except (ValueError, TypeError):
+        raise EndpointError(
+            f"{answer.url.split('?')[0]}: the server there answers, but is no endpoint of rgcluster"
+        ) from None
 
 
 def _error_message(answer: requests.Response) -> str:

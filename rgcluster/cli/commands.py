@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from rgcluster.base.cluster.address import require_endpoint
+from rgcluster.base.cluster.job import refuse_relative
+from rgcluster.base.lease import Lease
+from rgcluster.base.placement import CPUS_PER_WRITER, Claim
 from rgcluster.base.progress import task
 from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
@@ -45,7 +50,6 @@ __all__ = [
     "draw_faces",
     "evaluate",
     "follow_store",
-    "fit_to_time",
     "probe",
     "query",
     "report",
@@ -56,36 +60,59 @@ __all__ = [
     "translate",
 ]
 
+_WRITER = Claim("task", 1, CPUS_PER_WRITER)
+"""What reading and writing shards needs at least."""
+
 
 def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
     """Return the preset with overrides on top."""
     return load_config(preset, overrides or ())
 
 
-def demo(config: Config, run: str) -> Location:
-    """Draw faces, into the run directory if it is local, and do everything; return the report."""
-    location, faces = Location(run), config.faces
-    with ray_session():
-        placement(config)
-        if location.is_local:
-            draw_faces(location.local() / "faces", faces.count, faces.seed)
-            table = read_celeba(location.local() / "faces")
-        else:  # each task of the cluster draws what it writes
-            table = drawn_table(FaceSet(faces.seed, faces.count))
-        options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
-        shards = _write_shards(table, location / "shards", options)
-        pipeline = Pipeline(location, config, shards)
-        pipeline.prepare()
-        return pipeline.report()
+def demo(
+    config: Config, run: str, minutes: float | None = None, say: Callable[[str], None] = lambda line: None
+) -> Location:
+    """Draw faces, into the run directory if it is local, and do everything; return the report.
+
+    With `minutes`, as many of the preset's steps are trained as end within them on this machine (0: all of them);
+    `say` is told what was chosen and why.
+    """
+    with _driving(run) as location:
+        if minutes is not None:
+            config, chosen = ladder.fit_to_time(config, location, minutes)
+            if chosen:
+                say(chosen)
+        with ray_session():
+            return _demo(config, location)
 
 
-def fit_to_time(config: Config, run: str, minutes: float) -> tuple[Config, str]:
-    """Return the configuration whose demo ends within `minutes` on this machine, and what was chosen and why."""
-    return ladder.fit_to_time(config, Location(run), minutes)
+def _demo(config: Config, location: Location) -> Location:
+    faces = config.faces
+    placement(config)
+    if location.is_local:
+        draw_faces(location.local() / "faces", faces.count, faces.seed)
+        table = read_celeba(location.local() / "faces")
+    else:  # each task of the cluster draws what it writes
+        table = drawn_table(FaceSet(faces.seed, faces.count))
+    options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
+    shards = _write_shards(table, location / "shards", options)
+    pipeline = Pipeline(location, config, shards)
+    pipeline.prepare()
+    return pipeline.report()
+
+
+@contextmanager
+def _driving(run: str) -> Iterator[Location]:
+    """Hold the lease of a run directory, so that one process at a time works there; LeaseHeld names the other."""
+    refuse_relative("--run", run)
+    location = Location(run)
+    with Lease(location):
+        yield location
 
 
 def draw_faces(target: Path, count: int, seed: int) -> None:
     """Draw `count` faces into the folder; what is already there is kept."""
+    refuse_relative("the folder", target)
     with task("faces") as update:
         write_faces(target, count, seed, progress=update)
 
@@ -109,9 +136,12 @@ def shard(
     unlabelled: Path | None = None,
 ) -> ShardSet:
     """Write a source as shards, and a folder of images without labels with it."""
+    for path in (source, target, images, unlabelled):
+        if path is not None:
+            refuse_relative("the path", path)
     table = read_source(source, layout, images, columns)
     more = read_images(unlabelled) if unlabelled else None
-    with ray_session():
+    with Lease(Location(target)), ray_session(needs=_WRITER):
         return _write_shards(table, Location(target), options, more)
 
 
@@ -121,7 +151,7 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
     location = Location(path)
     inside = location.names() if location.exists() and not location.is_file() else []
     is_shards = any(name == MANIFEST or name.endswith(".parquet") for name in inside)
-    with task("check") as update, ray_session():
+    with ray_session(needs=_WRITER), task("check") as update:
         if is_shards and layout == "auto":
             survey = survey_shards(open_shards(location), update)
         else:
@@ -133,18 +163,21 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
 
 def train(config: Config, data: str, run: str, stage: str) -> None:
     """Run `stage` and whatever before it is not finished."""
+    refuse_relative("--run", run)
+    refuse_relative("--data", data)
     shards = open_shards(Location(data))
-    with ray_session():
-        pipeline = Pipeline(Location(run), config, shards)
+    with _driving(run) as location, ray_session():
+        pipeline = Pipeline(location, config, shards)
         pipeline.prepare()
         pipeline.finish(stage)
 
 
 def evaluate(run: str) -> Location:
     """Evaluate a run and write its report."""
+    refuse_relative("--run", run)
     config, location = open_run(run)
     shards = open_shards(shards_of(location))
-    with ray_session():
+    with _driving(run), ray_session():
         return Pipeline(location, config, shards).report()
 
 
@@ -198,6 +231,8 @@ def translate(
     """Translate image files; return the PNGs written: one an image, its samples side by side."""
     if (run is None) == (url is None):
         raise ConfigError("give either --run, a finished run, or --url, an endpoint")
+    if url:
+        require_endpoint(url)
     if len({path.stem for path in images}) != len(images):
         raise ConfigError("two of the images have the same name; translate them one by one")
     folder = len(images) > 1 or target.is_dir() or not target.suffix

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from rgcluster.base.events import Event, last_error, read_events
+from rgcluster.base.logs.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
 from rgcluster.base.rundir import STAGE, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
@@ -48,7 +48,7 @@ def describe(config: Config, console: Console) -> None:
     activations = 16 * 12 * config.model.width * pixels * 4
     console.print(f"memory of stage 3, roughly: {(states + activations) / 2**30:.1f} GiB a worker")
     if os.environ.get("RAY_ADDRESS"):
-        with ray_session():
+        with ray_session(needs=None):
             where, nodes = f"the cluster at {os.environ['RAY_ADDRESS']}", cluster_nodes()
     else:
         where, nodes = "this machine", this_machine()

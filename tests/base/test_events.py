@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from rgcluster.base.events import add_event, last_error, read_events
+from rgcluster.base.logs.events import add_event, last_error, read_events
 from rgcluster.base.rundir import EVENTS, enter
 from rgcluster.base.storage import Location
 from rgcluster.config import load_config

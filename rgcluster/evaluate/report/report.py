@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from rgcluster.base.jsonlines import read_lines
+from rgcluster.base.logs.jsonlines import read_lines
 from rgcluster.base.rundir import DATA, MANIFEST, METRICS, RESULTS, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
