@@ -225,11 +225,8 @@ class Lease:
             return
         if silent > self._stale_seconds:
             return
-        who, remedy = (str(holder), holder.remedy) if holder else ("another process", "its own means")
         raise LeaseHeld(
-            f"{self.location}: in use by {who}; wait until it ends, or end it with {remedy}; if its machine is gone, "
-            f"the same command takes over {self._stale_seconds:g} s after its last sign of life, which was "
-            f"{max(silent, 0.0):.0f} s ago"
+            f"{_held_message(self.location, holder, self._stale_seconds)}, which was {max(silent, 0.0):.0f} s ago"
         )
 
     def _file(self, epoch: int) -> Location:
@@ -251,7 +248,15 @@ def refuse_held(location: Location, name: str = LEASE) -> None:
     """Raise LeaseHeld where another process holds the lease of a location, without taking it."""
     holder = holder_of(location, name)
     if holder is not None:
-        raise LeaseHeld(f"{location}: in use by {holder}; wait until it ends, or end it with {holder.remedy}")
+        raise LeaseHeld(_held_message(location, holder, STALE_SECONDS))
+
+
+def _held_message(location: Location, holder: Holder | None, stale_seconds: float) -> str:
+    who, remedy = (str(holder), holder.remedy) if holder else ("another process", "its own means")
+    return (
+        f"{location}: in use by {who}; wait until it ends, or end it with {remedy}; if its machine is gone, the same "
+        f"command takes over {stale_seconds:g} s after its last sign of life"
+    )
 
 
 def _newest(directory: Location) -> tuple[int, Holder | None]:

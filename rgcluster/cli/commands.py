@@ -38,6 +38,7 @@ from rgcluster.pipeline import ladder
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
+from rgcluster.train.preflight import check_storage
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.finished import open_run, store_name
 from rgcluster.translate.guided import load_models
@@ -278,6 +279,8 @@ def run_store(run: str) -> tuple[Location, str, StoreConfig]:
 def _write_shards(
     table: ImageTable, target: Location, options: ShardOptions, unlabelled: ImageTable | None = None
 ) -> ShardSet:
+    if not (target / MANIFEST).exists():
+        check_storage(target)
     with task("shards") as update:
         return write_shards(table, target, options, unlabelled, update)
 

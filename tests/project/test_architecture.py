@@ -40,7 +40,7 @@ ORDER: dict[str, str] = {
     "evaluate": "metrics measure report figures",
     "pipeline": "fit context stages run ladder exchange overview",
     "serve": "settings telemetry batcher backend engine http exposition deploy",
-    "cli": "commands",
+    "cli": "early commands",
 }
 """Inside a room an entry, file or inner room, imports only from those that stand before it here.
 
