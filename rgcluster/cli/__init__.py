@@ -323,6 +323,8 @@ def status(run: RunOption) -> None:
     for row in found.rows:
         table.add_row(*row)
     out.print(table)
+    if found.holder:
+        out.print(f"at work: {found.holder}", markup=False, soft_wrap=True)
     if found.error:
         out.print(f"last error: {found.error.stage}: {found.error.message}", markup=False, soft_wrap=True)
     for event in found.events[-EVENTS_SHOWN:]:

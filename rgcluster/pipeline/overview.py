@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from rgcluster.base.lease import Holder, holder_of
 from rgcluster.base.logs.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
 from rgcluster.base.rundir import STAGE, stage_directory
@@ -79,6 +80,8 @@ class Status:
 
     rows: list[tuple[str, str, str, str, str, str]]
     events: list[Event]
+    holder: Holder | None
+    """The process at work on the run, if there is one."""
 
     @property
     def error(self) -> Event | None:
@@ -105,7 +108,7 @@ def status(run: str) -> Status:
             left = duration((last["steps"] - last["step"]) * last["seconds_per_step"])
         state = "finished" if record["finished"] else "begun"
         rows.append((name, state, step, speed, f"{record['seconds']:.0f}", left))
-    return Status(rows, read_events(location))
+    return Status(rows, read_events(location), holder_of(location))
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,7 @@ with ray_session():
     start = time.monotonic()
     try:
         check_nodes(Location(sys.argv[1]), [found for name in sys.argv[2:] if (found := find(name))])
-        print("fine")
+        print(f"{time.monotonic() - start:.1f} 0 ")
     except RGClusterError as error:
         print(f"{time.monotonic() - start:.1f} {error.exit_status} {error}")
 """
@@ -69,10 +69,7 @@ def look(run: str, *weights: str) -> tuple[float, int, str]:
         [sys.executable, "-c", LOOK, run, *weights], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    last = result.stdout.splitlines()[-1]
-    if last == "fine":
-        return 0.0, 0, ""
-    seconds, status, message = last.split(" ", 2)
+    seconds, status, message = result.stdout.splitlines()[-1].split(" ", 2)
     return float(seconds), int(status), message
 
 
@@ -82,15 +79,15 @@ def test_the_node_that_the_storage_refuses_is_named(head: Any, monkeypatch: pyte
         run = place(proxy.address, "runs/team/a")
         for _ in range(2):
             add_node(head)
-        assert look(run) == (0.0, 0, "")
+        usual, status, message = look(run)
+        assert (status, message) == (0, "")
         with monkeypatch.context() as patch:
             patch.setenv("AWS_ACCESS_KEY_ID", "another")
             refused = add_node(head)
         seconds, status, message = look(run)
-        assert seconds < 10 and status == 1
+        assert seconds < max(10, 2 * usual) and status == 1  # a busy machine starts a node's process late
         assert re.search(rf"node \S+ \({refused}\) cannot read a file .*HTTP 403", message), message
         assert message.count("node ") == 1 and "every machine the credentials for it" in message
-        shutil.rmtree("faces", ignore_errors=True)
         result = command("demo", "--preset", "smoke", "--run", run, timeout=120)
         assert result.returncode == 1 and refused in result.stderr.splitlines()[-1], result.stderr
         proxy.close()
