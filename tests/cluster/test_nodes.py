@@ -86,7 +86,7 @@ def test_the_node_that_the_storage_refuses_is_named(head: Any, monkeypatch: pyte
             refused = add_node(head)
         seconds, status, message = look(run)
         assert seconds < max(10, 2 * usual) and status == 1  # a busy machine starts a node's process late
-        assert re.search(rf"node \S+ \({refused}\) cannot read a file .*HTTP 403", message), message
+        assert re.search(rf"node \S+ \({refused}\) cannot read a file .*access denied", message), message
         assert message.count("node ") == 1 and "every machine the credentials for it" in message
         result = command("demo", "--preset", "smoke", "--run", run, timeout=120)
         assert result.returncode == 1 and refused in result.stderr.splitlines()[-1], result.stderr
@@ -110,8 +110,6 @@ def test_weights_that_only_the_driver_has_are_refused(
     assert status == 2 and f"({node}) does not find vgg16; this machine uses" in message, message
     (shared / "checkpoints" / file).write_bytes(b"others")
     assert f"({node}) has another vgg16" in look(str(tmp_path / "run"), "vgg16")[2]
-    (shared / "checkpoints" / file).write_bytes(b"weights")
-    assert look(str(tmp_path / "run"), "vgg16")[1] == 0
 
 
 def test_a_cluster_without_cpus_is_refused_by_what_starts_tasks(head: Any, tmp_path: Path) -> None:
