@@ -21,6 +21,7 @@ import requests
 from PIL import Image
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_exponential
 
+from rgcluster.base.cluster.address import require_url
 from rgcluster.errors import DataError, EndpointError, RequestRefused
 
 __all__ = ["Client", "Made", "Neighbour", "Picture"]
@@ -57,11 +58,12 @@ class Made:
 
 
 class Client:
-    """Client of one endpoint; reuses its connections."""
+    """Client of one endpoint; reuses its connections. ConfigError where `url` is not http://HOST:PORT."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, timeout: float = 60.0, patience: float = 60.0
     ) -> None:
+        require_url(url)
         self.url, self._timeout, self._patience = url.rstrip("/"), timeout, patience
         self._session = requests.Session()
         if api_key:
@@ -174,15 +176,15 @@ class Client:
             stop=stop_before_delay(self._patience),
             reraise=True,
         )
-        return attempts(self._send_once, method, f"{self.url}/v1/{path}", params=given, **options)
+        return _json(attempts(self._send_once, method, f"{self.url}/v1/{path}", params=given, **options))
 
-    def _send_once(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+    def _send_once(self, method: str, url: str, **options: Any) -> requests.Response:
         try:
             answer = self._session.request(method, url, timeout=self._timeout, **options)
         except requests.RequestException as error:
             raise EndpointError(f"{self.url}: {type(error).__name__}; is the endpoint running?") from None
         if answer.ok:
-            return dict(answer.json())
+            return answer
         if answer.status_code < 500 and answer.status_code not in BUSY:
             refused = RequestRefused(_error_message(answer))
             refused.field = _error_of(answer).get("field")
@@ -227,6 +229,15 @@ def _pixels(text: str) -> UInt8Array:
 def _neighbour(one: Mapping[str, Any]) -> Neighbour:
     distance = float("nan") if one["distance"] is None else float(one["distance"])
     return Neighbour(int(one["id"]), distance, _pixels(one["image"]) if one["image"] else None)
+
+
+def _json(answer: requests.Response) -> dict[str, Any]:
+    try:
+        return dict(answer.json())
+    except (ValueError, TypeError):
+        raise EndpointError(
+            f"{answer.url.split('?')[0]}: the server there answers, but is no endpoint of rgcluster"
+        ) from None
 
 
 def _error_message(answer: requests.Response) -> str:

@@ -9,6 +9,8 @@
     │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
     ├── SomeFailed            some of several inputs are at fault; the others are done
     ├── StorageError          no space, or no permission, to write a file
+    ├── LeaseLost             another process took over what this one was changing
+    ├── Terminated            the process was asked to end (exit status 143, as after SIGTERM)
     ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
         ├── ConfigError       a key or a value of the configuration
@@ -17,6 +19,7 @@
         │   └── UnknownId     an id that the store does not hold
         ├── RequestRefused    an endpoint said what is wrong with a request
         ├── RunConflict       a run directory made by another configuration
+        ├── LeaseHeld         another process is changing the same directory
         └── CheckpointError   missing, corrupt, or made for other networks
             └── StoreMismatch a store embedded by other networks
         └── TooFewNeighbours  more neighbours requested than the store has
@@ -36,6 +39,8 @@ __all__ = [
     "DataError",
     "EndpointError",
     "ExportMismatch",
+    "LeaseHeld",
+    "LeaseLost",
     "OutOfMemory",
     "RGClusterError",
     "RequestRefused",
@@ -46,6 +51,7 @@ __all__ = [
     "StoreMismatch",
     "StoreUnavailable",
     "TargetError",
+    "Terminated",
     "TooFewNeighbours",
     "TrainingDiverged",
     "UnknownAttribute",
@@ -99,6 +105,16 @@ class StorageError(RGClusterError):
     """A file could not be written."""
 
 
+class LeaseLost(RGClusterError):
+    """Another process took over what this one was changing."""
+
+
+class Terminated(RGClusterError):
+    """The process was asked to end, and ended in good order."""
+
+    exit_status = 143
+
+
 class EndpointError(RGClusterError):
     """An endpoint did not answer, or failed."""
 
@@ -148,6 +164,10 @@ class RequestRefused(UserError):
 
 class RunConflict(UserError):
     """The run directory belongs to another configuration."""
+
+
+class LeaseHeld(UserError):
+    """Another process is changing the same directory."""
 
 
 class CheckpointError(UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Update", "console", "duration", "follow", "task"]
+__all__ = ["Update", "console", "duration", "explain_waits", "follow", "task", "waiting"]
 
 console = Console(stderr=True, highlight=False)
 
@@ -30,27 +31,103 @@ class Update(Protocol):
 
 
 LINE_SECONDS = 15.0
+SILENT_SECONDS = 10.0
+"""A wait without progress of this length is explained, and again after every `MORE_SECONDS`."""
+MORE_SECONDS = 60.0
+AT_START_SECONDS = 2.0
+
+_explain: Callable[[], str] | None = None
+
+
+@contextmanager
+def explain_waits(explain: Callable[[], str]) -> Iterator[None]:
+    """Let `explain` say what work waits for that has shown no progress yet."""
+    global _explain
+    before, _explain = _explain, explain
+    try:
+        yield
+    finally:
+        _explain = before
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Print a line where the body takes longer than `SILENT_SECONDS`."""
+    with _Silence(lambda: f"waiting for {what}"):
+        yield
+
+
+class _Silence:
+    """Prints a line now and then until there is progress."""
+
+    def __init__(self, describe: Callable[[], str]) -> None:
+        self._describe, self._start = describe, time.monotonic()
+        self._next: float = self._start + SILENT_SECONDS
+        self._at_start: int | None = None
+
+    def __enter__(self) -> _Silence:
+        self._following = follow(self._poll, 1.0)
+        self._following.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._following.__exit__(None, None, None)
+
+    def progress(self, done: int) -> None:
+        """Note what is done; what an earlier start had done is none of it."""
+        if self._at_start is None:
+            self._at_start = done if time.monotonic() - self._start < AT_START_SECONDS else 0
+        if done > self._at_start:
+            self._next = math.inf
+
+    def _poll(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + MORE_SECONDS
+            console.print(f"{self._describe()} ({now - self._start:.0f} s so far)", soft_wrap=True)
 
 
 @contextmanager
 def task(title: str) -> Iterator[Update]:
-    """Show one piece of work; a finished one leaves a line with its time."""
+    """Show one piece of work; a finished one leaves a line with its time.
+
+    A line says what it waits for where its first result does not come soon.
+    """
     start = time.monotonic()
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description:<22}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=console, transient=True) as bar:
-            number = bar.add_task(title, total=None, note="")
+    silence = _Silence(lambda: f"{title}: waiting for {_explained()}")
+    with silence, _shown(title, start) as show:
 
-            def update(done: int, total: int, note: str = "") -> None:
-                bar.update(number, completed=done, total=total, note=note)
+        def update(done: int, total: int, note: str = "") -> None:
+            silence.progress(done)
+            show(done, total, note)
 
-            yield update
-    else:
-        yield _Lines(title, start)
+        yield update
     console.print(f"{title:<22} done in {time.monotonic() - start:.0f} s", soft_wrap=True)
+
+
+def _explained() -> str:
+    try:
+        return _explain() if _explain else "its first result"
+    except Exception:  # a wait is not explained at the price of the work
+        return "its first result"
+
+
+@contextmanager
+def _shown(title: str, start: float) -> Iterator[Update]:
+    if not console.is_terminal:
+        yield _Lines(title, start)
+        return
+    columns = (
+        TextColumn("{task.description:<22}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        number = bar.add_task(title, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bar.update(number, completed=done, total=total, note=note)
+
+        yield update
 
 
 class _Lines:

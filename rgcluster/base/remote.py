@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from pyarrow import ArrowException, fs
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
@@ -36,7 +36,7 @@ _S3_OPTIONS = ("region", "endpoint_override", "scheme", "attempts")
 
 def connect(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of `uri` and the path in it; ConfigError where the address is wrong."""
-    parts = urlsplit(uri)
+    parts = urlsplit(uri, allow_fragments=False)  # a name may hold #
     if parts.username and not (parts.scheme in ("gs", "gcs") and parts.username == "anonymous"):
         shown = uri.replace(parts.netloc, parts.netloc.rpartition("@")[2])
         raise ConfigError(
@@ -48,7 +48,7 @@ def connect(uri: str) -> tuple[fs.FileSystem, str]:
             if not parts.netloc:
                 raise ConfigError(f"{uri}: no bucket; write s3://BUCKET/PATH")
             return _s3(parts.netloc, parts.query), f"{parts.netloc}{parts.path}".rstrip("/")
-        found, path = fs.FileSystem.from_uri(uri)
+        found, path = fs.FileSystem.from_uri(uri.replace(parts.path, quote(parts.path), 1))
         return found, path
     except (ArrowException, ValueError) as error:
         raise ConfigError(f"{uri}: {_first_line(error)}") from None

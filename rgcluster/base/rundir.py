@@ -7,11 +7,13 @@ and work with other dependencies is refused, unless nothing of the earlier work 
 from __future__ import annotations
 
 import posixpath
+import re
 import time
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rgcluster.base.storage import Location
+from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.base.versions import package_versions
 from rgcluster.errors import RunConflict, cut
 
@@ -25,9 +27,11 @@ __all__ = [
     "METRICS",
     "MODEL",
     "NOTICES",
+    "PREEMPTED",
     "RESULTS",
     "SNAPSHOT",
     "STAGE",
+    "STOP",
     "binding",
     "enter",
     "is_blank",
@@ -35,6 +39,7 @@ __all__ = [
     "link_stage",
     "networks_of",
     "refuse_other",
+    "safe_name",
     "shards_of",
     "snapshot_of",
     "stage_directory",
@@ -52,12 +57,17 @@ METRICS = "metrics.jsonl"
 NOTICES = "notices.jsonl"
 FAILURE = "failure.json"
 CHECKPOINTS = "checkpoints"
+STOP = "stop"
+PREEMPTED = "preempted"
 MODEL = "model"
 SNAPSHOT = "snapshot"
 RESULTS = "results.json"
-"""Names in a stage's folder: its record, a training's losses, messages and states, networks, store, evaluation."""
+"""Names in a stage's folder: its record, a training's losses, messages, states and requests, networks, store,
+evaluation."""
 
 LINK = "elsewhere.json"
+
+LONGEST_SAFE_NAME = 40
 
 Depends = Mapping[str, Any]
 
@@ -70,6 +80,18 @@ def stage_directory(run: Location, stage: str) -> Location:
     found = Location(run / stage)
     found.path = posixpath.normpath(posixpath.join(found.path, link.read_json()["at"]))
     return found
+
+
+def safe_name(name: str) -> str:
+    """Return a name in ASCII letters, digits, '.', '_' and '-', as metric tags, actors and stores need it.
+
+    A name that is changed or cut gets the digest of the original, so that different names stay different.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:LONGEST_SAFE_NAME]
+    if safe and safe == name:
+        return safe
+    return f"{safe or 'name'}-{digest_bytes(name.encode('utf-8', 'surrogateescape'))[:6]}"
 
 
 def networks_of(run: Location, stage: str) -> Location:

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 # Read when ray is imported, so set before that.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,24 +21,36 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 import ray  # noqa: E402
 import torch  # noqa: E402
-from ray._private.utils import get_num_cpus  # noqa: E402
 
-from rgcluster.base.placement import Node, Placement, place  # noqa: E402
+from rgcluster.base.cluster.address import check_driver_address  # noqa: E402
+from rgcluster.base.cluster.internals import autoscaler_node_groups, num_cpus_here, quiet_driver  # noqa: E402
+from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, describe_nodes, pack, place  # noqa: E402
+from rgcluster.base.progress import explain_waits, waiting  # noqa: E402
 from rgcluster.base.weights import chosen_paths  # noqa: E402
 from rgcluster.config import Config  # noqa: E402
 from rgcluster.errors import ConfigError  # noqa: E402
 
-__all__ = ["cluster_nodes", "cluster_session", "interruptible", "placement", "ray_session", "this_machine"]
+__all__ = [
+    "cluster_nodes",
+    "cluster_session",
+    "interruptible",
+    "placement",
+    "ray_session",
+    "this_machine",
+]
 
+TASK = Claim("task", 1, CPUS_PER_READER)
+"""What almost all work on a cluster needs at least."""
 MOST_NODES = 512
 """Of a kind that an autoscaler may add: more are not counted."""
 
 
 @contextmanager
-def ray_session(*, dashboard: bool = False) -> Iterator[None]:
+def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Iterator[None]:
     """Hold a connection to Ray for the body; a cluster started here ends with it.
 
-    Trials that Ray Tune stops are cleaned up through the dashboard.
+    ConfigError where no cluster answers, or where it could never run what the body `needs` at least. Trials that
+    Ray Tune stops are cleaned up through the dashboard.
     """
     if ray.is_initialized():
         yield
@@ -47,38 +58,79 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     # It would say on every start that Ray's tokens are on, which they should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        # A local cluster's processes inherit the environment; those of another cluster need the paths of the weights.
-        weights = chosen_paths()
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.WARNING,
-            runtime_env={"env_vars": weights} if weights else None,
-        )  # fmt: skip
-    else:
-        ray.init(
-            address="local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING,
-            object_store_memory=_object_store_bytes(),
-        )  # fmt: skip
+    with _sigterm_kept(), quiet_driver():
+        if address:
+            _connect(address)
+        else:
+            with waiting("Ray to start on this machine"):
+                ray.init(
+                    address="local", include_dashboard=dashboard, log_to_driver=False,
+                    logging_level=logging.WARNING, object_store_memory=_object_store_bytes(),
+                )  # fmt: skip
     for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield
+        if needs is not None:
+            _require(needs)
+        with explain_waits(_what_is_free):
+            yield
     finally:
         ray.shutdown()
 
 
-@contextmanager
-def cluster_session() -> Iterator[None]:
-    """Hold a connection to a Ray cluster that is running already; ConfigError where there is none."""
-    os.environ.setdefault("RAY_ADDRESS", "auto")
+def _connect(address: str) -> None:
+    """Connect to a running cluster; ConfigError where none answers."""
+    check_driver_address("RAY_ADDRESS", address)
+    # A local cluster's processes inherit the environment; those of another cluster need the paths of the weights.
+    weights = chosen_paths()
     try:
-        with ray_session():
-            yield
+        with waiting(f"the Ray cluster at {address}"):
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.WARNING,
+                runtime_env={"env_vars": weights} if weights else None,
+            )  # fmt: skip
     except ConnectionError:
         raise ConfigError(
-            f"no Ray cluster at {os.environ['RAY_ADDRESS']}: `ray start --head` starts one on this machine, "
-            "RAY_ADDRESS names another"
+            f"no Ray cluster at {address}: `ray start --head` starts one on this machine, RAY_ADDRESS=HOST:6379 "
+            "names another"
         ) from None
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray would replace by one of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _require(claim: Claim) -> None:
+    """Raise ConfigError where the cluster cannot run what is claimed, however long one waits."""
+    nodes = cluster_nodes()
+    if pack((claim,), nodes) is None:
+        raise ConfigError(
+            f"{claim} CPUs do not fit on {describe_nodes(nodes) or 'a cluster without CPUs'}; add nodes to the "
+            "cluster, or unset RAY_ADDRESS to work on this machine"
+        )
+
+
+def _what_is_free() -> str:
+    """Return what work on the cluster may be waiting for."""
+    total, free = ray.cluster_resources().get("CPU", 0.0), ray.available_resources().get("CPU", 0.0)
+    return f"its first result; {free:g} of the cluster's {total:g} CPUs are free"
+
+
+@contextmanager
+def cluster_session(needs: Claim | None = None) -> Iterator[None]:
+    """Hold a connection to a Ray cluster that is running already; ConfigError where there is none."""
+    os.environ.setdefault("RAY_ADDRESS", "auto")
+    with ray_session(needs=needs):
+        yield
 
 
 @contextmanager
@@ -110,7 +162,7 @@ def cluster_nodes() -> list[Node]:
     alive = [node for node in ray.nodes() if node["Alive"]]
     nodes = [_node(node["Resources"]) for node in alive]
     groups = [node.get("Labels", {}).get("ray.io/node-group") for node in alive]
-    for group in _node_groups():
+    for group in autoscaler_node_groups():
         more = min(group.max_count, MOST_NODES) - groups.count(group.name)
         nodes += [_node(group.resources)] * max(0, more)
     return [node for node in nodes if node.cpus or node.gpus]
@@ -118,17 +170,11 @@ def cluster_nodes() -> list[Node]:
 
 def this_machine() -> list[Node]:
     """Return what a cluster started here would have."""
-    return [Node(float(get_num_cpus()), float(torch.cuda.device_count()))]
+    return [Node(num_cpus_here(), float(torch.cuda.device_count()))]
 
 
 def _node(resources: Mapping[str, float]) -> Node:
     return Node(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
-
-
-def _node_groups() -> list[Any]:
-    """Return the kinds of machines that an autoscaler knows; none where there is no autoscaler."""
-    config = ray._private.state.state.get_cluster_config()
-    return list(config.node_group_configs) if config is not None else []
 
 
 def _object_store_bytes() -> int:

@@ -11,7 +11,9 @@ import errno
 import hashlib
 import json
 import os
+import random
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +22,17 @@ from typing import Any, TypeVar
 from pyarrow import NativeFile, fs
 
 from rgcluster.base.remote import connect, explain, persistently
-from rgcluster.errors import DataError, StorageError
+from rgcluster.errors import ConfigError, DataError, StorageError
 
 __all__ = ["Location", "digest_bytes", "digest_json"]
 
 T = TypeVar("T")
 
 _PIECE = 8 << 20
+_CLAIM = ".claim"
+_CLAIMS = 10
+_CLAIM_SECONDS = 60.0
+"""A claim that is older was left by a process that ended."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -61,6 +67,10 @@ class Location:
             self._fs, self.path = connect(text)
             self._options = text.partition("?")[2]
         else:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"{text!r}: not valid UTF-8; rename what has this name") from None
             self._fs, self.path = fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
 
     def __truediv__(self, name: str) -> Location:
@@ -183,6 +193,72 @@ class Location:
                     "free some and run the same command again, what is finished is kept"
                 ) from None
             raise
+
+    def create(self, content: bytes) -> bool:
+        """Write the file unless there is one; return False where there is. Of several callers one succeeds."""
+        if not self.is_local:
+            return self._create_by_claim(content)
+        temporary = self.parent.make_directory() / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.local().write_bytes(content)
+            try:
+                os.link(temporary.path, self.path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                return self._create_without_link(content)
+        finally:
+            temporary.remove()
+        return True
+
+    def _create_without_link(self, content: bytes) -> bool:
+        try:
+            with open(self.path, "xb") as stream:
+                stream.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def _create_by_claim(self, content: bytes) -> bool:
+        """Write the file after having seen no other claim beside the own one; StorageError where others insist.
+
+        pyarrow has no conditional PUT, but object stores list consistently: of two callers at least the second
+        to write its claim sees the other's, or the file that the other wrote before it removed its claim.
+        """
+        claim = self.parent / f"{self.name}.{uuid.uuid4().hex}{_CLAIM}"
+        for _ in range(_CLAIMS):
+            if self.exists():
+                return False
+            claim.write_bytes(b"\n")
+            try:
+                if not self._rivals(claim):
+                    if self.exists():
+                        return False
+                    self.write_bytes(content)
+                    return True
+            finally:
+                claim.remove()
+            time.sleep(random.uniform(0.1, 1.0))
+        raise StorageError(f"{self}: other processes try to create this file; run the same command again")
+
+    def _rivals(self, claim: Location) -> list[str]:
+        """Return the names of other recent claims to this file."""
+        inside = fs.FileSelector(self.parent.path, allow_not_found=True)
+        listed = self._ask(lambda: self._fs.get_file_info(inside))
+        claims = {
+            info.base_name: info.mtime_ns / 1e9
+            for info in listed
+            if info.base_name.startswith(f"{self.name}.") and info.base_name.endswith(_CLAIM)
+        }
+        oldest = claims.get(claim.name, time.time()) - _CLAIM_SECONDS
+        return [name for name, modified in claims.items() if name != claim.name and modified > oldest]
+
+    def modified(self) -> float:
+        """Return when the file was written last, in seconds since 1970; FileNotFoundError where there is none."""
+        info = self._ask(lambda: self._fs.get_file_info(self.path))
+        if info.type == fs.FileType.NotFound:
+            raise FileNotFoundError(str(self))
+        return float(info.mtime_ns) / 1e9
 
     def upload(self, source: Path) -> None:
         """Copy a local file here, in pieces; name it elsewhere only once this has returned."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +18,7 @@ from rich.table import Table
 from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
+from rgcluster.cli.early import require_free
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
 from rgcluster.cli.store import FitOption, store_app
@@ -46,8 +50,8 @@ app.command("export")(export)
 out = Console(highlight=False)
 
 EVENTS_SHOWN = 6
-INTERRUPTED = 130
-"""What a shell calls a command that Ctrl-C ended."""
+INTERRUPTED, TERMINATED = 130, 143
+"""What a shell calls a command that SIGINT (Ctrl-C) or SIGTERM ended."""
 
 RunOption = Annotated[
     str,
@@ -67,23 +71,32 @@ DryRunOption = Annotated[
 
 def main() -> None:
     """Run the command; turn deliberate errors into one line and their exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a locale may lack the letters of a name
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except SystemExit as end:
-        if end.code != INTERRUPTED:
+        code = TERMINATED if end.code == signal.SIGTERM else end.code  # Ray's own handler leaves its number
+        if code not in (INTERRUPTED, TERMINATED):
             raise
-        _fail("interrupted; the same command continues where this one stopped", INTERRUPTED)
+        what = "interrupted" if code == INTERRUPTED else "terminated"
+        _fail(f"{what}; the same command continues where this one stopped", int(code))
     except Exception as error:
         cause = root_cause(error)
         if isinstance(cause, RGClusterError):
             _fail(str(cause), cause.exit_status)
         if os.environ.get("RGCLUSTER_TRACEBACK"):
             raise
-        _fail(f"{type(cause).__name__}: {_first_line(cause)} (RGCLUSTER_TRACEBACK=1 shows where)", 1)
+        text = str(cause).strip() or "no message"
+        _fail(f"{type(cause).__name__}: {text} (RGCLUSTER_TRACEBACK=1 shows where)", 1)
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "no message")
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End the process as Ctrl-C does, so that what it started ends with it; a second signal is not needed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(TERMINATED)
 
 
 def _fail(message: str, status: int) -> None:
@@ -181,6 +194,7 @@ def demo(
     dry_run: DryRunOption = False,
 ) -> None:
     """Draw faces, train the three stages, evaluate, and write the report."""
+    require_free(run, dry_run=dry_run)
     from rgcluster.cli import commands
 
     config = commands.resolve(preset, set_)
@@ -189,15 +203,15 @@ def demo(
 
         describe(config, out, run)
         return
-    if not any(override.startswith("translation.steps=") for override in set_ or ()):
-        config, chosen = commands.fit_to_time(config, run, minutes)
-        if chosen:
-            out.print(chosen, soft_wrap=True)
-    report = commands.demo(config, run)
+    given = any(override.startswith("translation.steps=") for override in set_ or ())
+    report = commands.demo(
+        config, run, None if given else minutes, lambda line: out.print(line, soft_wrap=True)
+    )
     out.print(f"report: {report}", soft_wrap=True)
 
 
 def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None, dry_run: bool) -> None:
+    require_free(run, dry_run=dry_run)
     from rgcluster.cli import commands
 
     config = commands.resolve(preset, set_)
@@ -248,6 +262,7 @@ def train_all(
 @app.command()
 def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
+    require_free(run)
     from rgcluster.cli import commands
 
     out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)
@@ -308,6 +323,8 @@ def status(run: RunOption) -> None:
     for row in found.rows:
         table.add_row(*row)
     out.print(table)
+    if found.holder:
+        out.print(f"at work: {found.holder}", markup=False, soft_wrap=True)
     if found.error:
         out.print(f"last error: {found.error.stage}: {found.error.message}", markup=False, soft_wrap=True)
     for event in found.events[-EVENTS_SHOWN:]:

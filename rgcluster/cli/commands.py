@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,10 @@ import numpy as np
 import torch
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.base.cluster.address import require_endpoint
+from rgcluster.base.cluster.job import refuse_relative
+from rgcluster.base.lease import Lease
+from rgcluster.base.placement import CPUS_PER_WRITER, Claim
 from rgcluster.base.progress import task
 from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
@@ -45,6 +50,7 @@ from rgcluster.pipeline.checks import check_run, faces_of, require
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
+from rgcluster.train.preflight import check_storage
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.finished import open_run, store_name
 from rgcluster.translate.guided import load_models
@@ -57,7 +63,6 @@ __all__ = [
     "draw_faces",
     "evaluate",
     "follow_store",
-    "fit_to_time",
     "probe",
     "query",
     "report",
@@ -68,38 +73,61 @@ __all__ = [
     "translate",
 ]
 
+_WRITER = Claim("task", 1, CPUS_PER_WRITER)
+"""What reading and writing shards needs at least."""
+
 
 def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
     """Return the preset with overrides on top."""
     return load_config(preset, overrides or ())
 
 
-def demo(config: Config, run: str) -> Location:
-    """Draw faces, into the run directory if it is local, and do everything; return the report."""
-    location, faces = Location(run), config.faces
-    drawn = faces_of(FaceSet(faces.seed, faces.count), CELEBA_ATTRIBUTES, config)
-    require(check_run(config, drawn, location))  # before anything is drawn
-    with ray_session():
-        placement(config)
-        if location.is_local:
-            draw_faces(location.local() / "faces", faces.count, faces.seed)
-            table = read_celeba(location.local() / "faces")
-        else:  # each task of the cluster draws what it writes
-            table = drawn_table(FaceSet(faces.seed, faces.count))
-        options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
-        shards = _write_shards(table, location / "shards", options)
-        pipeline = Pipeline(location, config, shards)
-        pipeline.prepare()
-        return pipeline.report()
+def demo(
+    config: Config, run: str, minutes: float | None = None, say: Callable[[str], None] = lambda line: None
+) -> Location:
+    """Draw faces, into the run directory if it is local, and do everything; return the report.
+
+    With `minutes`, as many of the preset's steps are trained as end within them on this machine (0: all of them);
+    `say` is told what was chosen and why.
+    """
+    drawn = faces_of(FaceSet(config.faces.seed, config.faces.count), CELEBA_ATTRIBUTES, config)
+    with _driving(run) as location:
+        require(check_run(config, drawn, location))  # before anything is drawn
+        if minutes is not None:
+            config, chosen = ladder.fit_to_time(config, location, minutes)
+            if chosen:
+                say(chosen)
+        with ray_session():
+            return _demo(config, location)
 
 
-def fit_to_time(config: Config, run: str, minutes: float) -> tuple[Config, str]:
-    """Return the configuration whose demo ends within `minutes` on this machine, and what was chosen and why."""
-    return ladder.fit_to_time(config, Location(run), minutes)
+def _demo(config: Config, location: Location) -> Location:
+    faces = config.faces
+    placement(config)
+    if location.is_local:
+        draw_faces(location.local() / "faces", faces.count, faces.seed)
+        table = read_celeba(location.local() / "faces")
+    else:  # each task of the cluster draws what it writes
+        table = drawn_table(FaceSet(faces.seed, faces.count))
+    options = ShardOptions(rows_per_shard=config.data.rows_per_shard)
+    shards = _write_shards(table, location / "shards", options)
+    pipeline = Pipeline(location, config, shards)
+    pipeline.prepare()
+    return pipeline.report()
+
+
+@contextmanager
+def _driving(run: str) -> Iterator[Location]:
+    """Hold the lease of a run directory, so that one process at a time works there; LeaseHeld names the other."""
+    refuse_relative("--run", run)
+    location = Location(run)
+    with Lease(location):
+        yield location
 
 
 def draw_faces(target: Path, count: int, seed: int) -> None:
     """Draw `count` faces into the folder; what is already there is kept."""
+    refuse_relative("the folder", target)
     with task("faces") as update:
         write_faces(target, count, seed, progress=update)
 
@@ -126,6 +154,9 @@ def shard(
 
     DataError where the source has no labels and the layout was not named.
     """
+    for path in (source, target, images, unlabelled):
+        if path is not None:
+            refuse_relative("the path", path)
     table = read_source(source, layout, images, columns)
     if table.layout == "images" and layout == "auto":
         raise DataError(
@@ -133,7 +164,7 @@ def shard(
             "--layout images for images that are retrieved alone, never trained on"
         )
     more = read_images(unlabelled) if unlabelled else None
-    with ray_session():
+    with Lease(Location(target)), ray_session(needs=_WRITER):
         shards = _write_shards(table, Location(target), options, more)
     lines = [describe_shards(shards, table, options.split, more)]
     if missing := untrained(shards):
@@ -147,7 +178,7 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
     location = Location(path)
     inside = location.names() if location.exists() and not location.is_file() else []
     is_shards = any(name == MANIFEST or SHARD_NAME.fullmatch(name) for name in inside)
-    with task("check") as update, ray_session():
+    with ray_session(needs=_WRITER), task("check") as update:
         if is_shards and layout == "auto":
             survey = survey_shards(open_shards(location), update)
         else:
@@ -159,18 +190,21 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
 
 def train(config: Config, data: str, run: str, stage: str) -> None:
     """Run `stage` and whatever before it is not finished."""
+    refuse_relative("--run", run)
+    refuse_relative("--data", data)
     shards = open_shards(Location(data))
-    with ray_session():
-        pipeline = Pipeline(Location(run), config, shards)
+    with _driving(run) as location, ray_session():
+        pipeline = Pipeline(location, config, shards)
         pipeline.prepare()
         pipeline.finish(stage)
 
 
 def evaluate(run: str) -> Location:
     """Evaluate a run and write its report."""
+    refuse_relative("--run", run)
     config, location = open_run(run)
     shards = open_shards(shards_of(location))
-    with ray_session():
+    with _driving(run), ray_session():
         return Pipeline(location, config, shards).report()
 
 
@@ -258,6 +292,7 @@ def _translations(
 ) -> Callable[[Path], UInt8Array]:
     """Return what translates one image file, by an endpoint or with a run."""
     if url:
+        require_endpoint(url)
         client = Client(url, api_key=os.environ.get("RGCLUSTER_API_KEY"))
         return lambda path: (
             client.translate(path, to, samples=samples, seed=seed, model=model, fit=fit).images
@@ -289,6 +324,8 @@ def run_store(run: str) -> tuple[Location, str, StoreConfig]:
 def _write_shards(
     table: ImageTable, target: Location, options: ShardOptions, unlabelled: ImageTable | None = None
 ) -> ShardSet:
+    if not (target / MANIFEST).exists():
+        check_storage(target)
     with task("shards") as update:
         return write_shards(table, target, options, unlabelled, update)
 

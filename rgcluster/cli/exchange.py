@@ -36,12 +36,16 @@ def published(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
 ) -> None:
     """Make published networks a run's finished stage 1, from which stages 2 and 3 continue."""
+    from rgcluster.base.cluster.job import refuse_relative
+    from rgcluster.base.lease import Lease
     from rgcluster.base.storage import Location
     from rgcluster.config import load_config
     from rgcluster.pipeline.exchange import import_published
 
     config = load_config("released-2021", [f"model.attention={attention}", *(set_ or [])])
-    import_published(generator, discriminator, config, Location(run))
+    refuse_relative("--run", run)
+    with Lease(Location(run)):
+        import_published(generator, discriminator, config, Location(run))
     out.print(f"{run}: stage 1 is there. Go on with:")
     out.print(
         f"rgcluster train all --data SHARDS --run {run} --preset released-2021 "
@@ -59,9 +63,11 @@ def export(
     ] = "rg-unit",
 ) -> None:
     """Write a trained translator as one ONNX or torch.export file, checked against the original."""
+    from rgcluster.base.cluster.job import refuse_relative
     from rgcluster.pipeline import exchange
     from rgcluster.translate.finished import open_run
 
+    refuse_relative("--out", target)
     config, location = open_run(run)
     done = exchange.export(location, config, model, format_, target)
     out.print(

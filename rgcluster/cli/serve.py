@@ -45,9 +45,13 @@ def serve(
 
     RGCLUSTER_API_KEY holds the API key that clients must send.
     """
+    from rgcluster.base.cluster.job import refuse_relative
     from rgcluster.config import read_yaml
     from rgcluster.serve.settings import named_runs, settings_of, with_api_key
 
+    for text in run:
+        name, equals, path = text.partition("=")
+        refuse_relative("--run", path if equals and "/" not in name else text)
     tree = read_yaml(config) if config else {}
     tree["runs"] = {**tree.get("runs", {}), **named_runs(run)}
     if allowed_host:

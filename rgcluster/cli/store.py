@@ -48,6 +48,7 @@ def start(
     memory_mib: Annotated[int | None, typer.Option(help="memory limit of a shard's index", min=1)] = None,
 ) -> None:
     """Serve a snapshot on the running Ray cluster until `rgcluster store stop`."""
+    from rgcluster.base.placement import CPUS_PER_SHARD, Claim
     from rgcluster.base.session import cluster_session
     from rgcluster.config import StoreConfig
     from rgcluster.store import IndexSettings, RayStore, read_manifest
@@ -64,7 +65,7 @@ def start(
     name, parts = name or known or manifest.name, shards or manifest.num_shards
     plan = choose(settings.kind, -(-manifest.count // parts), manifest.dimension, settings.memory, recall)
     out.print(f"a shard: {plan.describe()}")
-    with cluster_session():
+    with cluster_session(Claim("store shard", parts * replicas, CPUS_PER_SHARD)):
         with RayStore.start(
             place, name, num_actors=parts, replicas=replicas, index=settings, detached=True
         ) as store:
@@ -136,8 +137,10 @@ def copy(
     shards: Annotated[int | None, typer.Option(help="number of shards of the copy", min=1)] = None,
 ) -> None:
     """Copy a store with all its changes, as a backup or to restore one."""
+    from rgcluster.base.cluster.job import refuse_relative
     from rgcluster.store import copy_snapshot
 
+    refuse_relative("TARGET", target)
     manifest = copy_snapshot(source, target, shards)
     out.print(
         f"{target}: {manifest.count:,} images on {manifest.num_shards} shards, digest {manifest.digest}"

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from rgcluster.cli.early import require_free
+
 __all__ = ["sweep", "table"]
 
 out = Console(highlight=False)
@@ -34,6 +36,7 @@ def table(
     seeds: Annotated[int, typer.Option(help="training seeds to run", min=1, max=100)] = 1,
 ) -> None:
     """Make one of the paper's tables: train what is missing, measure, write results, CSV, LaTeX and report."""
+    require_free(run)
     from rgcluster.study.table import table as make
 
     report = make(number, data, run, preset, set_ or (), seeds)
@@ -70,6 +73,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Run many trials on Ray Tune; stages that trials share are trained once. The same command continues."""
+    require_free(run)
     from rgcluster.study.space import parse_axis
     from rgcluster.study.sweep import SweepOptions
     from rgcluster.study.sweep import sweep as make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -271,7 +272,11 @@ def _writes(config: Config, images: Images) -> Iterator[tuple[str, int]]:
 
 def _held(run: Location) -> int:
     """Return the bytes that the run has written already, which are not written once more."""
-    return sum(path.stat().st_size for path in run.local().rglob("*") if path.is_file())
+    total = 0
+    for path in run.local().rglob("*"):
+        with suppress(FileNotFoundError):  # a process at work there replaces files
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _gib(size: int) -> str:

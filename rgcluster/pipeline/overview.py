@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
-from rgcluster.base.events import Event, last_error, read_events
+from rgcluster.base.lease import Holder, holder_of
+from rgcluster.base.logs.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
 from rgcluster.base.progress import duration
 from rgcluster.base.rundir import STAGE, stage_directory
@@ -46,7 +47,7 @@ def describe(config: Config, console: Console, run: str, data: str | None = None
     activations = 16 * 12 * config.model.width * pixels * 4
     console.print(f"memory of stage 3, roughly: {(states + activations) / 2**30:.1f} GiB a worker")
     if os.environ.get("RAY_ADDRESS"):
-        with ray_session():
+        with ray_session(needs=None):
             where, nodes = f"the cluster at {os.environ['RAY_ADDRESS']}", cluster_nodes()
     else:
         where, nodes = "this machine", this_machine()
@@ -92,6 +93,8 @@ class Status:
 
     rows: list[tuple[str, str, str, str, str, str]]
     events: list[Event]
+    holder: Holder | None
+    """The process at work on the run, if there is one."""
 
     @property
     def error(self) -> Event | None:
@@ -118,4 +121,4 @@ def status(run: str) -> Status:
             left = duration((last["steps"] - last["step"]) * last["seconds_per_step"])
         state = "finished" if record["finished"] else "begun"
         rows.append((name, state, step, speed, f"{record['seconds']:.0f}", left))
-    return Status(rows, read_events(location))
+    return Status(rows, read_events(location), holder_of(location))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rgcluster.base.events import add_event, read_events
+from rgcluster.base.logs.events import add_event, read_events
 from rgcluster.base.progress import task
 from rgcluster.base.rundir import (
     CONFIG,
@@ -28,13 +28,14 @@ from rgcluster.base.rundir import (
 )
 from rgcluster.base.storage import Location
 from rgcluster.config import keys_outside_digest
-from rgcluster.errors import RunConflict, root_cause
+from rgcluster.errors import RunConflict, Terminated, root_cause
 from rgcluster.evaluate.figures.failures import worst_inputs
 from rgcluster.evaluate.figures.figures import FIGURES, draw_figures
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.pipeline.checks import Check, check_run, images_of, require
 from rgcluster.pipeline.context import RunContext
 from rgcluster.pipeline.stages import STAGES, PipelineStage
+from rgcluster.train.preflight import check_nodes
 
 __all__ = ["Pipeline", "flatten"]
 
@@ -147,13 +148,18 @@ class Pipeline(RunContext):
         """Do a stage's work unless it was finished before; the run's log tells how it went."""
         if is_finished(directory, depends):
             return
+
+        def checked() -> None:
+            check_nodes(directory, STAGES[name].weights_in_use(self.config))
+            work()
+
         start = time.monotonic()
         begun = any(event.stage == name for event in read_events(self.run))
         add_event(self.run, name, "resumed" if begun else "begun")
         try:
-            work_once(directory, depends, work)
+            work_once(directory, depends, checked)
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit | Terminated)
             add_event(
                 self.run, name, "interrupted" if interrupted else "failed", str(root_cause(error))[:1000]
             )

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rgcluster.base.events import add_event
+from rgcluster.base.logs.events import add_event
 from rgcluster.base.progress import console, task
 from rgcluster.base.rundir import SNAPSHOT, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.base.versions import package_versions
-from rgcluster.base.weights import find
+from rgcluster.base.weights import Weights, find
+from rgcluster.config import Config
 from rgcluster.errors import DataError, RGClusterError
 from rgcluster.evaluate.measure.evaluation import evaluate_run
 from rgcluster.evaluate.measure.queries import load_precision, measure_precision
@@ -26,6 +27,9 @@ from rgcluster.train.stage import Run
 __all__ = ["STAGES", "PipelineStage"]
 
 Work = Callable[[RunContext, Location], None]
+
+MEASURING = ("fid-inception", "lpips-alex", "lpips-vgg", "resnet50", "efficientnet-lite0")
+"""Pretrained weights that measurements may use."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class PipelineStage:
     digests: tuple[str, ...] = ()
     measured: bool = False
     if_shared: bool = False
+    weights: tuple[str, ...] = ()
+    """Pretrained weights that its workers look for."""
 
     def depends(self, context: RunContext, settings: dict[str, Any]) -> dict[str, Any]:
         """Return what the stage depends on, `settings` those of its sections; its needs must be finished."""
@@ -54,6 +60,12 @@ class PipelineStage:
         if self.name == "precision":
             depends["negatives"] = list(context.config.retrieval.negatives)
         return depends
+
+    def weights_in_use(self, config: Config) -> list[Weights]:
+        """Return the pretrained weights that the stage uses, as this machine finds them."""
+        settings: Any = getattr(config, self.name, None)
+        names = [name for name in self.weights if name != "vgg16" or settings.loss.perceptual]
+        return [found for found in map(find, names) if found is not None]
 
 
 def _translation(context: RunContext, directory: Location) -> None:
@@ -149,19 +161,22 @@ def _log_restarts(context: RunContext, store: RayStore) -> None:
 STAGES = {
     stage.name: stage
     for stage in (
-        PipelineStage("translation", _translation, sections=("data", "model", "translation")),
+        PipelineStage(
+            "translation", _translation, sections=("data", "model", "translation"), weights=("vgg16",)
+        ),
         PipelineStage(
             "retrieval", _retrieval, ("translation",), ("data", "model", "retrieval"), ("translation",)
         ),
         PipelineStage("store", _store, ("retrieval",), ("store",), ("retrieval",)),
         PipelineStage(
-            "guidance", _guidance, ("store",), ("data", "model", "guidance"), ("translation", "store")
+            "guidance", _guidance, ("store",), ("data", "model", "guidance"), ("translation", "store"),
+            weights=("vgg16",),
         ),
         PipelineStage("precision", _precision, ("retrieval",), digests=("retrieval",), measured=True),
-        PipelineStage("reference", _reference, measured=True),
+        PipelineStage("reference", _reference, measured=True, weights=MEASURING),
         PipelineStage(
             "evaluation", _evaluation, ("guidance", "precision", "reference"), ("data", "model", "evaluation"),
-            ("guidance",), if_shared=True,
+            ("guidance",), if_shared=True, weights=MEASURING,
         ),
     )
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from rgcluster.base.rundir import safe_name
 from rgcluster.config import Section, overridden
 from rgcluster.errors import ConfigError
 
@@ -126,8 +127,10 @@ class ServeSettings(Section):
                 f"http=direct is one replica, {more} asks for {getattr(self, more)}; choose one of the two"
             )
         for name in self.runs:
-            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-                raise ValueError(f"runs: {name!r} cannot name a model: use letters, digits, '.', '_' and '-'")
+            if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(
+                    f"runs: {name!r} cannot name a model: use letters of the English alphabet, digits, '.', '_' and '-'"
+                )
         return self
 
 
@@ -171,13 +174,13 @@ def with_api_key(settings: ServeSettings) -> ServeSettings:
 
 
 def named_runs(texts: Iterable[str]) -> dict[str, str]:
-    """Return run directories by name, from `NAME=DIRECTORY` or a directory, whose own name it gets."""
+    """Return run directories by name, from `NAME=DIRECTORY` or a directory, whose own name it gets in ASCII."""
     runs: dict[str, str] = {}
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or "/" in name:
             place = text.partition("?")[0] if "://" in text else Path(text).resolve()
-            name, path = Path(place).name, text
+            name, path = safe_name(Path(place).name), text
         if name in runs:
             raise ConfigError(f"--run {text}: two runs named {name!r}; write --run NAME=DIRECTORY")
         runs[name] = path if "://" in path else str(Path(path).resolve())

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rgcluster.base.lease import Lease
 from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS
 from rgcluster.base.session import ray_session
@@ -54,7 +55,7 @@ def sweep(
     cells = cells_of(options.axes, options.search, options.samples, config.seed)
     for cell in cells:  # report every mistake before anything starts
         with_values(config, cell, "the sweep")
-    with ray_session(dashboard=True):
+    with Lease(root), ray_session(dashboard=True):
         study = Study(root, config, shards)
         trials = _run(study, cells, options)
         return _conclude(study, trials, options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rgcluster.base.cluster.job import refuse_relative
+from rgcluster.base.lease import Lease
 from rgcluster.base.rundir import CONFIG, DATA
 from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location
@@ -22,7 +24,7 @@ def table(
 ) -> Location:
     """Compute and write the table; return its report."""
     root, config, shards = open_study(data, run, preset, overrides)
-    with ray_session():
+    with Lease(root), ray_session():
         results = make_table(Study(root, config, shards), number, seeds)
     return write_table(root / "tables" / str(number), results)
 
@@ -34,6 +36,9 @@ def open_study(
 
     Defaults come from the run in the directory, if there is one; otherwise the preset is celeba128.
     """
+    for option, path in (("--run", run), ("--data", data)):
+        if path is not None:
+            refuse_relative(option, path)
     root = Location(run)
     own, known = root / CONFIG, root / DATA
     if preset is None and own.exists():

@@ -1,6 +1,6 @@
 """A job that looks before the job: do the stages fit on this cluster, does every node read and write the places?
 
-    python -m rgcluster.submission.probe '{"places": [...], "run": ..., "preset": ..., "overrides": [...]}'
+    python -m rgcluster.submission.probe '{"places": [...], "changes": [...], "run": ..., "preset": ..., ...}'
 
 Its last line is the result for the submitter.
 """
@@ -23,10 +23,13 @@ MARK = "rgcluster-probe:"
 
 def look(request: dict[str, Any]) -> None:
     """Raise the error that the job would meet."""
+    from rgcluster.base.lease import refuse_held
     from rgcluster.base.session import placement, ray_session
     from rgcluster.base.storage import Location
     from rgcluster.train.preflight import check_storage
 
+    for place in request["changes"]:
+        refuse_held(Location(place))
     with ray_session():
         for place in request["places"]:
             check_storage(Location(place))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rgcluster import errors
+from rgcluster.base.cluster.address import ANSWER_SECONDS, DASHBOARD_PORT, dashboard_address
 from rgcluster.errors import ConfigError, EndpointError, RGClusterError
 from rgcluster.submission.job import JobPlan
 
@@ -72,7 +73,9 @@ def connect(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
-    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto"
+    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto"
+    where = dashboard_address(given)
+    _require_answer(where)
     # Ray would prefer the environment to the option.
     before = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
     try:
@@ -80,6 +83,24 @@ def connect(address: str | None) -> Any:
             return JobSubmissionClient(where)
     finally:
         os.environ.update({name: value for name, value in before.items() if value})
+
+
+def _require_answer(address: str) -> None:
+    """Raise ConfigError unless a web server answers soon at a dashboard's address; other addresses Ray looks up."""
+    if not address.startswith(("http://", "https://")):
+        return
+    import requests
+
+    remedy = f"give --address http://HOST:{DASHBOARD_PORT} of the head, through a tunnel if need be"
+    try:
+        response = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS)
+    except requests.exceptions.RequestException as error:
+        raise ConfigError(
+            f"{address}: no Ray dashboard answers there ({type(error).__name__}); {remedy}"
+        ) from None
+    json_expected = response.ok and "json" not in response.headers.get("Content-Type", "")
+    if json_expected or response.status_code == 404:
+        raise ConfigError(f"{address}: the web server there is no Ray dashboard; {remedy}")
 
 
 def submission_of(jobs: list[Any], plan: JobPlan) -> tuple[str, bool]:
@@ -92,6 +113,12 @@ def submission_of(jobs: list[Any], plan: JobPlan) -> tuple[str, bool]:
         for job in jobs
         if job.submission_id == plan.name or _number(job.submission_id, plan.name)
     }
+    for job in jobs:
+        if _changes_same_place(job, plan) and job.submission_id not in own and _state(job) not in ENDED:
+            raise ConfigError(
+                f"{job.submission_id} is at work on {plan.places[0]} ({job.entrypoint}); wait for it, end it with `ray "
+                f"job stop {job.submission_id}`, or give another --run"
+            )
     for name, job in own.items():
         if _state(job) in ENDED:
             continue
@@ -151,6 +178,12 @@ def _info(client: Any, name: str) -> Any:
         return client.get_job_info(name)
 
 
+def _changes_same_place(job: Any, plan: JobPlan) -> bool:
+    about = getattr(job, "metadata", None) or {}
+    reads = ("serve", None)
+    return plan.job not in reads and about.get("job") not in reads and about.get("place") == plan.places[0]
+
+
 def _state(job: Any) -> str:
     return str(getattr(job.status, "value", job.status))
 
@@ -164,7 +197,8 @@ def _probe(client: Any, plan: JobPlan, environment: dict[str, str]) -> None:
     from rgcluster.submission.probe import read_answer
 
     request = {
-        "places": plan.places, "run": plan.run, "preset": plan.preset, "overrides": plan.overrides,
+        "places": plan.places, "changes": plan.places if plan.job != "serve" else (), "run": plan.run,
+        "preset": plan.preset, "overrides": plan.overrides,
     }  # fmt: skip
     name = client.submit_job(
         entrypoint=shlex.join(["python", "-m", "rgcluster.submission.probe", json.dumps(request)]),

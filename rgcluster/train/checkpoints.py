@@ -17,7 +17,7 @@ from rgcluster.base.checkpoint import (
     save_snapshot,
     take_snapshot,
 )
-from rgcluster.base.notices import add_notice
+from rgcluster.base.logs.notices import add_notice
 from rgcluster.base.rundir import CHECKPOINTS
 from rgcluster.base.storage import Location
 from rgcluster.config import StageConfig

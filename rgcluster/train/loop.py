@@ -10,13 +10,15 @@ import ray.train
 import torch
 
 from rgcluster import errors
+from rgcluster.base.logs.notices import add_notice
 from rgcluster.base.rundir import FAILURE, MODEL
 from rgcluster.base.storage import Location
 from rgcluster.data.images import encode_png
-from rgcluster.errors import CollectiveStalled, RGClusterError, TrainingDiverged, root_cause
+from rgcluster.errors import CollectiveStalled, RGClusterError, Terminated, TrainingDiverged, root_cause
 from rgcluster.train.checkpoints import Checkpoints
 from rgcluster.train.guards import explained
 from rgcluster.train.meter import Meter
+from rgcluster.train.preemption import STOPPED, PreemptionWatch
 from rgcluster.train.records.metrics import MetricsLog
 from rgcluster.train.stage import Run, Stage, Worker
 from rgcluster.train.steps.guidance import GuidanceStage
@@ -74,25 +76,41 @@ def train_stage(stage: Stage) -> None:
     meter = Meter(stage)
     inputs = stage.inputs(start, settings.steps)
     line: dict[str, Any] = {}
-    for step in range(start, settings.steps):
-        meter.add(stage.step(step, next(inputs)))
-        done = step + 1
-        last = done == settings.steps
-        save = done % settings.checkpoint_every == 0 and not last
-        if done % settings.report_every == 0 or last or save:  # no checkpoint of losses that nobody looked at
-            line = meter.report(done)
-            if log:
-                log.write(line)
-        if log and (done % settings.sample_every == 0 or last):
-            with worker.device.autocast():
-                pictures = stage.samples(done)
-            _save_samples(directory, done, pictures)
-        if save:
-            if log:
-                log.flush()
-                checkpoints.save(done, stage.state(), line)
-            ray.train.report(_reported(line))
-            meter.restart_clock()
+    with PreemptionWatch(directory, worker.rank) as watch:
+        for step in range(start, settings.steps):
+            meter.add(stage.step(step, next(inputs)))
+            done = step + 1
+            last = done == settings.steps
+            save = done % settings.checkpoint_every == 0 and not last
+            if (
+                done % settings.report_every == 0 or last or save
+            ):  # no checkpoint of losses that nobody looked at
+                line = meter.report(done)
+                if log:
+                    log.write(line)
+            if log and (done % settings.sample_every == 0 or last):
+                with worker.device.autocast():
+                    pictures = stage.samples(done)
+                _save_samples(directory, done, pictures)
+            if save:
+                if log:
+                    log.flush()
+                    checkpoints.save(done, stage.state(), line)
+                ray.train.report(_reported(line))
+                meter.restart_clock()
+            why = watch.requested() if log and not last else None
+            if log and why:
+                if not save and meter.is_finite():
+                    # The first worker alone: it has the whole state, and others may be gone the next moment.
+                    log.flush()
+                    checkpoints.save(done, stage.state(), {})
+                    add_notice(directory, f"checkpoint of step {done}: {why}")
+                checkpoints.wait()
+                watch.answered()
+                if why == STOPPED:
+                    raise Terminated(
+                        f"{stage.run.stage}: {why}; the same command continues after step {done}"
+                    )
     checkpoints.close()
     if log:
         stage.hand_over(directory / MODEL)

@@ -34,6 +34,10 @@ class Meter:
         self._names = sorted(parts)
         self._rows.append(torch.stack([parts[name].float() for name in self._names]))
 
+    def is_finite(self) -> bool:
+        """Return whether this worker's losses since the last report are finite numbers."""
+        return all(bool(row.isfinite().all()) for row in self._rows)
+
     def report(self, step: int) -> dict[str, Any]:
         """Return the metrics line of the steps since the last one; TrainingDiverged where a loss is out of bounds."""
         worker, settings, count = self._stage.worker, self._stage.settings, len(self._rows)

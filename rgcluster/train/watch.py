@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.train.v2.api.callback import UserCallback
 
-from rgcluster.base.events import add_event
+from rgcluster.base.logs.events import add_event
 from rgcluster.base.storage import Location
 from rgcluster.errors import RGClusterError, root_cause
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.attributes import parse_target
-from rgcluster.base.rundir import CONFIG, networks_of
+from rgcluster.base.rundir import CONFIG, networks_of, safe_name
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.config import Config, DataConfig
 from rgcluster.errors import DataError
@@ -32,7 +32,7 @@ def open_run(run: str) -> tuple[Config, Location]:
 
 def store_name(run: Location) -> str:
     """Return the name under which a run's store is served, which includes a digest of the run's path."""
-    return f"{run.name}-{digest_bytes(str(run).encode())[:8]}"
+    return f"{safe_name(run.name)}-{digest_bytes(str(run).encode())[:8]}"
 
 
 def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:

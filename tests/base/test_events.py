@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from conftest import command
 
-from rgcluster.base.events import add_event, last_error, read_events
+from rgcluster.base.lease import Lease
+from rgcluster.base.logs.events import add_event, last_error, read_events
 from rgcluster.base.progress import duration
 from rgcluster.base.rundir import EVENTS, enter
 from rgcluster.base.storage import Location
@@ -56,8 +58,10 @@ def test_status_tells_progress_time_left_and_the_error(run: Location) -> None:
     found = status(str(run))
     assert found.rows[0] == ("translation", "begun", "25/100", "8", "0", "5 min")
     assert found.rows[1][1] == "not begun"
-    shown = command("status", "--run", str(run))
+    with Lease(run):
+        shown = command("status", "--run", str(run))
     assert shown.returncode == 0
+    assert f"at work: process {os.getpid()} on " in shown.stdout
     assert "last error: translation: no room to write 3 KiB" in shown.stdout and "5 min" in shown.stdout
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rgcluster.base.events import add_event, read_events
-from rgcluster.base.jsonlines import append_line, read_lines
-from rgcluster.base.notices import add_notice, read_notices
+from rgcluster.base.logs.events import add_event, read_events
+from rgcluster.base.logs.jsonlines import append_line, read_lines
+from rgcluster.base.logs.notices import add_notice, read_notices
 from rgcluster.base.storage import Location
 
 values = st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=8), max_size=3)

@@ -183,10 +183,10 @@ def test_machines_of_the_cluster_and_those_that_may_come(monkeypatch: pytest.Mon
         {"Alive": True, "Resources": {}},
     ]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    monkeypatch.setattr(session, "_node_groups", lambda: [])
+    monkeypatch.setattr(session, "autoscaler_node_groups", lambda: [])
     assert session.cluster_nodes() == [Node(4), Node(8, 1)]
     group = SimpleNamespace(name="gpu", max_count=3, resources={"CPU": 8, "GPU": 1, "memory": 10})
-    monkeypatch.setattr(session, "_node_groups", lambda: [group])
+    monkeypatch.setattr(session, "autoscaler_node_groups", lambda: [group])
     assert session.cluster_nodes() == [Node(4), Node(8, 1), Node(8, 1), Node(8, 1)]
 
 

@@ -195,7 +195,9 @@ def test_tokens_and_dashboards_that_do_not_answer(refusing: tuple[str, list[int]
     statuses[0] = 500
     with pytest.raises(EndpointError, match="no Ray dashboard answers there"):
         work.connect(address)
-    with pytest.raises(EndpointError, match="no Ray dashboard answers there") as told:
+    with pytest.raises(
+        ConfigError, match="no Ray dashboard answers there .*--address http://HOST:8265"
+    ) as told:
         work.connect("http://127.0.0.1:9")
     assert len(str(told.value).splitlines()) == 1
 

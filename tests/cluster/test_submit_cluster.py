@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from nodes import PROJECT, RayCluster, signal_driver
 
-from rgcluster.base.events import read_events
+from rgcluster.base.logs.events import read_events
 from rgcluster.base.storage import Location
 from rgcluster.train.records.metrics import read_metrics
 

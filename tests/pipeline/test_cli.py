@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import command
+from inside import run_inside
 
 
 @pytest.mark.parametrize(
@@ -86,3 +87,24 @@ def test_weights_take_a_path_and_refuse_a_wrong_one(tmp_path: Path) -> None:
     for text, words in (("vgg17=x", "is not a file"), (f"vgg17={file}", "no weights are called 'vgg17'")):
         refused = command("--weights", text, "weights")
         assert refused.returncode == 2 and words in refused.stderr
+
+
+def test_an_unexpected_error_keeps_its_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("first line\n\n  second line\nthird")
+
+    monkeypatch.setattr("rgcluster.base.weights.survey", fail)
+    status, errors = run_inside("weights")
+    assert status == 1
+    assert (
+        errors
+        == "rgcluster: RuntimeError: first line second line third (RGCLUSTER_TRACEBACK=1 shows where)\n"
+    )
+
+
+def test_names_are_written_where_their_letters_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    script = "from rgcluster import cli; cli.app = lambda: cli.out.print('un été │ 顔'); cli.main()"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "un \\xe9t\\xe9 \\u2502 \\u9854\n"

@@ -30,18 +30,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ORDER: dict[str, str] = {
     "": "errors config base client",
     "config": "section data model losses stages store evaluation cluster text validation config loading",
-    "base": "attributes remote storage jsonlines versions rundir events notices checkpoint placement "
-    "progress weights session",
+    "base": "attributes remote storage versions rundir logs checkpoint placement "
+    "progress weights cluster lease session",
     "model": "noise kernels layers networks retrieval fusion gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "fits kinds images fit order parallel sources splits shards shard_writer stream survey",
     "store": "index disk changes shard results view actors client local store",
     "translate": "device tensors query familiar retriever finished guided opened jobs",
-    "train": "stage workers records guards meter checkpoints watch preflight steps embed loop",
+    "train": "stage workers records guards meter checkpoints watch preflight preemption steps embed loop",
     "evaluate": "metrics measure report figures",
     "pipeline": "fit context stages checks run ladder exchange overview",
-    "serve": "settings telemetry exposition batcher backend engine http deploy",
-    "cli": "commands",
+    "serve": "settings telemetry batcher backend engine http exposition deploy",
+    "cli": "early commands",
 }
 """Inside a room an entry, file or inner room, imports only from those that stand before it here.
 

@@ -22,12 +22,16 @@ FAULTS = ("busy", "cut", "slow", "lost", "half")
 
 @dataclass
 class FaultyProxy:
-    """Forwards to `target`; of every `every` requests one meets the next of `faults`. With `down` all are refused."""
+    """Forwards to `target`; of every `every` requests one meets the next of `faults`. With `down` all are refused.
+
+    With `key` only requests that are signed with this access key are let through, the others get 403.
+    """
 
     target: str
     every: int = 0
     faults: tuple[str, ...] = FAULTS
     down: bool = False
+    key: str = ""
     requests: int = 0
     met: Counter[str] = field(default_factory=Counter)
 
@@ -68,6 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self._body()
+        if self.owner.key and f"Credential={self.owner.key}/" not in self.headers.get("Authorization", ""):
+            denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            return self._answer(403, [], denied)
         fault = self.owner.next_fault()
         if fault == "busy":
             return self._answer(

@@ -13,7 +13,7 @@ from places import GOLDEN
 from stages import GOLDEN_SETTINGS, SETTINGS, STAGES, Studio
 
 from rgcluster.base.checkpoint import MANIFEST, TENSORS, load_tree
-from rgcluster.base.notices import read_notices
+from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.storage import Location
 from rgcluster.config import TranslationConfig
 from rgcluster.errors import StorageError

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError
-from rgcluster.train.records.metrics import MetricsLog
+from rgcluster.train.records import trackers
+from rgcluster.train.records.gauges import Gauges
+from rgcluster.train.records.metrics import MetricsLog, read_metrics
 from rgcluster.train.records.trackers import open_trackers
 
 
-def log(directory: Path, steps: range, *trackers: str) -> None:
-    subject = MetricsLog(Location(directory), steps.start, trackers)
+def log(directory: Path, steps: range, *names: str) -> None:
+    subject = MetricsLog(Location(directory), steps.start, names)
     for step in steps:
         subject.write({"step": step + 1, "total": 10.0 - step, "note": "not a number"})
     subject.close()
@@ -67,4 +70,55 @@ def test_a_tracker_that_is_not_installed_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"cluster.trackers names wandb.*pip install 'rgcluster\[wandb\]'"):
-        open_trackers(["wandb"], Location(tmp_path / "run" / "translation"), 0)
+        open_trackers(["wandb"], Location(tmp_path / "run" / "translation"), 0, lambda name, error: None)
+
+
+class Failing:
+    """Fails as a server that is down does, or a tag that cannot be encoded."""
+
+    calls = 0
+
+    def __init__(self, directory: Location, step: int) -> None:
+        pass
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        Failing.calls += 1
+        raise UnicodeEncodeError("ascii", "é", 0, 1, "not in range")
+
+    def close(self) -> None:
+        raise OSError("down")
+
+
+def test_a_tracker_that_fails_is_noted_once_and_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(trackers.KINDS, "mlflow", Failing)
+    log(tmp_path / "été" / "translation", range(3), "mlflow", "tensorboard")
+    directory = Location(tmp_path / "été" / "translation")
+    (notice,) = read_notices(directory)
+    assert notice.startswith("Failing failed and gets no more numbers (UnicodeEncodeError: 'ascii' codec")
+    assert Failing.calls == 1
+    assert [line["step"] for line in read_metrics(directory)] == [1, 2, 3]
+    assert list((tmp_path / "été" / "translation" / "tensorboard").glob("events.*"))
+
+
+def test_a_tracker_that_cannot_be_opened_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Location, step: int) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setitem(trackers.KINDS, "mlflow", refuse)
+    log(tmp_path / "run" / "translation", range(2), "mlflow", "tensorboard")
+    (notice,) = read_notices(Location(tmp_path / "run" / "translation"))
+    assert "mlflow failed" in notice and "no server" in notice
+    assert list((tmp_path / "run" / "translation" / "tensorboard").glob("events.*"))
+
+
+def test_gauges_that_fail_are_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Gauges, step: int, numbers: dict[str, float]) -> None:
+        raise ValueError("no tag")
+
+    monkeypatch.setattr(Gauges, "log", fail)
+    log(tmp_path / "run" / "translation", range(3))
+    assert len(read_notices(Location(tmp_path / "run" / "translation"))) == 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rgcluster.base.jsonlines import read_lines
+from rgcluster.base.logs.jsonlines import read_lines
 from rgcluster.base.progress import duration
 from rgcluster.base.rundir import DATA, MANIFEST, METRICS, RESULTS, stage_directory
 from rgcluster.base.storage import Location

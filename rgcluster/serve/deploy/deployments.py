@@ -143,7 +143,7 @@ class HttpIngress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(self._settings, self._served, self._backend, RayRequestMetrics())
-        add_metrics(app)
+        add_metrics(app, self._settings.limits.retry_after_s)
         return app
 
 

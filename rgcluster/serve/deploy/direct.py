@@ -39,7 +39,7 @@ class Endpoint:
     def __init__(self, settings: ServeSettings, served: list[ServedModel], path: str) -> None:
         engines = {one.name: LiveEngine(one, settings) for one in served}
         app = create_app(settings, served, InProcess(engines), RayRequestMetrics())
-        add_metrics(app)
+        add_metrics(app, settings.limits.retry_after_s)
         gc.collect()
         gc.freeze()  # excludes the networks from garbage collection, whose scans slow down requests
         self._server = Server(app, receive_socket(path), _longest(settings.limits))

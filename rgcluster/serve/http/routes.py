@@ -53,6 +53,8 @@ P = TypeVar("P", bound=Parameters)
 
 DECODERS = 2
 """Threads that decode and encode images; few, so that large images do not occupy all cores."""
+READY_KEPT_S = 0.5
+"""Seconds for which the state of the models is not asked for again."""
 SMALL_PIXELS = 128 * 128
 SMALL_BYTES = 1 << 16
 """Below these sizes, handing over to a thread takes longer than the work itself."""
@@ -74,6 +76,7 @@ class Endpoints:
         self._uploads = ConcurrencyLimit(limits.uploads, "uploads", limits.retry_after_s)
         self._requests = ConcurrencyLimit(limits.waiting, "requests", limits.retry_after_s)
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
+        self._checking, self._checked, self._states = asyncio.Lock(), float("-inf"), dict[str, bool]()
 
     async def translate(self, request: Request) -> Response:
         upload, timings = await self._read(request)
@@ -155,7 +158,8 @@ class Endpoints:
 
     async def examples(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request).model)
-        count = len(await self._call_backend(self._backend.examples(model.name)))
+        with self._requests.slot():
+            count = len(await self._call_backend(self._backend.examples(model.name)))
         listed = [
             Example(number=number, url=f"/v1/examples/{number}?model={model.name}") for number in range(count)
         ]
@@ -163,8 +167,9 @@ class Endpoints:
 
     async def example(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request).model)
-        images = await self._call_backend(self._backend.examples(model.name))
         text = request.path_params["number"]
+        with self._requests.slot():
+            images = await self._call_backend(self._backend.examples(model.name))
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else len(images)
         if number >= len(images):
             raise ApiError(
@@ -181,7 +186,11 @@ class Endpoints:
         return _json(Health(status="ok", models={}))
 
     async def ready(self, request: Request) -> Response:
-        states = {name: await self._backend.ready(name) for name in self._served}
+        async with self._checking:  # one check at a time, whoever asks, since it needs no key
+            if time.monotonic() - self._checked > READY_KEPT_S:
+                self._states = {name: await self._backend.ready(name) for name in self._served}
+                self._checked = time.monotonic()
+        states = self._states
         if all(states.values()):
             return _json(Health(status="ok", models=states))
         waiting = ", ".join(name for name, state in states.items() if not state)

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 import ray
-from ray._private.state import actors as actor_table
 
+from rgcluster.base.cluster.internals import times_restarted
 from rgcluster.base.placement import CPUS_PER_SHARD
 from rgcluster.store.actors.socket_server import SocketServer, address
 from rgcluster.store.actors.telemetry import ShardMeter
@@ -94,8 +94,7 @@ class ShardProcess(Host):
 
 
 def _restarts() -> int:
-    # Ray's public API tells whether the actor was restarted, not how often.
-    return int(actor_table(ray.get_runtime_context().get_actor_id())["NumRestarts"])
+    return times_restarted(ray.get_runtime_context().get_actor_id())
 
 
 # FAISS and file reads release the GIL, and concurrent searches are batched, so many calls may run at once.

@@ -8,6 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util import list_named_actors
 
+from rgcluster.base.rundir import safe_name
 from rgcluster.errors import ConfigError
 
 __all__ = ["NAMESPACE", "actor_name", "find_actor", "require_name", "running_actors"]
@@ -16,9 +17,12 @@ NAMESPACE = "rgcluster"
 
 
 def require_name(name: str) -> None:
-    """Raise ConfigError if actors cannot have this name."""
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise ConfigError(f"{name!r} cannot name a store: use letters, digits, '.', '_' and '-'")
+    """Raise ConfigError if actors, and the tags of their metrics, cannot have this name."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ConfigError(
+            f"{name!r} cannot name a store: use letters of the English alphabet, digits, '.', '_' and '-'; "
+            f"{safe_name(name)!r} would do"
+        )
 
 
 def actor_name(name: str, part: int, replica: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ray
 from ray.util.metrics import Gauge
 
+from rgcluster.base.rundir import safe_name
 from rgcluster.base.storage import Location
 
 __all__ = ["Gauges"]
@@ -21,7 +22,7 @@ class Gauges:
 
     def __init__(self, directory: Location) -> None:
         tags = ("run", "stage")
-        self._own = {"run": directory.parent.name, "stage": directory.name}
+        self._own = {"run": safe_name(directory.parent.name), "stage": safe_name(directory.name)}
         self._on = ray.is_initialized()
         if not self._on:
             return
@@ -45,9 +46,14 @@ class Gauges:
             if key in self._plain:
                 self._plain[key].set(value, self._own)
             elif key.startswith(_WAIT):
-                self._wait.set(value, {**self._own, "what": key.removeprefix(_WAIT)})
+                self._wait.set(value, {**self._own, "what": _ascii(key.removeprefix(_WAIT))})
             elif key not in _LEFT_OUT:
-                self._loss.set(value, {**self._own, "name": key})
+                self._loss.set(value, {**self._own, "name": _ascii(key)})
 
     def close(self) -> None:
         """Gauges end with the process."""
+
+
+def _ascii(tag: str) -> str:
+    """Return a tag as Ray can export it."""
+    return tag.encode("ascii", "backslashreplace").decode()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from rgcluster.base.jsonlines import append_line, as_lines, read_lines
+from rgcluster.base.logs.jsonlines import append_line, as_lines, read_lines
+from rgcluster.base.logs.notices import add_notice
 from rgcluster.base.rundir import METRICS
 from rgcluster.base.storage import Location
+from rgcluster.errors import RGClusterError
 from rgcluster.train.records.gauges import Gauges
 from rgcluster.train.records.trackers import Tracker, open_trackers
 
@@ -26,7 +29,11 @@ class MetricsLog:
         self._lines = [line for line in read_metrics(directory) if line["step"] <= step]
         self._write_all()
         self._kept_back = False
-        self._trackers: list[Tracker] = [Gauges(directory), *open_trackers(trackers, directory, step)]
+        self._directory = directory
+        self._trackers: list[Tracker] = [
+            Gauges(directory),
+            *open_trackers(trackers, directory, step, self._left_out),
+        ]
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one line; it must hold `step`."""
@@ -39,8 +46,12 @@ class MetricsLog:
                 self.flush()
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         del numbers["step"]
-        for tracker in self._trackers:
-            tracker.log(values["step"], numbers)
+        for tracker in list(self._trackers):
+            try:
+                tracker.log(values["step"], numbers)
+            except Exception as error:  # what watches a training never ends it
+                self._trackers.remove(tracker)
+                self._left_out(type(tracker).__name__, error)
 
     def flush(self) -> None:
         """Write pending lines, so that the lines of a checkpoint are stored before it."""
@@ -51,7 +62,15 @@ class MetricsLog:
     def close(self) -> None:
         self.flush()
         for tracker in self._trackers:
-            tracker.close()
+            try:
+                tracker.close()
+            except Exception as error:
+                self._left_out(type(tracker).__name__, error)
+
+    def _left_out(self, what: str, error: Exception) -> None:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        with suppress(OSError, RGClusterError):
+            add_notice(self._directory, f"{what} failed and gets no more numbers ({text})")
 
     def _write_all(self) -> None:
         self._file.write_text(as_lines(self._lines))

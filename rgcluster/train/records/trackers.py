@@ -81,13 +81,24 @@ KINDS: dict[str, Callable[[Location, int], Tracker]] = {
 }
 
 
-def open_trackers(names: Sequence[str], directory: Location, step: int) -> list[Tracker]:
+def open_trackers(
+    names: Sequence[str], directory: Location, step: int, failed: Callable[[str, Exception], None]
+) -> list[Tracker]:
     """Return the trackers for a stage that continues after `step`; ConfigError where one is not installed.
 
-    TensorBoard needs a local directory and is left out elsewhere.
+    `failed` is told of others that cannot be opened. TensorBoard needs a local directory and is left out elsewhere.
     """
-    fitting = [name for name in names if name != "tensorboard" or directory.is_local]
-    return [KINDS[name](directory, step) for name in fitting]
+    opened = []
+    for name in names:
+        if name == "tensorboard" and not directory.is_local:
+            continue
+        try:
+            opened.append(KINDS[name](directory, step))
+        except ConfigError:
+            raise
+        except Exception as error:  # what watches a training never ends it
+            failed(name, error)
+    return opened
 
 
 def _imported(name: str) -> Any:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from rgcluster.base.jsonlines import append_line, read_lines
+from rgcluster.base.logs.jsonlines import append_line, read_lines
 from rgcluster.base.rundir import EVENTS
 from rgcluster.base.storage import Location
 from rgcluster.errors import RGClusterError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from rgcluster.base.jsonlines import append_line, read_lines
+from rgcluster.base.logs.jsonlines import append_line, read_lines
 from rgcluster.base.rundir import NOTICES
 from rgcluster.base.storage import Location
 
