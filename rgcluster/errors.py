@@ -8,6 +8,7 @@
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
     ├── StorageError          no space, or no permission, to write a file
+    │   └── WriterConflict    another process has the right to write
     ├── EndpointError         an endpoint did not answer, or failed
     └── UserError             exit status 2: the input must change
         ├── ConfigError       a key or a value of the configuration
@@ -49,6 +50,7 @@ __all__ = [
     "UnknownAttribute",
     "UnknownId",
     "UserError",
+    "WriterConflict",
     "causes",
     "root_cause",
 ]
@@ -86,6 +88,10 @@ class StaleGeneration(StoreUnavailable):
 
 class StorageError(RGClusterError):
     """A file could not be written."""
+
+
+class WriterConflict(StorageError):
+    """Another process has, or has taken over, the right to write."""
 
 
 class EndpointError(RGClusterError):

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,7 +18,7 @@ from pyarrow import ArrowException, fs
 
 from rgcluster.errors import ConfigError, StorageError
 
-__all__ = ["connect", "explain", "persistently"]
+__all__ = ["connect", "create_object", "explain", "persistently"]
 
 T = TypeVar("T")
 
@@ -83,6 +83,45 @@ def explain(place: str, error: OSError) -> str:
     )
 
 
+def create_object(files: fs.FileSystem, path: str, content: bytes) -> bool:
+    """Put an object where there is none, in one conditional request; return False if there is one.
+
+    `content` must differ from any other process's: where the answer to a request is lost, it tells whose object
+    there is. Arrow sends no conditional requests, so botocore does. Stores other than S3 are asked first whether
+    the object exists, which two processes can be told at once.
+    """
+    if not isinstance(files, _S3):
+        if files.get_file_info(path).type != fs.FileType.NotFound:
+            return False
+        with files.open_output_stream(path) as stream:
+            stream.write(content)
+        return True
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.parsers import ResponseParserError
+
+    bucket, _, key = path.partition("/")
+    for attempt in range(files.attempts):
+        if attempt:
+            time.sleep(min(0.025 * 2 ** (attempt - 1), 8.0))
+        try:
+            files.client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+            return True
+        except (HTTPClientError, ResponseParserError) as error:  # no answer, or half of one
+            failure = _first_line(error)
+        except ClientError as error:
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if status == 412:
+                with files.open_input_stream(path) as stream:
+                    return bool(stream.read() == content)
+            failure = f"{error.response.get('Error', {}).get('Code', '')}, HTTP {status}"
+            if 400 <= status < 500 and status not in (409, 429):  # 409: another request for the same object
+                break
+        except BotoCoreError as error:
+            failure = _first_line(error)
+            break
+    raise OSError(failure)
+
+
 class _S3(fs.S3FileSystem):
     """S3 whose copies in other processes are as patient as the first."""
 
@@ -90,6 +129,27 @@ class _S3(fs.S3FileSystem):
 
     def __reduce__(self) -> Any:
         return _make, (self._settings,)
+
+    @property
+    def attempts(self) -> int:
+        return int(self._settings["attempts"])
+
+    @cached_property
+    def client(self) -> Any:
+        """botocore's client of the same store, with the same credentials."""
+        from botocore.config import Config
+        from botocore.session import get_session
+
+        endpoint = self._settings.get("endpoint_override")
+        return get_session().create_client(
+            "s3", region_name=self._settings.get("region"),
+            endpoint_url=endpoint and f"{self._settings.get('scheme', 'https')}://{endpoint}",
+            config=Config(
+                connect_timeout=CONNECT_SECONDS, read_timeout=SILENCE_SECONDS,
+                retries={"total_max_attempts": 1},
+                s3={"addressing_style": "path"} if endpoint else {},
+            ),
+        )  # fmt: skip
 
 
 def _make(settings: dict[str, Any]) -> _S3:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pyarrow import NativeFile, fs
 
-from rgcluster.base.remote import connect, explain, persistently
+from rgcluster.base.remote import connect, create_object, explain, persistently
 from rgcluster.errors import DataError, StorageError
 
 __all__ = ["Location", "digest_bytes", "digest_json"]
@@ -27,6 +27,7 @@ __all__ = ["Location", "digest_bytes", "digest_json"]
 T = TypeVar("T")
 
 _PIECE = 8 << 20
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -184,6 +185,45 @@ class Location:
                 ) from None
             raise
 
+    def create(self, content: bytes) -> bool:
+        """Write the whole file durably if there is none; return False, and leave it as it is, if there is one.
+
+        Of several processes that call it at once, one is told True: on local file systems with hard links, and on
+        S3. Give content that no other process gives.
+        """
+        if not self.is_local:
+            return self._ask(lambda: create_object(self._fs, self.path, content))
+        temporary = self.parent / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary.write_bytes(content)
+        try:
+            _sync(temporary.path)
+            os.link(temporary.path, self.path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if self.exists():
+                return False
+            os.rename(temporary.path, self.path)
+        finally:
+            temporary.remove()
+        _sync(self.parent.path)
+        return True
+
+    def modified(self) -> float:
+        """Return the time (seconds since 1970) at which the newest file here or below was written; 0 for none."""
+        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+
+        def newest() -> float:
+            found = [self._fs.get_file_info(self.path)]
+            if found[0].type == fs.FileType.Directory:
+                found += self._fs.get_file_info(inside)
+            times = [info.mtime_ns for info in found]
+            return max((time / 1e9 for time in times if time), default=0.0)
+
+        return self._ask(newest)
+
     def upload(self, source: Path) -> None:
         """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
         if not self._holds_objects:
@@ -195,14 +235,18 @@ class Location:
 
         self._ask(copy)
 
-    def download(self, target: Path) -> None:
-        """Copy this file to a local path, in pieces."""
+    def download(self, target: Path) -> str:
+        """Copy this file to a local path, in pieces; return its SHA-256, in hexadecimal."""
 
-        def copy() -> None:
+        def copy() -> str:
+            state = hashlib.sha256()
             with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
-                shutil.copyfileobj(stream, sink, _PIECE)
+                while piece := stream.read(_PIECE):
+                    state.update(piece)
+                    sink.write(piece)
+            return state.hexdigest()
 
-        self._ask(copy)
+        return self._ask(copy)
 
     def read_text(self) -> str:
         return self.read_bytes().decode()

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
-from rgcluster.store.changes.compaction import Compaction
+from rgcluster.store.changes.compaction import compact
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.disk.writer import as_images, as_tags
@@ -164,10 +164,10 @@ class Store(ABC):
     def compact(self) -> Manifest:
         """Rewrite the store without removed rows and return the new manifest.
 
-        Queries continue meanwhile, each on the old or on the new generation. Changes wait during the exchange.
+        Queries and changes continue meanwhile, each query on the old or on the new generation. StorageError if
+        another process compacted or replaced the store at the same time.
         """
-        with Compaction(self.location, self._everyone, self.timeout) as compaction:
-            compaction.run()
+        compact(self.location, self._everyone)
         return self._refresh(time.monotonic() + self.timeout)
 
     def reload(self) -> Manifest:

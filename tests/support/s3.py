@@ -22,12 +22,17 @@ FAULTS = ("busy", "cut", "slow", "lost", "half")
 
 @dataclass
 class FaultyProxy:
-    """Forwards to `target`; of every `every` requests one meets the next of `faults`. With `down` all are refused."""
+    """Forwards to `target`; of every `every` requests one meets the next of `faults`. With `down` all are refused.
+
+    `at` is the number of one request that meets `faults[0]`; with `stays`, so do all after it.
+    """
 
     target: str
     every: int = 0
     faults: tuple[str, ...] = FAULTS
     down: bool = False
+    at: int = 0
+    stays: bool = False
     requests: int = 0
     met: Counter[str] = field(default_factory=Counter)
 
@@ -51,6 +56,9 @@ class FaultyProxy:
             self.requests += 1
             if self.down:
                 return "busy"
+            if self.at and (self.requests == self.at or self.stays and self.requests > self.at):
+                self.met[self.faults[0]] += 1
+                return self.faults[0]
             if not self.every or self.requests % self.every:
                 return None
             fault = self.faults[self.requests // self.every % len(self.faults)]

@@ -12,6 +12,7 @@ import ray
 from ray._private.state import actors as actor_table
 
 from rgcluster.base.placement import CPUS_PER_SHARD
+from rgcluster.base.storage import digest_bytes
 from rgcluster.store.actors.socket_server import SocketServer, address
 from rgcluster.store.actors.telemetry import ShardMeter
 from rgcluster.store.disk.snapshot import Manifest
@@ -42,7 +43,16 @@ class ShardProcess(Host):
     ) -> None:
         self._restarts = _restarts()
         # Shard files never change, so a restart does not verify them again.
-        super().__init__(location, part, parts, settings, verify=verify and not self._restarts)
+        owner = digest_bytes(key.encode())
+        super().__init__(
+            location,
+            part,
+            parts,
+            settings,
+            owner,
+            restarts=self._restarts,
+            verify=verify and not self._restarts,
+        )
         self._replica = replica
         self._meter: ShardMeter | None = None
         self._metering = threading.Lock()
@@ -56,9 +66,10 @@ class ShardProcess(Host):
         return str(self._location), *self.origin(), self._key
 
     def stop_serving(self) -> None:
-        """Stop the socket server before the process is killed."""
+        """Stop the socket server and leave the right to write to others, before the process is killed."""
         if self._server is not None:
             self._server.close()
+        self.release()
 
     def call(self, request: ShardRequest) -> Any:
         if request.method != "search":

@@ -75,8 +75,8 @@ class Shard:
         self._table = RowTable()
         # `_base` indexes the snapshot; only removals change it. `_delta` indexes the rows added since.
         self._delta = ExactIndex(manifest.dimension)
-        self._searching, self._reading, self._writing = threading.Lock(), threading.Lock(), threading.Lock()
-        self._journal = Journal(location / manifest.journal, part, parts)
+        self._searching, self._reading = threading.Lock(), threading.Lock()
+        self._journal = Journal(location, manifest, part, parts)
         self.version = 0
         ids, tags, vectors = self._read(files, mine, verify)
         plan = choose(settings.kind, len(ids), manifest.dimension, settings.memory, settings.recall)
@@ -125,18 +125,17 @@ class Shard:
         """Return the number of changes applied."""
         return self.version
 
-    def write(self, change: Change) -> int:
-        """Make a change durable, then visible; return how many of its ids existed before."""
-        with self._writing:
-            self._apply_news()
-            while not self._journal.append(change):
-                self._apply_news()
-            return self._apply(change)
-
     def catch_up(self) -> int:
-        """Apply the changes that other processes wrote to the journal; return how many of their ids existed before."""
-        with self._writing:
-            return self._apply_news()
+        """Apply the changes in the journal that are new; return how many of their ids existed before.
+
+        Not from two threads at once, nor during `apply`.
+        """
+        return sum(self._apply(change) for change in self._journal.news())
+
+    def apply(self, changes: Sequence[Change], epoch: int, file: str) -> list[int]:
+        """Make changes visible that this shard wrote to a file; return how many ids of each existed before."""
+        self._journal.wrote(epoch, file)
+        return [self._apply(change) for change in changes]
 
     def info(self) -> dict[str, Any]:
         """Return statistics: images, kind of index, memory, measured recall, changes since the snapshot."""
@@ -187,9 +186,6 @@ class Shard:
         with self._reading:
             read = self._table.find(np.asarray(ids, np.int64), what)
         return read()
-
-    def _apply_news(self) -> int:
-        return sum(self._apply(change) for change in self._journal.news())
 
     def _apply(self, change: Change) -> int:
         with self._searching, self._reading:
