@@ -117,11 +117,11 @@ class Store(ABC):
         excluded = excluded_ids(exclude, len(keys))
         _require_positive(k)
 
-        def work(view: View) -> Neighbours:
+        def draw(view: View) -> Found:
             ids = _draw(self._all_ids(view), keys, k, excluded, seed)
-            return Neighbours(ids, np.full(ids.shape, np.nan, np.float32), view.fetch(ids))
+            return np.full(ids.shape, np.nan, np.float32), ids
 
-        return self._submit(work)
+        return self._submit(lambda view: view.with_images(lambda: draw(view)))
 
     def fetch(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Return the images [..., H, W, C] of ids [...]; UnknownId for an id that is not in the store."""

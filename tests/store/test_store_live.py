@@ -17,7 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stores import DIGESTS, IMAGE, brute_force, images_of, sample, write
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import CheckpointError, DataError, StaleGeneration, StoreMismatch, WriterConflict
+from rgcluster.errors import (
+    CheckpointError,
+    DataError,
+    StaleGeneration,
+    StoreMismatch,
+    StoreUnavailable,
+    UnknownId,
+    WriterConflict,
+)
 from rgcluster.store import Filter, LocalStore, SnapshotWriter, copy_snapshot, read_manifest, tag_of
 from rgcluster.store import client as client_module
 from rgcluster.store.changes import compaction, lease
@@ -26,6 +34,7 @@ from rgcluster.store.disk.versions import Versions
 from rgcluster.store.shard.host import Host
 from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
+from rgcluster.store.view import View
 
 TRAIN, UNLABELLED = tag_of("train"), tag_of("unlabelled")
 
@@ -476,3 +485,65 @@ def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
     monkeypatch.setattr("rgcluster.store.shard.shard.Shard.vectors", gone)
     with pytest.raises(StaleGeneration):
         host.call(ShardRequest(before, "vectors", (ids[:1],)))
+
+
+def test_rows_may_be_removed_between_search_and_fetch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, vectors = sample(60)
+    with LocalStore(place, timeout=1) as store:
+        fetch, removed = View.fetch, list[int]()
+
+        def late(view: View, wanted: np.ndarray) -> np.ndarray:
+            if len(removed) < 3:
+                removed.append(int(wanted.flat[0]))
+                for host in store._hosts:
+                    owned = np.array([removed[-1]])
+                    if removed[-1] in host.call(ShardRequest(0, "ids"))[1]:
+                        host.call(ShardRequest(0, "write", (Change(owned),)))
+            return fetch(view, wanted)
+
+        monkeypatch.setattr(View, "fetch", late)
+        near = store.neighbours(vectors[:2], 4)
+        assert len(set(removed)) == 3 and not np.isin(removed, near.ids).any()
+        np.testing.assert_array_equal(near.images, images_of(near.ids.ravel()).reshape(near.images.shape))
+        removed.clear()
+        drawn = store.random_async(ids[:2], 50, seed=0).result()
+        assert len(removed) == 3 and not np.isin(removed, drawn.ids).any()
+        monkeypatch.setattr(View, "fetch", lambda view, wanted: fetch(view, np.array([1])))
+        with pytest.raises(StoreUnavailable, match="removed faster than their images could be read"):
+            store.neighbours(vectors[:2], 4)
+        with pytest.raises(UnknownId):
+            store.fetch([1])
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
+def test_clients_ask_for_rows_that_are_removed_and_added_again(place: Path, seconds: float) -> None:
+    ids, vectors = sample(60)
+    errors: list[BaseException] = []
+    answers, stop = [0] * 8, threading.Event()
+    with LocalStore(place) as store:
+
+        def ask(number: int) -> None:
+            try:
+                while not stop.is_set():
+                    if number % 4:
+                        near = store.neighbours(vectors[:8], 3)
+                    else:
+                        near = store.random_async(ids[:4], 5, seed=answers[number]).result()
+                    np.testing.assert_array_equal(
+                        near.images, images_of(near.ids.ravel()).reshape(near.images.shape)
+                    )
+                    answers[number] += 1
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            store.remove(ids[:20])
+            store.add(ids[:20], vectors[:20], images_of(ids[:20]))
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not errors and min(answers) > 0
