@@ -91,6 +91,22 @@ def test_a_half_copied_cache_is_mended_and_a_damaged_object_is_named(
         LocalStore(place)
 
 
+def test_the_cache_keeps_no_old_generation(
+    bucket: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, vectors = sample(30)
+    place = bucket.format("cached")
+    copy_snapshot(write(tmp_path / "s", ids, vectors, 1), place)
+    with LocalStore(place) as store:
+        store.remove(ids[:1])
+        store.compact()
+        assert len(list(cache.glob("*/cache/*/shard-*"))) == 2
+    monkeypatch.setattr("rgcluster.store.changes.transfer.RETIRED_SECONDS", -1.0)
+    with LocalStore(place) as store:
+        assert store.count == 29
+        assert [path.name for path in cache.glob("*/cache/*/shard-*")] == list(store.manifest.directories)
+
+
 def test_a_second_writer_is_refused_on_s3(bucket: str, cache: Path, tmp_path: Path) -> None:
     ids, vectors = sample(20)
     place = bucket.format("contested")

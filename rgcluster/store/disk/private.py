@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from rgcluster.errors import StorageError
@@ -17,7 +18,8 @@ def private_directory(name: str) -> Path:
     path = Path(tempfile.gettempdir()) / f"rgcluster-store-{os.getuid()}"
     for part in ("", *Path(name).parts):
         path = path / part
-        path.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise StorageError(
