@@ -239,14 +239,22 @@ class Location:
         """Copy this file to a local path, in pieces; return its SHA-256, in hexadecimal."""
 
         def copy() -> str:
-            state = hashlib.sha256()
-            with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
-                while piece := stream.read(_PIECE):
-                    state.update(piece)
-                    sink.write(piece)
-            return state.hexdigest()
+            with target.open("wb") as sink:
+                return self._read_through(sink.write)
 
         return self._ask(copy)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of this file, in hexadecimal."""
+        return self._ask(lambda: self._read_through(len))
+
+    def _read_through(self, use: Callable[[bytes], Any]) -> str:
+        state = hashlib.sha256()
+        with self._fs.open_input_stream(self.path) as stream:
+            while piece := stream.read(_PIECE):
+                state.update(piece)
+                use(piece)
+        return state.hexdigest()
 
     def read_text(self) -> str:
         return self.read_bytes().decode()

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from stores import images_of, sample, write
+from typer.testing import CliRunner
 
 from rgcluster.base.storage import Location
+from rgcluster.cli.store import store_app
 from rgcluster.errors import CheckpointError, StorageError
 from rgcluster.store import LocalStore, read_manifest, verify
+from rgcluster.store.actors import telemetry
+from rgcluster.store.actors.telemetry import ShardMeter
 from rgcluster.store.disk import orphans
 from rgcluster.store.disk.orphans import remove_orphans
 from rgcluster.store.disk.private import private_directory
@@ -132,3 +138,40 @@ def test_a_manifest_of_a_later_format_is_refused(place: Path) -> None:
     (place / "manifest.json").write_text(json.dumps({**whole, "schema": 4}))
     with pytest.raises(CheckpointError, match="schema 4, this version reads 3"):
         LocalStore(place)
+
+
+def test_verify_reads_every_file(place: Path) -> None:
+    ids, vectors = sample(60)
+    with LocalStore(place) as store:
+        store.add(ids[:2], vectors[:2], images_of(ids[:2]))
+    shown = CliRunner().invoke(store_app, ["verify", "--at", str(place)])
+    assert shown.exit_code == 0 and "60 images, all files match" in " ".join(shown.output.split())
+    change = next(place.glob("changes/*/*.npz"))
+    content = bytearray(change.read_bytes())
+    content[len(content) // 2] ^= 1
+    change.write_bytes(content)
+    failed = CliRunner().invoke(store_app, ["verify", "--at", str(place)]).exception
+    assert isinstance(failed, CheckpointError) and f"{change.name}: damaged" in str(failed)
+    image = place / read_manifest(place).shards[1].directory / "images.npy"
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="images.npy: differs from its checksum"):
+        verify(place)
+
+
+def test_a_storage_error_does_not_end_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "_EVERY", 0.01)
+    meter = ShardMeter.__new__(ShardMeter)
+    reported = threading.Event()
+    meter._vectors = SimpleNamespace(set=lambda count: count == 7 and reported.set())  # type: ignore[assignment]
+    meter._memory = meter._restarts = SimpleNamespace(set=lambda value: None)  # type: ignore[assignment]
+    meter._times_restarted = 0
+    rows = iter([StorageError("down"), OSError("gone"), {"count": 7, "memory": 1}])
+
+    def info() -> dict[str, int]:
+        row = next(rows)
+        if isinstance(row, Exception):
+            raise row
+        return row
+
+    meter.watch(info)
+    assert reported.wait(10)

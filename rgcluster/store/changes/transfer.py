@@ -25,7 +25,7 @@ from rgcluster.store.disk.snapshot import (
 )
 from rgcluster.store.disk.writer import SnapshotWriter
 
-__all__ = ["copy_snapshot", "local_copy", "write_compacted"]
+__all__ = ["copy_snapshot", "local_copy", "verify", "write_compacted"]
 
 _COPY_ROWS = 256
 
@@ -75,6 +75,19 @@ def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -
         return writer.commit(origin=manifest.built_digest if files else manifest.origin)
 
 
+def verify(location: Place) -> Manifest:
+    """Read every file of a store, local or remote; return its manifest if all match their checksums.
+
+    CheckpointError names the first that does not.
+    """
+    place, manifest = Location(location), read_manifest(location)
+    for entry in manifest.shards:
+        verify_shard(place, entry)
+    for file in change_files(place, manifest):
+        file.read()
+    return manifest
+
+
 def write_compacted(location: Location, manifest: Manifest, epoch: int) -> str:
     """Write the rows of a snapshot with the changes before an epoch as the next generation beside it.
 
@@ -119,7 +132,7 @@ def _pieces(source: Location, manifest: Manifest) -> Iterator[Change]:
     for entry in manifest.shards:
         place = local_copy(source, manifest, [entry])
         if source.is_local:
-            verify_shard(place, entry)
+            verify_shard(source, entry)
         ids, vectors, images, tags = (
             np.load(place / entry.directory / name, mmap_mode="r", allow_pickle=False) for name in FILES
         )

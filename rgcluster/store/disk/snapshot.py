@@ -43,7 +43,6 @@ __all__ = [
     "file_digest",
     "read_manifest",
     "shard_of",
-    "verify",
     "verify_shard",
 ]
 
@@ -181,23 +180,14 @@ def _checked(pattern: re.Pattern[str], name: object) -> str:
     return str(name)
 
 
-def verify(location: Place) -> Manifest:
-    """Return the manifest if all local files match it; CheckpointError names the first file that differs."""
-    manifest = read_manifest(location)
-    for entry in manifest.shards:
-        verify_shard(Location(location).local(), entry)
-    return manifest
-
-
-def verify_shard(place: Path, entry: ShardEntry) -> None:
-    """Check the files of one shard; CheckpointError names the first that differs."""
+def verify_shard(place: Location, entry: ShardEntry) -> None:
+    """Check the files of one shard; CheckpointError names the first that is missing or differs."""
     for name in FILES:
-        path = place / entry.directory / name
-        expected = entry.files.get(name)
-        if expected is None or not path.is_file():
-            raise CheckpointError(f"{path}: missing; rebuild with `rgcluster store build`")
-        if path.stat().st_size != expected.bytes or file_digest(path) != expected.sha256:
-            raise damaged(path)
+        file, expected = place / entry.directory / name, entry.files.get(name)
+        if expected is None or not file.is_file():
+            raise CheckpointError(f"{file}: missing; rebuild with `rgcluster store build`")
+        if file.size() != expected.bytes or file.sha256() != expected.sha256:
+            raise damaged(file)
 
 
 def damaged(file: Path | Location) -> CheckpointError:

@@ -162,7 +162,7 @@ class Shard:
         files: tuple[list[Rows], list[Rows]] = [], []
         for entry in entries:
             if verify:
-                verify_shard(place, entry)
+                verify_shard(Location(place), entry)
             directory = place / entry.directory
             try:
                 held, labels = (
