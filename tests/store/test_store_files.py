@@ -165,13 +165,12 @@ def test_a_storage_error_does_not_end_the_metrics(monkeypatch: pytest.MonkeyPatc
     meter._vectors = SimpleNamespace(set=lambda count: count == 7 and reported.set())  # type: ignore[assignment]
     meter._memory = meter._restarts = SimpleNamespace(set=lambda value: None)  # type: ignore[assignment]
     meter._times_restarted = 0
-    rows = iter([StorageError("down"), OSError("gone"), {"count": 7, "memory": 1}])
+    failures = [StorageError("down"), OSError("gone")]
 
     def info() -> dict[str, int]:
-        row = next(rows)
-        if isinstance(row, Exception):
-            raise row
-        return row
+        if failures:
+            raise failures.pop()
+        return {"count": 7, "memory": 1}
 
     meter.watch(info)
     assert reported.wait(10)
