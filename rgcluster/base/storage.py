@@ -128,6 +128,13 @@ class Location:
         # An object store may list the directory itself, as an empty object that marks it.
         return sorted({info.base_name for info in found if info.path.rstrip("/") != self.path.rstrip("/")})
 
+    def paths_below(self) -> list[str]:
+        """Return the sorted paths, relative to this directory, of all files below it; none where it is missing."""
+        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self._ask(lambda: self._fs.get_file_info(inside))
+        start = len(self.path.rstrip("/")) + 1
+        return sorted(info.path[start:] for info in found if info.type == fs.FileType.File)
+
     def make_directory(self) -> Location:
         if not self._holds_objects:
             self._fs.create_dir(self.path, recursive=True)

@@ -18,6 +18,7 @@ from rgcluster.base.storage import Location
 from rgcluster.errors import CheckpointError, DataError, RGClusterError, WriterConflict
 from rgcluster.store import LocalStore, Manifest, copy_snapshot, read_manifest
 from rgcluster.store.changes import lease
+from rgcluster.store.disk import orphans
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,7 @@ def test_whichever_request_fails_the_store_opens_and_holds_what_was_acknowledged
     work: str, fault: str, stays: bool, every: int,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # the next writer need not wait for the one that failed
+    monkeypatch.setattr(orphans, "RETIRED_SECONDS", 0.0)  # and old files are removed amid the faults
     ids, vectors = sample(20)
     name = f"faults/{work}-{fault}-{stays}-{every}"
     place = bucket.format(name)

@@ -27,7 +27,7 @@ from rgcluster.store.disk.versions import Versions
 __all__ = ["Change", "ChangeFile", "Journal", "change_files", "encode", "epoch_directory"]
 
 _NAME = re.compile(r"\d{12}-\d{4,}-\d{4,}\.npz")
-_EPOCH = re.compile(r"\d{12}")
+_PATH = re.compile(rf"(\d{{12}})/({_NAME.pattern})")
 _DIRECTORY = "changes"
 
 
@@ -74,12 +74,9 @@ def encode(changes: Sequence[Change]) -> bytes:
 class ChangeFile:
     """One file of the journal."""
 
+    epoch: int
     directory: Location
     name: str
-
-    @property
-    def number(self) -> int:
-        return int(self.name.split("-")[0])
 
     @property
     def part(self) -> tuple[int, int]:
@@ -123,34 +120,26 @@ class Journal:
     def __init__(self, place: Location, manifest: Manifest, part: int, parts: int) -> None:
         self._place, self._manifest, self._part, self._parts = place, manifest, part, parts
         self._versions = Versions(place)
-        self._directories: list[tuple[int, Location]] = []
-        self._newest = self._epoch = -1
-        self._seen: set[str] = set()
+        self._epoch, self._seen = 0, set[str]()
 
     def news(self) -> Iterator[Change]:
         """Yield the changes to this shard that are new to this object, in order."""
         newest = self._versions.newest()
-        if newest != self._newest:
-            directories = _directories(self._place, self._manifest)
-            if not directories or directories[-1][0] < newest:  # the first change is still to come
-                directories.append((newest, epoch_directory(self._place, newest)))
-            self._directories, self._newest = directories, newest
-        for epoch, directory in self._directories:
-            if epoch < self._epoch:
-                continue
-            if epoch > self._epoch:
-                self._epoch, self._seen = epoch, set()
-            for file in _files(directory):
-                if file.name not in self._seen:
-                    yield from self._mine(file)
-                    self._seen.add(file.name)
+        for file in change_files(self._place, self._manifest, self._epoch, newest):
+            self._advance(file.epoch)
+            if file.name not in self._seen:
+                yield from self._mine(file)
+                self._seen.add(file.name)
+        self._advance(newest)
 
     def wrote(self, epoch: int, name: str) -> None:
         """Pass over a file that this shard wrote itself; `news` has been read up to it."""
-        if epoch != self._epoch:
-            self._epoch, self._seen = epoch, set()
-            self._directories = [(epoch, epoch_directory(self._place, epoch))]
+        self._advance(epoch)
         self._seen.add(name)
+
+    def _advance(self, epoch: int) -> None:
+        if epoch > self._epoch:
+            self._epoch, self._seen = epoch, set()
 
     def _mine(self, file: ChangeFile) -> Iterator[Change]:
         part, parts = file.part
@@ -163,32 +152,31 @@ class Journal:
             yield change.select(shard_of(change.ids, self._parts) == self._part)
 
 
-def change_files(place: Location, manifest: Manifest, before: int | None = None) -> list[ChangeFile]:
-    """Return the files of all changes since a snapshot, or of those in epochs before `before`, in order."""
-    directories = _directories(place, manifest)
-    return [
-        file
-        for epoch, directory in directories
-        if before is None or epoch < before
-        for file in _files(directory)
-    ]
+def change_files(
+    place: Location, manifest: Manifest, first: int = 0, last: int | None = None
+) -> list[ChangeFile]:
+    """Return the files of the changes since a snapshot, in order: those in the epochs `first` to `last`.
+
+    `last` is the newest epoch if not given, or one that was read before: all that was acknowledged in an earlier
+    epoch had been written when it began.
+    """
+    if last is None:
+        last = Versions(place).newest()
+    files = []
+    if first == 0 and manifest.journal:
+        directory = place / manifest.journal
+        files = [ChangeFile(0, directory, name) for name in directory.names() if _NAME.fullmatch(name)]
+    first = max(first, manifest.changes_from, 1)
+    if first == last:  # one directory is faster to list than all
+        paths = [f"{last:012d}/{name}" for name in epoch_directory(place, last).names()]
+    else:
+        paths = (place / _DIRECTORY).paths_below() if first < last else []
+    for epoch, name in (match.groups() for path in paths if (match := _PATH.fullmatch(path))):
+        if first <= int(epoch) <= last:
+            files.append(ChangeFile(int(epoch), epoch_directory(place, int(epoch)), name))
+    return files
 
 
 def epoch_directory(place: Location, epoch: int) -> Location:
     """Return the directory of the changes made in an epoch."""
     return place / _DIRECTORY / f"{epoch:012d}"
-
-
-def _directories(place: Location, manifest: Manifest) -> list[tuple[int, Location]]:
-    """Return the epochs of the changes since a snapshot, with their directories.
-
-    They are listed before their files: a file acknowledged in one epoch was there before any later epoch began.
-    """
-    older = [(0, place / manifest.journal)] if manifest.journal else []
-    epochs = [int(name) for name in (place / _DIRECTORY).names() if _EPOCH.fullmatch(name)]
-    newer = [epoch for epoch in epochs if epoch >= max(1, manifest.changes_from)]
-    return older + [(epoch, epoch_directory(place, epoch)) for epoch in newer]
-
-
-def _files(directory: Location) -> list[ChangeFile]:
-    return [ChangeFile(directory, name) for name in directory.names() if _NAME.fullmatch(name)]

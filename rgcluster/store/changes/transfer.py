@@ -89,12 +89,12 @@ def verify(location: Place) -> Manifest:
 
 
 def write_compacted(location: Location, manifest: Manifest, epoch: int) -> str:
-    """Write the rows of a snapshot with the changes before an epoch as the next generation beside it.
+    """Write the rows of a snapshot, with the changes before an epoch, as the next generation beside it.
 
     Returns the name of its manifest, for `publish`.
     """
     with _writer_like(manifest, location, None, replace=True) as writer:
-        _fill(writer, location, manifest, change_files(location, manifest, epoch))
+        _fill(writer, location, manifest, change_files(location, manifest, last=epoch - 1))
         return writer.commit_beside(
             origin=manifest.built_digest, generation=manifest.generation + 1, changes_from=epoch
         )
