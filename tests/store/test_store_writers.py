@@ -46,6 +46,7 @@ def test_two_stores_and_two_compactors_that_die(tmp_path: Path) -> None:
             process.join(120)
             compacted.append(process.exitcode)
             turn += 1
+            time.sleep(0.1)
 
     writers = [threading.Thread(target=keep_writing, args=(number,)) for number in range(2)]
     compactors = [threading.Thread(target=keep_compacting, args=(number,)) for number in range(2)]

@@ -30,7 +30,7 @@ def acknowledged(log: Path) -> list[int]:
 
 def add_all(place: Path, ids: np.ndarray, log: Path) -> None:
     """Add each row that the log does not name by one of four threads, and log it once it is acknowledged."""
-    lease.LEASE_SECONDS = 0.5
+    lease.LEASE_SECONDS = 3.0
     todo = [row for row in ids.tolist() if row not in set(acknowledged(log))]
     while todo:
         burst, todo = todo[:BURST], todo[BURST:]
