@@ -218,7 +218,7 @@ class Location:
         _sync(self.parent.path)
         return True
 
-    def modified(self) -> float:
+    def modified_below(self) -> float:
         """Return the time (seconds since 1970) at which the newest file here or below was written; 0 for none."""
         inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
 

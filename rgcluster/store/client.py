@@ -5,6 +5,7 @@ Asynchronous requests run on other threads than the caller's: `..._async` return
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
+from rgcluster.errors import DataError, RGClusterError, StaleGeneration, StoreMismatch, StoreUnavailable
 from rgcluster.store.changes.compaction import compact
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
@@ -33,6 +34,7 @@ __all__ = ["Found", "Neighbours", "Pending", "Store"]
 T = TypeVar("T")
 
 _THREADS = 8
+log = logging.getLogger(__name__)
 
 
 class Store(ABC):
@@ -260,11 +262,20 @@ class Store(ABC):
         parts = [(owner, change.select(owners == owner)) for owner in np.unique(owners).tolist()]
 
         def work(view: View) -> int:
-            touched = view.scatter([view.call_to(owner, "write", part) for owner, part in parts])
+            written = view.scatter([view.call_to(owner, "write", part) for owner, part in parts])
             self._follow([owner for owner, _ in parts], view)
-            return int(sum(touched))
+            if any(asked for _, asked in written):
+                threading.Thread(target=self._compact_asked, daemon=True, name="store-compaction").start()
+            return int(sum(touched for touched, _ in written))
 
         return self._run(work)
+
+    def _compact_asked(self) -> None:
+        """Compact because a shard asked for it. If it fails, changes go on, and it asks again later."""
+        try:
+            self.compact()
+        except (RGClusterError, OSError) as error:
+            log.warning("store %s was not compacted: %s", self.manifest.name, error)
 
     @abstractmethod
     def _follow(self, parts: Sequence[int], view: View) -> None:

@@ -21,6 +21,7 @@ from rgcluster.errors import (
     CheckpointError,
     DataError,
     StaleGeneration,
+    StorageError,
     StoreMismatch,
     StoreUnavailable,
     UnknownId,
@@ -29,8 +30,10 @@ from rgcluster.errors import (
 from rgcluster.store import Filter, LocalStore, SnapshotWriter, copy_snapshot, read_manifest, tag_of
 from rgcluster.store import client as client_module
 from rgcluster.store.changes import compaction, lease
-from rgcluster.store.changes.journal import Change, ChangeFile, change_files
+from rgcluster.store.changes.journal import Change, ChangeFile, Journal, change_files
+from rgcluster.store.changes.lease import Writer
 from rgcluster.store.disk.versions import Versions
+from rgcluster.store.shard import host as host_module
 from rgcluster.store.shard.host import Host
 from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
@@ -388,6 +391,21 @@ def test_a_writer_that_lost_its_right_is_told(place: Path, monkeypatch: pytest.M
         np.testing.assert_array_equal(third.fetch(ids[1:2]), images_of(ids[1:2], version=7))
 
 
+def test_a_writer_reads_what_others_wrote_even_if_it_fails_at_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, _ = sample(60)
+    with LocalStore(place, num_shards=1) as second:
+        with LocalStore(place) as first:
+            first.remove(ids[:4])
+        for failing in ((Journal, "news"), (Writer, "append")):
+            with monkeypatch.context() as broken:
+                broken.setattr(*failing, lambda *given: _full())
+                with pytest.raises(StorageError, match="no room"):
+                    second.remove(ids[:5])
+        assert second.remove(ids[:5]) == 1 and second.count == 55
+
+
 def test_a_change_that_comes_too_late_is_written_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The seal falls between the write and its acknowledgement: the sealed file does not count."""
     ids, vectors = sample(3, seed=4)
@@ -417,7 +435,7 @@ def test_a_replaced_process_of_a_shard_may_not_write(place: Path) -> None:
     sibling = Host(str(place), 0, 1, IndexSettings(), "store", restarts=1)
 
     def remove(host: Host, number: int) -> int:
-        return host.call(ShardRequest(0, "write", (Change(ids[number : number + 1]),)))
+        return host.call(ShardRequest(0, "write", (Change(ids[number : number + 1]),)))[0]
 
     assert (old.origin()[1], remove(old, 0), remove(old, 1)) == (1, 1, 1)
     assert sibling.origin() and remove(sibling, 0) == 0 and remove(sibling, 2) == 1
@@ -485,6 +503,36 @@ def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
     monkeypatch.setattr("rgcluster.store.shard.shard.Shard.vectors", gone)
     with pytest.raises(StaleGeneration):
         host.call(ShardRequest(before, "vectors", (ids[:1],)))
+
+
+def test_a_store_that_changed_much_is_compacted_by_itself(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(host_module, "COMPACT_ROWS", 12)
+    monkeypatch.setattr(host_module, "_COMPACT_SECONDS", 0.0)
+    ids, vectors = sample(60)
+
+    def compactions() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "store-compaction"]
+
+    with LocalStore(place, num_shards=1) as store:
+        store.remove(ids[:29])
+        assert not compactions() and store.manifest.generation == 0
+        with monkeypatch.context() as full:
+            full.setattr(compaction, "write_compacted", lambda *given: _full())
+            store.add(ids[:1], vectors[:1], images_of(ids[:1]))
+            for thread in compactions():
+                thread.join(30)
+        assert "was not compacted: no room" in caplog.text and store.count == 32
+        store.remove(ids[:1])
+        for thread in compactions():
+            thread.join(30)
+        assert store.reload().generation == 1 and store.count == 31
+        assert store._hosts[0]._load_current().changed == 0
+
+
+def _full() -> str:
+    raise StorageError("no room")
 
 
 def test_rows_may_be_removed_between_search_and_fetch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

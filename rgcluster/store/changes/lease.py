@@ -80,6 +80,10 @@ class Writer:
             self._number = 0
         self._version, self._begin_epoch, self.used = version, False, True
 
+    def leave(self) -> None:
+        """Require `enter` before the next change."""
+        self._version = None
+
     def append(self, changes: list[Change]) -> tuple[int, str, bool]:
         """Write changes durably; return their epoch, their file, and whether the epoch is still the newest.
 

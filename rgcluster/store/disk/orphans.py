@@ -41,7 +41,7 @@ def remove_orphans(place: Location) -> None:
     for name in place.names():
         if not _OURS.fullmatch(name) or name in kept:
             continue
-        if (live and name in replaced) or now - (place / name).modified() > ORPHAN_SECONDS:
+        if (live and name in replaced) or now - (place / name).modified_below() > ORPHAN_SECONDS:
             (place / name).remove()
     if live:
         _remove_beside(place, live)
@@ -64,5 +64,5 @@ def _remove_beside(place: Location, live: dict[str, Manifest]) -> None:
     digests = tuple(manifest.digest for manifest in live.values())
     indexes = place / "indexes"
     for name in indexes.names():
-        if not name.startswith(digests) and time.time() - (indexes / name).modified() > RETIRED_SECONDS:
+        if not name.startswith(digests) and time.time() - (indexes / name).modified_below() > RETIRED_SECONDS:
             (indexes / name).remove()

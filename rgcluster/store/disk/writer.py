@@ -284,7 +284,7 @@ def publish(location: Place, candidate: str, base: str) -> bool:
     StorageError if the snapshot was written too long ago.
     """
     place = Location(location)
-    if time.time() - (place / candidate).modified() > _PUBLISH_SECONDS:
+    if time.time() - (place / candidate).modified_below() > _PUBLISH_SECONDS:
         raise StorageError(f"{place}: too slow to publish a generation; run the same command again")
     versions = Versions(place)
     while True:

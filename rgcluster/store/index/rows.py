@@ -122,14 +122,15 @@ class AddedRows:
         self._starts = list[int]()
         self._additions = list[NDArray[Any]]()
         self._left = list[int]()
-        self._count = 0
+        self.count = 0
+        """Number of rows ever added."""
 
     def add(self, rows: NDArray[Any]) -> None:
         """Add rows under the next numbers."""
-        self._starts.append(self._count)
+        self._starts.append(self.count)
         self._additions.append(rows)
         self._left.append(len(rows))
-        self._count += len(rows)
+        self.count += len(rows)
 
     def remove(self, rows: NDArray[np.int64]) -> None:
         """Remove rows, each once."""

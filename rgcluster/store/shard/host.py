@@ -24,6 +24,10 @@ __all__ = ["Host"]
 _RETIRE_SECONDS = 30.0
 _SEARCH_ROWS = 1024
 _WRITE_BYTES = 64 << 20
+COMPACT_ROWS, COMPACT_SHARE = 10_000, 0.5
+"""Changed rows of a shard, and their share of the snapshot's, from which compaction pays."""
+_COMPACT_SECONDS = 600.0
+"""After a shard has asked for a compaction, it does not ask again for this time."""
 
 Searches = Coalescer[Search, Any]
 
@@ -65,6 +69,7 @@ class Host:
         self._writes = Coalescer(self._write, _WRITE_BYTES, lambda write: write.change.nbytes)
         # Held while changes are written or applied: a shard applies each once, and in order.
         self._changing = threading.Lock()
+        self._ask_after = 0.0
         self._started, self._counts = time.time(), Counter[str]()
         self._search_seconds = 0.0
 
@@ -144,11 +149,19 @@ class Host:
                 lambda: not any(self._busy[number] for number in old), timeout=_RETIRE_SECONDS
             )
 
-    def _write(self, writes: list[_Write]) -> list[int | StaleGeneration]:
-        """Make changes durable, then visible in every loaded generation; return how many ids of each existed before.
+    def _write(self, writes: list[_Write]) -> list[tuple[int, bool] | StaleGeneration]:
+        """Make changes durable, then visible in every loaded generation.
 
-        A write gets StaleGeneration if the snapshot that it meant was replaced.
+        Returns for each how many ids existed before, and whether the caller is asked to compact the store; or
+        StaleGeneration if the snapshot that it meant was replaced.
         """
+        try:
+            return self._write_in_epoch(writes)
+        except BaseException:
+            self._writer.leave()
+            raise
+
+    def _write_in_epoch(self, writes: list[_Write]) -> list[tuple[int, bool] | StaleGeneration]:
         while True:
             if not (entered := self._writer.has_entered()):
                 if self._closed:
@@ -173,9 +186,23 @@ class Host:
                     shard.apply([], epoch, file)  # is about to be written again
         counts = iter(touched[current])
         return [
-            next(counts) if write.generation == current else self._stale(write.generation, current)
+            (next(counts), self._asks_to_compact(shards[current]))
+            if write.generation == current
+            else self._stale(write.generation, current)
             for write in writes
         ]
+
+    def _asks_to_compact(self, shard: Shard) -> bool:
+        """Return, on behalf of all shards and seldom, whether so much has changed that compaction pays."""
+        if self._part or shard.changed < max(
+            COMPACT_ROWS, COMPACT_SHARE * shard.manifest.count / self._parts
+        ):
+            return False
+        now = time.monotonic()
+        if now < self._ask_after:
+            return False
+        self._ask_after = now + _COMPACT_SECONDS
+        return True
 
     def _of(self, generation: int) -> tuple[Shard, Searches]:
         found = self._shards.get(generation)

@@ -91,6 +91,11 @@ class Shard:
     def __len__(self) -> int:
         return len(self._positions)
 
+    @property
+    def changed(self) -> int:
+        """Number of rows added since the snapshot, also of those removed again, and of its rows removed."""
+        return self._first_added - len(self._base) + self._images[1].count
+
     def search(
         self,
         queries: NDArray[np.float32],
