@@ -36,7 +36,7 @@ from rgcluster.store.disk.versions import Versions
 from rgcluster.store.shard import host as host_module
 from rgcluster.store.shard.host import Host
 from rgcluster.store.shard.requests import ShardRequest
-from rgcluster.store.shard.shard import IndexSettings
+from rgcluster.store.shard.shard import IndexSettings, Shard
 from rgcluster.store.view import View
 
 TRAIN, UNLABELLED = tag_of("train"), tag_of("unlabelled")
@@ -398,12 +398,14 @@ def test_a_writer_reads_what_others_wrote_even_if_it_fails_at_first(
     with LocalStore(place, num_shards=1) as second:
         with LocalStore(place) as first:
             first.remove(ids[:4])
-        for failing in ((Journal, "news"), (Writer, "append")):
+        for failing in ((Journal, "news"), (Writer, "append"), (Location, "create"), (Shard, "apply")):
             with monkeypatch.context() as broken:
                 broken.setattr(*failing, lambda *given: _full())
                 with pytest.raises(StorageError, match="no room"):
-                    second.remove(ids[:5])
-        assert second.remove(ids[:5]) == 1 and second.count == 55
+                    second.remove(ids[:1])
+        assert second.remove(ids[:5]) == 1 and second.remove(ids[5:6]) == 1 and second.count == 54
+    with LocalStore(place) as third:
+        assert third.count == 54
 
 
 def test_a_change_that_comes_too_late_is_written_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,14 +413,15 @@ def test_a_change_that_comes_too_late_is_written_again(place: Path, monkeypatch:
     ids, vectors = sample(3, seed=4)
     with LocalStore(place, num_shards=1) as store:
         store.remove(ids)
-        real, sealed = Location.write_bytes, []
+        real, sealed = Location.create, []
 
-        def sealing(self: Location, content: bytes, **options: bool) -> None:
-            real(self, content, **options)
+        def sealing(self: Location, content: bytes) -> bool:
+            created = real(self, content)
             if self.name.endswith(".npz") and not sealed:
                 sealed.append(Versions(Location(place)).seal())
+            return created
 
-        monkeypatch.setattr(Location, "write_bytes", sealing)
+        monkeypatch.setattr(Location, "create", sealing)
         assert store.add(ids, vectors, images_of(ids)) == 0 and store.remove(ids[:1]) == 1
         files = change_files(Location(place), store.manifest)
         assert [file.directory.name < f"{sealed[0].number:012d}" for file in files] == [True] * 2 + [

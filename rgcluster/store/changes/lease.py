@@ -12,7 +12,7 @@ import socket
 import time
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import WriterConflict
+from rgcluster.errors import StorageError, WriterConflict
 from rgcluster.store.changes.journal import Change, encode, epoch_directory
 from rgcluster.store.disk.versions import Version, Versions
 
@@ -28,16 +28,11 @@ class Writer:
     """
 
     def __init__(self, place: Location, owner: str, part: int, parts: int, restarts: int = 0) -> None:
-        self._place, self._owner, self._part, self._parts, self._restarts = (
-            place,
-            owner,
-            part,
-            parts,
-            restarts,
-        )
+        self._place, self._owner, self._restarts = place, owner, restarts
+        self._part, self._parts = part, parts
         self._versions = Versions(place)
         self._version: Version | None = None
-        self._number, self._begin_epoch = 0, False
+        self._epoch, self._number, self._begin_epoch = 0, 0, False
         self.used = False
         """Whether the store has had the right to write since this process began."""
 
@@ -76,8 +71,8 @@ class Writer:
             if following is not None:
                 version = following
                 break
-        if self._version is None or version.number != self._version.number:
-            self._number = 0
+        if version.number != self._epoch:
+            self._epoch, self._number = version.number, 0
         self._version, self._begin_epoch, self.used = version, False, True
 
     def leave(self) -> None:
@@ -91,15 +86,15 @@ class Writer:
         Other processes may read them all the same, and after an error, too.
         """
         assert self._version is not None
-        epoch = self._version.number
         name = f"{self._number:012d}-{self._part:04d}-{self._parts:04d}.npz"
         version, self._version, self._begin_epoch = self._version, None, True
-        (epoch_directory(self._place, epoch) / name).write_bytes(encode(changes), durable=True)
-        acknowledged, self._begin_epoch = self._versions.newest() == epoch, False
-        if acknowledged:
-            self._version = version
-            self._number += 1
-        return epoch, name, acknowledged
+        file = epoch_directory(self._place, self._epoch) / name
+        if not file.create(encode(changes)):
+            raise StorageError(f"{file}: exists, written by another process; run the same command again")
+        self._number += 1
+        acknowledged, self._begin_epoch = self._versions.newest() == self._epoch, False
+        self._version = version if acknowledged else None
+        return self._epoch, name, acknowledged
 
 
 def release(place: Location, owner: str) -> None:
