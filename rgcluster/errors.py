@@ -9,6 +9,7 @@
     │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
     ├── SomeFailed            some of several inputs are at fault; the others are done
     ├── StorageError          no space, or no permission, to write a file
+    │   └── WriterConflict    another process has the right to write
     ├── LeaseLost             another process took over what this one was changing
     ├── Terminated            the process was asked to end (exit status 143, as after SIGTERM)
     ├── EndpointError         an endpoint did not answer, or failed
@@ -57,6 +58,7 @@ __all__ = [
     "UnknownAttribute",
     "UnknownId",
     "UserError",
+    "WriterConflict",
     "causes",
     "cut",
     "quoted",
@@ -103,6 +105,10 @@ class SomeFailed(RGClusterError):
 
 class StorageError(RGClusterError):
     """A file could not be written."""
+
+
+class WriterConflict(StorageError):
+    """Another process has, or has taken over, the right to write."""
 
 
 class LeaseLost(RGClusterError):

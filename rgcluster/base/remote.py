@@ -9,16 +9,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from pyarrow import ArrowException, fs
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import (
+    Retrying,
+    retry,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from rgcluster.errors import ConfigError, StorageError
 
-__all__ = ["connect", "explain", "persistently"]
+__all__ = ["connect", "create_object", "explain", "persistently"]
 
 T = TypeVar("T")
 
@@ -87,6 +94,56 @@ def explain(place: str, error: OSError) -> str:
     )
 
 
+def create_object(files: fs.FileSystem, path: str, content: bytes) -> bool:
+    """Put an object on S3 where there is none, in one conditional request; return False if there is one.
+
+    `content` must differ from any other process's: where the answer to a request is lost, it tells whose object
+    there is. Arrow sends no conditional requests, so botocore does.
+    """
+    assert isinstance(files, _S3)
+    client, (bucket, _, key) = files.client, path.partition("/")
+
+    def put() -> bool:
+        client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+        return True
+
+    def is_ours() -> bool:
+        return bool(client.get_object(Bucket=bucket, Key=key)["Body"].read() == content)
+
+    attempts = Retrying(
+        retry=retry_if_exception_type(_Passing),
+        stop=stop_after_attempt(files.attempts),
+        wait=wait_exponential(0.025, max=8.0),
+        reraise=True,
+    )
+    return attempts(_answered, put) or attempts(_answered, is_ours)
+
+
+class _Passing(OSError):
+    """A fault of a request that may pass."""
+
+
+def _answered(action: Callable[[], bool]) -> bool:
+    """Run an action of botocore; return False where it finds an object, or none, against its condition."""
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NotConnected
+    from botocore.parsers import ResponseParserError
+
+    try:
+        return action()
+    except (NotConnected, HTTPClientError, IncompleteReadError, ResponseParserError) as error:
+        raise _Passing(_first_line(error)) from None  # no answer, or half of one
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if status == 412 or code == "NoSuchKey":
+            return False
+        stays = 400 <= status < 500 and status not in (409, 429)  # 409: another request for the same object
+        raise (OSError if stays else _Passing)(f"{code}, HTTP {status}") from None
+    except BotoCoreError as error:
+        raise OSError(_first_line(error)) from None
+
+
 class _S3(fs.S3FileSystem):
     """S3 whose copies in other processes are as patient as the first."""
 
@@ -94,6 +151,27 @@ class _S3(fs.S3FileSystem):
 
     def __reduce__(self) -> Any:
         return _make, (self._settings,)
+
+    @property
+    def attempts(self) -> int:
+        return int(self._settings["attempts"])
+
+    @cached_property
+    def client(self) -> Any:
+        """botocore's client of the same store, with the same credentials."""
+        from botocore.config import Config
+        from botocore.session import get_session
+
+        endpoint = self._settings.get("endpoint_override")
+        return get_session().create_client(
+            "s3", region_name=self._settings.get("region"),
+            endpoint_url=endpoint and f"{self._settings.get('scheme', 'https')}://{endpoint}",
+            config=Config(
+                connect_timeout=CONNECT_SECONDS, read_timeout=SILENCE_SECONDS,
+                retries={"total_max_attempts": 1},
+                s3={"addressing_style": "path"} if endpoint else {},
+            ),
+        )  # fmt: skip
 
 
 def _make(settings: dict[str, Any]) -> _S3:

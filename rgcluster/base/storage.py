@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pyarrow import NativeFile, fs
 
-from rgcluster.base.remote import connect, explain, persistently
+from rgcluster.base.remote import connect, create_object, explain, persistently
 from rgcluster.errors import ConfigError, DataError, StorageError
 
 __all__ = ["Location", "digest_bytes", "digest_json"]
@@ -33,6 +33,7 @@ _CLAIM = ".claim"
 _CLAIMS = 10
 _CLAIM_SECONDS = 60.0
 """A claim that is older was left by a process that ended."""
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -137,6 +138,13 @@ class Location:
         # An object store may list the directory itself, as an empty object that marks it.
         return sorted({info.base_name for info in found if info.path.rstrip("/") != self.path.rstrip("/")})
 
+    def paths_below(self) -> list[str]:
+        """Return the sorted paths, relative to this directory, of all files below it; none where it is missing."""
+        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self._ask(lambda: self._fs.get_file_info(inside))
+        start = len(self.path.rstrip("/")) + 1
+        return sorted(info.path[start:] for info in found if info.type == fs.FileType.File)
+
     def make_directory(self) -> Location:
         if not self._holds_objects:
             self._fs.create_dir(self.path, recursive=True)
@@ -195,35 +203,37 @@ class Location:
             raise
 
     def create(self, content: bytes) -> bool:
-        """Write the file unless there is one; return False where there is. Of several callers one succeeds."""
-        if not self.is_local:
-            return self._create_by_claim(content)
-        temporary = self.parent.make_directory() / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            temporary.local().write_bytes(content)
-            try:
-                os.link(temporary.path, self.path)
-            except FileExistsError:
-                return False
-            except OSError:  # a file system without hard links
-                return self._create_without_link(content)
-        finally:
-            temporary.remove()
-        return True
+        """Write the whole file durably if there is none; return False, and leave it as it is, if there is one.
 
-    def _create_without_link(self, content: bytes) -> bool:
+        Of several processes that call it at once one is told True. On disks without hard links, and in object stores
+        other than S3, they may give way to each other until each gets StorageError. Give content that no other
+        process gives.
+        """
+        if not self.is_local:
+            if self._fs.type_name == "s3":
+                return self._ask(lambda: create_object(self._fs, self.path, content))
+            return self._create_by_claim(content)
+        temporary = self.parent / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary.write_bytes(content)
         try:
-            with open(self.path, "xb") as stream:
-                stream.write(content)
+            _sync(temporary.path)
+            os.link(temporary.path, self.path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            return self._create_by_claim(content)
+        finally:
+            temporary.remove()
+        _sync(self.parent.path)
         return True
 
     def _create_by_claim(self, content: bytes) -> bool:
         """Write the file after having seen no other claim beside the own one; StorageError where others insist.
 
-        pyarrow has no conditional PUT, but object stores list consistently: of two callers at least the second
-        to write its claim sees the other's, or the file that the other wrote before it removed its claim.
+        Directories and object stores list consistently: of two callers at least the second to write its claim sees
+        the other's, or the file that the other wrote before it removed its claim.
         """
         claim = self.parent / f"{self.name}.{uuid.uuid4().hex}{_CLAIM}"
         for _ in range(_CLAIMS):
@@ -234,7 +244,7 @@ class Location:
                 if not self._rivals(claim):
                     if self.exists():
                         return False
-                    self.write_bytes(content)
+                    self.write_bytes(content, durable=True)
                     return True
             finally:
                 claim.remove()
@@ -260,6 +270,19 @@ class Location:
             raise FileNotFoundError(str(self))
         return float(info.mtime_ns) / 1e9
 
+    def modified_below(self) -> float:
+        """Return the time (seconds since 1970) at which the newest file here or below was written; 0 for none."""
+        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+
+        def newest() -> float:
+            found = [self._fs.get_file_info(self.path)]
+            if found[0].type == fs.FileType.Directory:
+                found += self._fs.get_file_info(inside)
+            times = [info.mtime_ns for info in found]
+            return max((time / 1e9 for time in times if time), default=0.0)
+
+        return self._ask(newest)
+
     def upload(self, source: Path) -> None:
         """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
         if not self._holds_objects:
@@ -271,14 +294,26 @@ class Location:
 
         self._ask(copy)
 
-    def download(self, target: Path) -> None:
-        """Copy this file to a local path, in pieces."""
+    def download(self, target: Path) -> str:
+        """Copy this file to a local path, in pieces; return its SHA-256, in hexadecimal."""
 
-        def copy() -> None:
-            with self._fs.open_input_stream(self.path) as stream, target.open("wb") as sink:
-                shutil.copyfileobj(stream, sink, _PIECE)
+        def copy() -> str:
+            with target.open("wb") as sink:
+                return self._read_through(sink.write)
 
-        self._ask(copy)
+        return self._ask(copy)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of this file, in hexadecimal."""
+        return self._ask(lambda: self._read_through(len))
+
+    def _read_through(self, use: Callable[[bytes], Any]) -> str:
+        state = hashlib.sha256()
+        with self._fs.open_input_stream(self.path) as stream:
+            while piece := stream.read(_PIECE):
+                state.update(piece)
+                use(piece)
+        return state.hexdigest()
 
     def read_text(self) -> str:
         return self.read_bytes().decode()

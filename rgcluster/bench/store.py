@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 import statistics
@@ -52,6 +53,7 @@ def bench_store(folder: Path, count: int, many: int, progress: Progress) -> list
             if shards == 4:
                 rows += _throughput(store, flat, queries)
                 rows += _changes(store, queries)
+                rows.append(_additions(store))
                 rows += _restart(store, queries)
     progress(f"{PICTURES:,} pictures")
     rows += _winners(folder / "pictures")
@@ -207,6 +209,21 @@ def _changes(store: RayStore, queries: Floats) -> list[Row]:
         Row("4 shards, adding by 64 while searching by 32", "rows added durably", added / seconds, "1/s"),
         Row("4 shards, adding by 64 while searching by 32", "search, median", _median_ms(latencies), "ms"),
     ]
+
+
+def _additions(store: RayStore) -> Row:
+    """Add batches of 64 rows from eight clients at once."""
+    connected, started = [RayStore.connect(store.name) for _ in range(CLIENTS)], itertools.count()
+    vectors = np.random.default_rng(5).normal(size=(64, DIMENSION)).astype(np.float32)
+    pictures = np.zeros((64, *SMALL), np.uint8)
+
+    def add(client: RayStore) -> None:
+        client.add(np.arange(64) + 2 * 10**9 + 64 * next(started), vectors, pictures)
+
+    batches = _together([functools.partial(add, client) for client in connected], SECONDS)
+    for client in connected:
+        client.close()
+    return Row(f"4 shards, {CLIENTS} clients adding by 64", "rows added durably", batches * 64, "1/s")
 
 
 def _restart(store: RayStore, queries: Floats) -> list[Row]:

@@ -147,6 +147,16 @@ def copy(
     )
 
 
+@store_app.command("verify")
+def verify(run: RunOption = None, at: AtOption = None) -> None:
+    """Read every file of a store and compare it with its checksum."""
+    from rgcluster.store import verify as verify_store
+
+    place, _ = _place(run, at)
+    manifest = verify_store(place)
+    out.print(f"{place}: {manifest.count:,} images, all files match their checksums")
+
+
 @store_app.command("stop")
 def stop(name: NameArgument) -> None:
     """Stop a running store; its snapshot and all changes stay."""

@@ -1,8 +1,8 @@
 """The sharded store of real images: on disk, in this process, or as Ray actors."""
 
-from rgcluster.store.changes.transfer import copy_snapshot
+from rgcluster.store.changes.transfer import copy_snapshot, verify
 from rgcluster.store.client import Store
-from rgcluster.store.disk.snapshot import Manifest, read_manifest, verify
+from rgcluster.store.disk.snapshot import Manifest, read_manifest
 from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.store.index.exact import ExactIndex
 from rgcluster.store.index.rows import Filter, tag_of

@@ -5,6 +5,7 @@ Asynchronous requests run on other threads than the caller's: `..._async` return
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import DataError, StaleGeneration, StoreMismatch, StoreUnavailable
-from rgcluster.store.changes.compaction import Compaction
+from rgcluster.errors import DataError, RGClusterError, StaleGeneration, StoreMismatch, StoreUnavailable
+from rgcluster.store.changes.compaction import compact
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.disk.writer import as_images, as_tags
@@ -33,6 +34,7 @@ __all__ = ["Found", "Neighbours", "Pending", "Store"]
 T = TypeVar("T")
 
 _THREADS = 8
+log = logging.getLogger(__name__)
 
 
 class Store(ABC):
@@ -117,11 +119,11 @@ class Store(ABC):
         excluded = excluded_ids(exclude, len(keys))
         _require_positive(k)
 
-        def work(view: View) -> Neighbours:
+        def draw(view: View) -> Found:
             ids = _draw(self._all_ids(view), keys, k, excluded, seed)
-            return Neighbours(ids, np.full(ids.shape, np.nan, np.float32), view.fetch(ids))
+            return np.full(ids.shape, np.nan, np.float32), ids
 
-        return self._submit(work)
+        return self._submit(lambda view: view.with_images(lambda: draw(view)))
 
     def fetch(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Return the images [..., H, W, C] of ids [...]; UnknownId for an id that is not in the store."""
@@ -164,10 +166,10 @@ class Store(ABC):
     def compact(self) -> Manifest:
         """Rewrite the store without removed rows and return the new manifest.
 
-        Queries continue meanwhile, each on the old or on the new generation. Changes wait during the exchange.
+        Queries and changes continue meanwhile, each query on the old or on the new generation. StorageError if
+        another process compacted or replaced the store at the same time.
         """
-        with Compaction(self.location, self._everyone, self.timeout) as compaction:
-            compaction.run()
+        compact(self.location, self._everyone)
         return self._refresh(time.monotonic() + self.timeout)
 
     def reload(self) -> Manifest:
@@ -260,11 +262,20 @@ class Store(ABC):
         parts = [(owner, change.select(owners == owner)) for owner in np.unique(owners).tolist()]
 
         def work(view: View) -> int:
-            touched = view.scatter([view.call_to(owner, "write", part) for owner, part in parts])
+            written = view.scatter([view.call_to(owner, "write", part) for owner, part in parts])
             self._follow([owner for owner, _ in parts], view)
-            return int(sum(touched))
+            if any(asked for _, asked in written):
+                threading.Thread(target=self._compact_asked, daemon=True, name="store-compaction").start()
+            return int(sum(touched for touched, _ in written))
 
         return self._run(work)
+
+    def _compact_asked(self) -> None:
+        """Compact because a shard asked for it. If it fails, changes go on, and it asks again later."""
+        try:
+            self.compact()
+        except (RGClusterError, OSError) as error:
+            log.warning("store %s was not compacted: %s", self.manifest.name, error)
 
     @abstractmethod
     def _follow(self, parts: Sequence[int], view: View) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -34,11 +35,17 @@ class LocalStore(Store):
         place = Location(location)
         manifest = read_manifest(place)
         super().__init__(place, manifest, num_shards or manifest.num_shards, timeout, max_in_flight)
+        owner = secrets.token_hex(8)
         self._hosts = [
-            Host(str(place), part, self.num_shards, index or IndexSettings(), verify=verify_checksums)
+            Host(str(place), part, self.num_shards, index or IndexSettings(), owner, verify=verify_checksums)
             for part in range(self.num_shards)
         ]
         self._everyone("origin", (), 0.0)
+
+    def close(self) -> None:
+        """Wait for running requests, leave the right to write to others, and release resources."""
+        super().close()
+        self._everyone("release", (), 0.0)
 
     def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
         return [getattr(self._hosts[call.part], call.method)(*call.args) for call in calls]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import ray
@@ -34,6 +35,12 @@ _START_SECONDS = 3600.0
 _PLACE_SECONDS = 60.0
 _STOP_SERVING_SECONDS = 1.0
 _STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+_GROUP = "store-"
+
+
+class _NameTaken(ConfigError):
+    """A store of this name is running or starting."""
 
 
 class RayStore(Store):
@@ -50,10 +57,11 @@ class RayStore(Store):
         manifest: Manifest,
         timeout: float,
         max_in_flight: int,
-        owner: bool,
+        group: PlacementGroup | None = None,
     ) -> None:
+        """With `group`, the resources of the actors, `close` stops the store."""
         super().__init__(location, manifest, len(pool.actors), timeout, max_in_flight)
-        self.name, self._pool, self._owner = pool.name, pool, owner
+        self.name, self._pool, self._group = pool.name, pool, group
         self._meter = ClientMeter(pool.name)
 
     @classmethod
@@ -80,17 +88,14 @@ class RayStore(Store):
         for count, what in ((num_actors, "actors"), (replicas, "replicas")):
             if count is not None and count < 1:
                 raise ConfigError(f"{count} {what}: a store needs 1 or more")
-        if name in list_stores():
-            raise ConfigError(
-                f"a store {name} is running: stop it with `rgcluster store stop {name}`, or take its name"
-            )
         place = Location(location)
         manifest = read_manifest(place)
         parts = num_actors or manifest.num_shards
         settings = index or IndexSettings()
-        actors: list[list[ActorHandle]] = []
+        lifetime = "detached" if detached else None
         key = secrets.token_hex(16)
-        group = _reserve(name, parts * replicas, settings.gpu, detached)
+        group = _reserve(name, parts * replicas, settings.gpu, lifetime)
+        actors: list[list[ActorHandle]] = []
         try:
             for part in range(parts):
                 actors.append([])
@@ -98,49 +103,63 @@ class RayStore(Store):
                     options: dict[str, Any] = {
                         "name": actor_name(name, part, replica),
                         "namespace": NAMESPACE,
+                        "lifetime": lifetime,
                         "scheduling_strategy": PlacementGroupSchedulingStrategy(
                             group, part * replicas + replica
                         ),
                         "num_gpus": GPUS_PER_SHARD if settings.gpu else 0,
                     }
-                    if detached:
-                        options["lifetime"] = "detached"
+                    # Of several drivers that start a store, the one whose first actor gets the name starts it.
                     actors[part].append(
                         ShardActor.options(**options).remote(
-                            name, str(place), part, parts, replica, settings, verify, key
+                            name, str(place), (part, parts), (replica, replicas), settings, verify, key
                         )
                     )
+            _await_room(group, name, settings.gpu)
             pool = ActorPool(name, actors, ShardConnections(key))
             pool.everyone("ping", (), time.monotonic() + _START_SECONDS)
-        except BaseException:
+        except BaseException as error:
             _kill([actor for replicas_ in actors for actor in replicas_])
-            _release(name)
+            remove_placement_group(group)
+            if isinstance(error, ValueError) and not any(actors):
+                raise _NameTaken(
+                    f"a store {name} is running: stop it with `rgcluster store stop {name}`, or take its name"
+                ) from None
             raise
-        return cls(pool, place, manifest, timeout, max_in_flight, owner=not detached)
+        return cls(pool, place, manifest, timeout, max_in_flight, None if detached else group)
 
     @classmethod
     def connect(cls, name: str, *, timeout: float = 60.0, max_in_flight: int = 16) -> RayStore:
         """Connect to a running store; StoreUnavailable if there is none or it does not respond."""
-        found = [(part, replica) for running, part, replica in running_actors() if running == name]
-        if not found:
-            raise _not_running(name, 0)
-        replicas = 1 + max(replica for _, replica in found)
-        first = ActorPool(name, [[_find(name, 0, replica) for replica in range(replicas)]])
         deadline = time.monotonic() + timeout
-        location, manifest, parts, key = first.call([HostCall(0, "describe_store")], deadline)[0]
-        actors = [[_find(name, part, replica) for replica in range(replicas)] for part in range(parts)]
+        held = [replica for running, part, replica in running_actors() if (running, part) == (name, 0)]
+        if not held:
+            raise _not_running(name, 0)
+        first = ActorPool(name, [[_find(name, 0, replica) for replica in held]])
+        location, manifest, parts, replicas, key = first.call([HostCall(0, "describe_store")], deadline)[0]
+        actors = [
+            [_find(name, part, replica, deadline) for replica in range(replicas)] for part in range(parts)
+        ]
         pool = ActorPool(name, actors, ShardConnections(key))
-        return cls(pool, Location(location), manifest, timeout, max_in_flight, owner=False)
+        return cls(pool, Location(location), manifest, timeout, max_in_flight)
 
     @classmethod
     def share(cls, location: Place, name: str, **options: Any) -> RayStore:
-        """Connect to the store of that name, or start it. Training, evaluation and serving can share one store."""
-        if name in list_stores():
-            shared = {key: options[key] for key in ("timeout", "max_in_flight") if key in options}
-            store = cls.connect(name, **shared)
-            store.reload()  # the snapshot may have been rebuilt since the store started
-            return store
-        return cls.start(location, name, **options)
+        """Connect to the store of that name, or start it. Training, evaluation and serving can share one store.
+
+        Of several that call it at once, one starts the store and the others wait for it.
+        """
+        shared = {key: options[key] for key in ("timeout", "max_in_flight") if key in options}
+        while True:
+            try:
+                store = cls.connect(name, **shared)
+                store.reload()  # the snapshot may have been rebuilt since the store started
+                return store
+            except StoreUnavailable:
+                if name in list_stores():
+                    raise
+            with suppress(_NameTaken):
+                return cls.start(location, name, **options)
 
     @property
     def replicas(self) -> int:
@@ -150,9 +169,9 @@ class RayStore(Store):
         """Disconnect; stop the actors if this object started them and they are not detached."""
         super().close()
         self._pool.close()
-        if self._owner:
+        if self._group is not None:
             _kill([actor for replicas in self._pool.actors for actor in replicas])
-            _release(self.name)
+            remove_placement_group(self._group)
             _await_freed(self.name)
 
     def everyone(self) -> list[dict[str, Any]]:
@@ -198,8 +217,10 @@ def list_stores() -> dict[str, int]:
 def stop_store(name: str) -> int:
     """Stop a store, detached or not, and return its number of shards."""
     held = [(part, replica) for running, part, replica in running_actors() if running == name]
+    groups = _groups(name)  # before the name is free for the next store, which reserves its own
     _kill([actor for part, replica in held if (actor := find_actor(name, part, replica)) is not None])
-    _release(name)
+    for group in groups:
+        remove_placement_group(group)
     _await_freed(name)
     return sum(replica == 0 for _, replica in held)
 
@@ -208,37 +229,43 @@ def _reconnect(name: str, timeout: float, max_in_flight: int) -> RayStore:
     return RayStore.connect(name, timeout=timeout, max_in_flight=max_in_flight)
 
 
-def _reserve(name: str, count: int, gpu: bool, detached: bool) -> PlacementGroup:
-    """Reserve resources for `count` actors, spread over the nodes; StoreUnavailable if there are not enough."""
-    bundle = {"CPU": CPUS_PER_SHARD} | ({"GPU": GPUS_PER_SHARD} if gpu else {})
-    group = placement_group(
-        [bundle] * count, strategy="SPREAD", name=_group(name), lifetime="detached" if detached else None
-    )
+def _bundle(gpu: bool) -> dict[str, float]:
+    return {"CPU": CPUS_PER_SHARD} | ({"GPU": GPUS_PER_SHARD} if gpu else {})
+
+
+def _reserve(name: str, count: int, gpu: bool, lifetime: str | None) -> PlacementGroup:
+    """Begin to reserve resources for `count` actors, spread over the nodes."""
+    own = f"{_GROUP}{name}:{secrets.token_hex(4)}"  # several drivers may be about to start the store
+    return placement_group([_bundle(gpu)] * count, strategy="SPREAD", name=own, lifetime=lifetime)
+
+
+def _await_room(group: PlacementGroup, name: str, gpu: bool) -> None:
+    """Wait until the resources are reserved; StoreUnavailable if there are not enough."""
     if not group.wait(_PLACE_SECONDS):
-        remove_placement_group(group)
         free = {key: value for key, value in ray.available_resources().items() if key in ("CPU", "GPU")}
         raise StoreUnavailable(
-            f"no room for the store {name}: {count} shards ask for {bundle} each, and {free} is free; "
-            "stop something, or take fewer shards"
+            f"no room for the store {name}: {group.bundle_count} shards ask for {_bundle(gpu)} each, "
+            f"and {free} is free; stop something, or take fewer shards"
         )
-    return group
 
 
-def _release(name: str) -> None:
-    for key, row in placement_group_table().items():
-        if row["name"] == _group(name) and row["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
+def _groups(name: str) -> list[PlacementGroup]:
+    return [
+        PlacementGroup(ray.PlacementGroupID.from_hex(key))
+        for key, row in placement_group_table().items()
+        if row["name"].rpartition(":")[0] == f"{_GROUP}{name}" and row["state"] != "REMOVED"
+    ]
 
 
-def _group(name: str) -> str:
-    return f"store-{name}"
-
-
-def _find(name: str, part: int, replica: int) -> ActorHandle:
-    actor = find_actor(name, part, replica)
-    if actor is None:
-        raise _not_running(name, part)
-    return actor
+def _find(name: str, part: int, replica: int, deadline: float = 0.0) -> ActorHandle:
+    """Return an actor of a running store, whose driver may be about to start it; StoreUnavailable for none."""
+    while True:
+        actor = find_actor(name, part, replica)
+        if actor is not None:
+            return actor
+        if time.monotonic() > deadline or find_actor(name, 0, 0) is None:
+            raise _not_running(name, part)
+        time.sleep(_POLL_SECONDS)
 
 
 def _not_running(name: str, part: int) -> StoreUnavailable:
@@ -249,7 +276,9 @@ def _not_running(name: str, part: int) -> StoreUnavailable:
 
 def _kill(actors: Sequence[ActorHandle]) -> None:
     # A killed process takes a moment to end, and would serve its socket until then.
-    stopping: list[Any] = [actor.stop_serving.remote() for actor in actors]
+    stopping: list[Any] = [
+        actor.stop_serving.options(concurrency_group="control").remote() for actor in actors
+    ]
     if stopping:
         ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SERVING_SECONDS)
     for actor in actors:
@@ -263,4 +292,4 @@ def _await_freed(name: str) -> None:
             raise StoreUnavailable(
                 f"store {name} did not stop within {_STOP_SECONDS:.0f} s: stop its Ray cluster"
             )
-        time.sleep(0.05)
+        time.sleep(_POLL_SECONDS)

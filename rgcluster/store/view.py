@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rgcluster.errors import StoreUnavailable, UnknownId
 from rgcluster.store.disk.snapshot import Manifest, shard_of
 from rgcluster.store.index.exact import nearest_first, require_neighbours
 from rgcluster.store.results import Found, Neighbours
@@ -52,8 +54,20 @@ class View:
 
     def neighbours(self, query: Query) -> Neighbours:
         """Return the nearest neighbours with their images."""
-        distances, ids = self.search(query)
-        return Neighbours(ids, distances, self.fetch(ids))
+        return self.with_images(lambda: self.search(query))
+
+    def with_images(self, choose: Callable[[], Found]) -> Neighbours:
+        """Return chosen rows with their images; choose again if a row was removed before its image was read."""
+        while True:
+            distances, ids = choose()
+            try:
+                return Neighbours(ids, distances, self.fetch(ids))
+            except UnknownId:
+                if time.monotonic() > self.deadline:
+                    raise StoreUnavailable(
+                        "rows were removed faster than their images could be read: search for fewer, "
+                        "or add replaced rows without removing them first"
+                    ) from None
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images [..., H, W, C]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -165,43 +166,52 @@ def test_of_many_that_take_over_at_once_one_succeeds(location: Location) -> None
 def test_a_file_is_created_once(location: Location) -> None:
     contents = [bytes([65 + number]) * 100 for number in range(6)]
     with ThreadPoolExecutor(6) as threads:
-        made = list(threads.map(lambda content: tried(location / "file", content), contents))
-    assert sum(made) <= 1
-    if not any(made):  # an object store's claimants may all give way; the next one succeeds
-        made[0] = (location / "file").create(contents[0])
+        made = list(threads.map(lambda content: (location / "file").create(content), contents))
+    assert sum(made) == 1
     assert (location / "file").read_bytes() == contents[made.index(True)]
-    assert not (location / "file").create(b"other")
     assert location.names() == ["file"]
 
 
-def tried(file: Location, content: bytes) -> bool:
-    try:
-        return file.create(content)
-    except StorageError:
-        return False
+@pytest.fixture
+def unlinked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """A file on a disk without hard links; object stores other than S3 have no exclusive creation either."""
+
+    def link(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    return Location(tmp_path / "file")
+
+
+def test_a_file_is_created_by_one_claimant_at_most(unlinked: Location) -> None:
+    contents = [bytes([65 + number]) * 100 for number in range(6)]
+
+    def tried(content: bytes) -> bool:
+        try:
+            return unlinked.create(content)
+        except StorageError:
+            return False
+
+    with ThreadPoolExecutor(6) as threads:
+        made = list(threads.map(tried, contents))
+    assert sum(made) <= 1
+    if not any(made):  # claimants may all give way; the next one succeeds
+        made[0] = unlinked.create(contents[0])
+    assert unlinked.read_bytes() == contents[made.index(True)]
+    assert not unlinked.create(b"other")
+    assert unlinked.parent.names() == ["file"]
 
 
 def test_a_claim_that_was_left_behind_holds_nobody_up(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unlinked: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = Location(place(server, f"leases/{tmp_path.name}/left/file"))
-    claim = file.parent / f"file.{'0' * 32}.claim"
+    claim = unlinked.parent / f"file.{'0' * 32}.claim"
     claim.write_bytes(b"\n")
     monkeypatch.setattr("rgcluster.base.storage._CLAIMS", 1)
     with pytest.raises(StorageError, match="other processes try to create this file"):
-        file.create(b"mine")
+        unlinked.create(b"mine")
     monkeypatch.setattr("rgcluster.base.storage._CLAIM_SECONDS", -1.0)
-    assert file.create(b"mine") and file.read_bytes() == b"mine"
-
-
-def test_a_disk_without_hard_links_creates_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(source: str, target: str) -> None:
-        raise PermissionError("not supported")
-
-    monkeypatch.setattr(os, "link", link)
-    file = Location(tmp_path / "file")
-    assert file.create(b"first") and not file.create(b"second")
-    assert file.read_bytes() == b"first" and os.listdir(tmp_path) == ["file"]
+    assert unlinked.create(b"mine") and unlinked.read_bytes() == b"mine"
 
 
 def in_main_thread(body: Callable[[], None]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -412,3 +414,17 @@ def test_where_there_is_no_room_nothing_is_left(tmp_path: Path) -> None:
         f"{tmp_path}/large.bin: no room to write 2048 KiB (File too large); free some"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_created_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def link(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "no hard links")
+
+    if not links:
+        monkeypatch.setattr("rgcluster.base.storage.os.link", link)
+    file = Location(tmp_path) / "new" / "file"
+    assert file.create(b"first") and not file.create(b"second")
+    assert file.read_bytes() == b"first" and file.parent.names() == ["file"]
+    assert time.time() - 60 < file.modified_below() <= file.parent.modified_below() <= time.time()
+    assert (file / "none").modified_below() == 0

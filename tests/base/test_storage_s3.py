@@ -104,3 +104,24 @@ def test_a_copy_in_another_process_is_as_patient(proxy: FaultyProxy) -> None:
     for number in range(8):
         (copy / "f").write_text(str(number))
         assert (copy / "f").read_text() == str(number)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_is_created_once_whatever_happens_to_the_answer(
+    server: str, proxy: FaultyProxy, fault: str
+) -> None:
+    proxy.every, proxy.faults = 2, (fault,)
+    root, seen = (Location(place(address, f"files/created/{fault}")) for address in (proxy.address, server))
+    for number in range(6):
+        assert (root / str(number)).create(b"first")
+        assert not (root / str(number)).create(b"second")
+        assert (seen / str(number)).read_bytes() == b"first"
+    assert proxy.met[fault] >= 6
+
+
+def test_a_file_is_not_created_where_the_server_refuses(proxy: FaultyProxy, server: str) -> None:
+    with pytest.raises(StorageError, match="NoSuchBucket"):
+        Location(place(server, "nowhere/x")).create(b"x")
+    proxy.down = True
+    with pytest.raises(StorageError, match="created/down.*HTTP 503"):
+        Location(place(proxy.address, "files/created/down", attempts=2)).create(b"x")

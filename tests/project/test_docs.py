@@ -34,6 +34,7 @@ RUN_BY = {
     "store compact": "test_store_commands.py",
     "store copy": "test_docs_run.py",
     "store info": "test_docs_run.py",
+    "store verify": "test_docs_run.py",
     "store list": "test_store_commands.py",
     "store query": "test_docs_run.py",
     "store start": "test_store_commands.py",

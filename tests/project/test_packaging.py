@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -21,6 +22,12 @@ PACKAGE = PROJECT / "rgcluster"
 @lru_cache
 def project() -> dict[str, Any]:
     return tomllib.loads((PROJECT / "pyproject.toml").read_text())
+
+
+@lru_cache
+def homes() -> Mapping[str, list[str]]:
+    """The distributions that install each importable name."""
+    return packages_distributions()
 
 
 def requirements() -> list[Requirement]:
@@ -49,11 +56,10 @@ def imported(source: str) -> set[str]:
 def undeclared(names: set[str]) -> set[str]:
     """Those of the imported names that no declared requirement installs."""
     declared = {normalised(requirement.name) for requirement in requirements()}
-    homes = packages_distributions()
     return {
         name
         for name in names - set(sys.stdlib_module_names) - {"rgcluster"}
-        if not declared & {normalised(home) for home in homes.get(name, [name])}
+        if not declared & {normalised(home) for home in homes().get(name, [name])}
     }
 
 
@@ -66,7 +72,7 @@ def test_every_imported_library_is_declared() -> None:
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
 def test_declared_ranges_have_a_lower_bound_and_hold_what_is_installed(requirement: Requirement) -> None:
     assert any(bound.operator == ">=" for bound in requirement.specifier)
-    if normalised(requirement.name) in map(normalised, sum(packages_distributions().values(), [])):
+    if normalised(requirement.name) in map(normalised, sum(homes().values(), [])):
         assert requirement.specifier.contains(version(requirement.name), prereleases=True)
 
 

@@ -141,7 +141,7 @@ def test_data_that_arrived_in_time_is_read_later(pair: tuple[socket.socket, sock
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     ids, vectors = sample(300)
-    return Host(str(write(tmp_path / "s", ids, vectors, 1)), 0, 1, IndexSettings())
+    return Host(str(write(tmp_path / "s", ids, vectors, 1)), 0, 1, IndexSettings(), "store")
 
 
 def serving(call: Any) -> ShardConnections:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import brute_force, clustered, images_of, write
+from stores import ArrayRows, brute_force, clustered, images_of, write
 
 from rgcluster.errors import DataError
 from rgcluster.store import Filter, IndexSettings, LocalStore, tag_of
 from rgcluster.store.index.approximate import ApproximateIndex
 from rgcluster.store.index.exact import ExactIndex
 from rgcluster.store.index.plan import EXACT_LIMIT, choose, plan_of
-from rgcluster.store.index.rows import ArrayRows
 from rgcluster.store.shard.built import load_index, make_index
 
 KINDS = ("ivf", "hnsw", "ivfpq")
@@ -51,7 +50,7 @@ def test_an_answer_is_never_short(kind: str, vectors: np.ndarray) -> None:
     """Nearly everything removed or filtered away: what is left is found, wherever it lies."""
     index = build(kind, vectors)
     left = np.arange(0, COUNT, 600)
-    index.remove(np.setdiff1d(np.arange(COUNT), left) * 3)
+    index.remove(np.setdiff1d(np.arange(COUNT), left))
     assert len(index) == len(left)
     expected = brute_force(left * 3, vectors[left], vectors[COUNT:], 9, left[np.arange(64) % len(left)] * 3)
     squared, found = index.nearest(vectors[COUNT:], 9, (left[np.arange(64) % len(left)] * 3)[:, None])
@@ -109,7 +108,8 @@ def test_a_store_over_an_approximate_index_lives(kind: str, tmp_path: Path, vect
 def test_the_exact_index_forgets_what_is_removed() -> None:
     index = ExactIndex(2)
     index.add(np.arange(10), np.arange(20).reshape(10, 2))
-    index.remove(np.array([3, 4, 99]))
+    index.remove(np.array([3, 4]))
+    index.remove(np.array([4]))
     assert len(index) == 8
     np.testing.assert_array_equal(index.search([[6, 7]], 2)[1], [[2, 1]])
     index.add([3], [[6, 7]])
@@ -141,3 +141,25 @@ def test_the_reckoned_memory_is_that_of_the_index(kind: str, vectors: np.ndarray
     # On disk the ids and tags, 9 bytes a row, are elsewhere.
     assert abs(written - codebook - (plan.bytes - 9 * COUNT)) / written < 0.15
     assert "about" in plan.describe() and f"{COUNT:,} vectors x 16: {kind}" in plan.describe()
+
+
+@pytest.mark.parametrize("kind", ["exact", *KINDS])
+def test_rows_removed_from_among_the_nearest_are_passed_over(kind: str, vectors: np.ndarray) -> None:
+    queries = vectors[:32]
+    index = (
+        make_index(
+            plan_of("exact", COUNT, 16, 1.0),
+            np.arange(COUNT) * 3,
+            np.zeros(COUNT, np.uint8),
+            ArrayRows(vectors),
+        )
+        if kind == "exact"
+        else build(kind, vectors)
+    )
+    for _ in range(6):
+        _, near = index.nearest(queries, 8)
+        assert (near >= 0).all()
+        index.remove(np.unique(near // 3))
+        assert not np.isin(index.nearest(queries, 8)[1], near).any()
+        assert not np.isin(index.nearest(queries, 8, tags=(0,))[1], near).any()
+    assert (index.nearest(queries[:1], 2, tags=(1,))[1] == -1).all()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import json
+import os
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stores import DIGESTS, IMAGE, brute_force, images_of, sample, write
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import CheckpointError, DataError, StaleGeneration, StoreMismatch
+from rgcluster.errors import (
+    CheckpointError,
+    DataError,
+    StaleGeneration,
+    StorageError,
+    StoreMismatch,
+    StoreUnavailable,
+    UnknownId,
+    WriterConflict,
+)
 from rgcluster.store import Filter, LocalStore, SnapshotWriter, copy_snapshot, read_manifest, tag_of
 from rgcluster.store import client as client_module
-from rgcluster.store.changes import journal
-from rgcluster.store.changes.journal import Change, Journal
+from rgcluster.store.changes import compaction, lease
+from rgcluster.store.changes.journal import Change, ChangeFile, Journal, change_files
+from rgcluster.store.changes.lease import Writer
+from rgcluster.store.disk.versions import Versions
+from rgcluster.store.shard import host as host_module
 from rgcluster.store.shard.host import Host
 from rgcluster.store.shard.requests import ShardRequest
-from rgcluster.store.shard.shard import IndexSettings
+from rgcluster.store.shard.shard import IndexSettings, Shard
+from rgcluster.store.view import View
 
 TRAIN, UNLABELLED = tag_of("train"), tag_of("unlabelled")
 
@@ -69,7 +85,8 @@ class LiveStore(RuleBasedStateMachine):
         origin = self.store.manifest.built_digest
         manifest = self.store.compact()
         assert manifest.count == len(self.rows) and manifest.built_digest == origin
-        assert not list((self.place / manifest.journal).glob("*")) and not list(self.place.glob("next-*"))
+        assert read_manifest(self.place) == manifest
+        assert not change_files(Location(self.place), manifest)
 
     @rule(shards=st.integers(1, 4))
     def restart(self, shards: int) -> None:
@@ -155,7 +172,7 @@ def test_a_damaged_change_is_named(place: Path) -> None:
     ids, vectors = sample(6, seed=1)
     with LocalStore(place) as store:
         store.add(ids, vectors, images_of(ids))
-    file = sorted(place.glob("journal-*/*.npz"))[0]
+    file = sorted(place.glob("changes/*/*.npz"))[0]
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -166,8 +183,7 @@ def test_a_damaged_change_is_named(place: Path) -> None:
 def test_what_a_dying_writer_left_of_a_change_is_not_read(place: Path) -> None:
     with LocalStore(place) as store:
         store.remove([5])
-        journal = place / store.manifest.journal
-    (journal / "000000000009-0000-0003.npz.0badf00d.tmp").write_bytes(b"half")
+    (next(place.glob("changes/*")) / "000000000009-0000-0003.npz.0badf00d.tmp").write_bytes(b"half")
     with LocalStore(place) as store:
         assert store.count == 60
 
@@ -212,23 +228,26 @@ def test_compaction_that_fails_leaves_the_old_generation(
         with pytest.raises(ZeroDivisionError):
             store.compact()
         assert store.count == 57 and store.manifest.generation == 0
-        after = [path.name for path in place.iterdir() if not path.name.startswith("journal-")]
-        assert sorted(after) == before
+        after = [path.name for path in place.iterdir()]
+        assert set(after) - {"changes", "versions"} == set(before)
         monkeypatch.undo()
         assert store.compact().count == 57
 
 
-def test_changes_during_a_compaction_are_carried_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["write_compacted", "publish"])
+def test_changes_during_a_compaction_are_carried_over(
+    place: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     ids, vectors = sample(9, seed=3)
     with LocalStore(place) as store:
         store.remove(store.ids()[:3])
-        real = store._hosts[0].hold_writes
+        real = getattr(compaction, moment)
 
-        def late(seconds: float) -> None:
-            store.add(ids, vectors, images_of(ids))  # written, and loaded by nobody yet
-            real(seconds)
+        def late(*given: object) -> object:
+            store.add(ids, vectors, images_of(ids))
+            return real(*given)
 
-        monkeypatch.setattr(store._hosts[0], "hold_writes", late)
+        monkeypatch.setattr(compaction, moment, late)
         store.compact()
         assert store.count == 66 and store.manifest.generation == 1
         np.testing.assert_array_equal(store.search(vectors, 1)[1][:, 0], ids)
@@ -339,82 +358,111 @@ def test_searches_that_meet_are_answered_as_if_alone(place: Path) -> None:
     assert client_module._THREADS > 1
 
 
-def test_two_stores_write_to_one_journal(place: Path) -> None:
-    threads, adds = 4, 40
-    ids, vectors = sample(2 * threads * adds, seed=9)
-    ids = ids + 1_000_000
-    shares = np.split(np.arange(len(ids)), 2 * threads)
-    errors: list[BaseException] = []
-
-    def write_share(store: LocalStore, share: np.ndarray) -> None:
-        try:
-            for row in share:
-                one = slice(row, row + 1)
-                assert store.add(ids[one], vectors[one], images_of(ids[one])) == 0
-        except BaseException as error:
-            errors.append(error)
-
-    with LocalStore(place) as first, LocalStore(place) as second:
-        writers = [
-            threading.Thread(target=write_share, args=((first, second)[number % 2], share))
-            for number, share in enumerate(shares)
-        ]
-        for writer in writers:
-            writer.start()
-        for writer in writers:
-            writer.join()
-    assert not errors
-    with LocalStore(place) as third:
-        held = third.ids()
-        assert np.isin(ids, held).all() and len(held) == len(np.unique(held)) == 60 + len(ids)
-        assert third.count == 60 + len(ids)
-        np.testing.assert_array_equal(third.fetch(ids), images_of(ids))
-
-
-def test_a_write_follows_what_another_store_wrote_before(place: Path) -> None:
+def test_a_second_writer_is_refused_at_once(place: Path) -> None:
     ids, vectors = sample(60)
-    one, images = ids[:1], images_of(ids[:1], version=3)
-    with LocalStore(place) as first, LocalStore(place) as second:
-        for store in (first, second, first, second):
-            store.remove(ids[5:6])
-            assert store.remove(one) == 1
-            assert (second if store is first else first).add(one, vectors[:1], images) == 0
-    with LocalStore(place) as third:
-        assert third.count == 59
-        np.testing.assert_array_equal(third.fetch(one), images)
+    with LocalStore(place) as second:
+        with LocalStore(place) as first:
+            assert first.remove(ids[:1]) == 1
+            start = time.monotonic()
+            for _ in range(2):
+                with pytest.raises(WriterConflict, match=f"process {os.getpid()}.*writes to this snapshot"):
+                    second.remove(ids[1:2])
+            assert time.monotonic() - start < 1
+            assert second.count == 60 and first.remove(ids[1:2]) == 1
+        # Closed, a store leaves the right to write to others, which read what it wrote.
+        assert second.remove(ids[:3]) == 1
+    with LocalStore(place, num_shards=2) as third:
+        assert third.count == 57 and third.remove(ids[3:4]) == 1
 
 
-def test_stores_of_different_numbers_of_shards_write_to_one_journal(place: Path) -> None:
+def test_a_writer_that_lost_its_right_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, vectors = sample(60)
-    with LocalStore(place) as first, LocalStore(place, num_shards=2) as second:
-        for start in range(0, 40, 10):
-            rows = slice(start, start + 10)
-            assert first.remove(ids[rows]) == 10
-            assert second.add(ids[rows], vectors[rows], images_of(ids[rows], version=start)) == 0
+    with LocalStore(place, num_shards=1) as first, LocalStore(place) as second:
+        first.remove(ids[:1])
+        with monkeypatch.context() as later:
+            later.setattr(lease.time, "time", lambda now=time.time: now() + lease.LEASE_SECONDS)
+            assert second.add(ids[:1], vectors[:1], images_of(ids[:1])) == 0
+            with pytest.raises(WriterConflict):
+                first.remove(ids[1:2])
+            assert second.add(ids[1:2], vectors[1:2], images_of(ids[1:2], version=7)) == 1
+        assert first.count == 59
     with LocalStore(place) as third:
         assert third.count == 60
-        np.testing.assert_array_equal(third.fetch(ids[:10]), images_of(ids[:10]))
-        np.testing.assert_array_equal(third.fetch(ids[30:40]), images_of(ids[30:40], version=30))
+        np.testing.assert_array_equal(third.fetch(ids[1:2]), images_of(ids[1:2], version=7))
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_change_file_is_never_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+def test_a_writer_reads_what_others_wrote_even_if_it_fails_at_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def link(source: str, target: str) -> None:
-        raise PermissionError(errno.EPERM, "no hard links")
+    ids, _ = sample(60)
+    with LocalStore(place, num_shards=1) as second:
+        with LocalStore(place) as first:
+            first.remove(ids[:4])
+        for failing in ((Journal, "news"), (Writer, "append"), (Location, "create"), (Shard, "apply")):
+            with monkeypatch.context() as broken:
+                broken.setattr(*failing, lambda *given: _full())
+                with pytest.raises(StorageError, match="no room"):
+                    second.remove(ids[:1])
+        assert second.remove(ids[:5]) == 1 and second.remove(ids[5:6]) == 1 and second.count == 54
+    with LocalStore(place) as third:
+        assert third.count == 54
 
-    if not links:
-        monkeypatch.setattr("rgcluster.store.changes.journal.os.link", link)
-    first, second = (Journal(Location(tmp_path), 0, 1) for _ in range(2))
-    assert first.append(Change(np.array([1])))
-    assert not second.append(Change(np.array([2])))
-    assert [change.ids.tolist() for change in second.news()] == [[1]]
-    assert second.append(Change(np.array([2])))
-    assert [change.ids.tolist() for change in first.news()] == [[2]]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "000000000000-0000-0001.npz", "000000000001-0000-0001.npz"
-    ]  # fmt: skip
+
+def test_a_change_that_comes_too_late_is_written_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seal falls between the write and its acknowledgement: the sealed file does not count."""
+    ids, vectors = sample(3, seed=4)
+    with LocalStore(place, num_shards=1) as store:
+        store.remove(ids)
+        real, sealed = Location.create, []
+
+        def sealing(self: Location, content: bytes) -> bool:
+            created = real(self, content)
+            if self.name.endswith(".npz") and not sealed:
+                sealed.append(Versions(Location(place)).seal())
+            return created
+
+        monkeypatch.setattr(Location, "create", sealing)
+        assert store.add(ids, vectors, images_of(ids)) == 0 and store.remove(ids[:1]) == 1
+        files = change_files(Location(place), store.manifest)
+        assert [file.directory.name < f"{sealed[0].number:012d}" for file in files] == [True] * 2 + [
+            False
+        ] * 2
+    with LocalStore(place) as store:
+        assert store.count == 62
+
+
+def test_a_replaced_process_of_a_shard_may_not_write(place: Path) -> None:
+    """A shard that was cut off from its cluster and started elsewhere."""
+    ids, _ = sample(60)
+    old = Host(str(place), 0, 1, IndexSettings(), "store")
+    sibling = Host(str(place), 0, 1, IndexSettings(), "store", restarts=1)
+
+    def remove(host: Host, number: int) -> int:
+        return host.call(ShardRequest(0, "write", (Change(ids[number : number + 1]),)))[0]
+
+    assert (old.origin()[1], remove(old, 0), remove(old, 1)) == (1, 1, 1)
+    assert sibling.origin() and remove(sibling, 0) == 0 and remove(sibling, 2) == 1
+    with pytest.raises(WriterConflict, match="process of shard 0 has been replaced"):
+        remove(old, 3)
+
+
+def test_a_store_of_the_earlier_format_is_read_and_raised(place: Path) -> None:
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["changes_from"]
+    (place / "manifest.json").write_text(json.dumps({**manifest, "schema": 2, "journal": "journal-0123abcd"}))
+    ids, vectors = sample(4, seed=6)
+    (place / "journal-0123abcd").mkdir()
+    with (place / "journal-0123abcd" / "000000000000-0000-0001.npz").open("wb") as file:
+        np.savez(file, ids=ids, vectors=vectors, images=images_of(ids), tags=np.zeros(4, np.uint8))
+    with LocalStore(place) as store:
+        digest = store.manifest.built_digest
+        assert store.count == 64 and json.loads((place / "manifest.json").read_text())["schema"] == 2
+        store.remove(ids[:1])
+    assert json.loads((place / "manifest.json").read_text())["schema"] == 3
+    with LocalStore(place) as store:
+        assert store.count == 63 and store.compact().count == 63
+        assert store.manifest.built_digest == digest
+        np.testing.assert_array_equal(store.fetch(ids[1:]), images_of(ids[1:]))
 
 
 def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_loaded_again(
@@ -423,18 +471,19 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_loaded_again(
     """A shard that restarts during a compaction reads files which the compaction removes."""
     ids, vectors = sample(40, 4)
     place = write(tmp_path / "s", ids, vectors, 1)
-    read = journal.read_change
+    read = ChangeFile.read
     with LocalStore(place) as store:
         store.add(np.arange(3), vectors[:3], images_of(np.arange(3)))
         pending = [store.compact]
 
-        def replaced(directory: Location, name: str) -> journal.Change:
+        def replaced(file: ChangeFile) -> list[Change]:
             if pending:
                 pending.pop()()
-            return read(directory, name)
+                shutil.rmtree(place / "changes")
+            return read(file)
 
-        monkeypatch.setattr(journal, "read_change", replaced)
-        host = Host(place, 0, 1, IndexSettings())
+        monkeypatch.setattr(ChangeFile, "read", replaced)
+        host = Host(str(place), 0, 1, IndexSettings(), "other")
         manifest, _ = host.origin()
         assert manifest.generation == read_manifest(Location(place)).generation and not pending
         assert host.call(ShardRequest(manifest.generation, "ids"))[1].size == 43
@@ -445,7 +494,7 @@ def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
 ) -> None:
     ids, vectors = sample(40, 4)
     place = write(tmp_path / "s", ids, vectors, 1)
-    host = Host(place, 0, 1, IndexSettings())
+    host = Host(str(place), 0, 1, IndexSettings(), "other")
     before = host.origin()[0].generation
 
     def gone(self: object, ids: np.ndarray) -> int:
@@ -457,3 +506,95 @@ def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
     monkeypatch.setattr("rgcluster.store.shard.shard.Shard.vectors", gone)
     with pytest.raises(StaleGeneration):
         host.call(ShardRequest(before, "vectors", (ids[:1],)))
+
+
+def test_a_store_that_changed_much_is_compacted_by_itself(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(host_module, "COMPACT_ROWS", 12)
+    monkeypatch.setattr(host_module, "_COMPACT_SECONDS", 0.0)
+    ids, vectors = sample(60)
+
+    def compactions() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "store-compaction"]
+
+    with LocalStore(place, num_shards=1) as store:
+        store.remove(ids[:29])
+        assert not compactions() and store.manifest.generation == 0
+        with monkeypatch.context() as full:
+            full.setattr(compaction, "write_compacted", lambda *given: _full())
+            store.add(ids[:1], vectors[:1], images_of(ids[:1]))
+            for thread in compactions():
+                thread.join(30)
+        assert "was not compacted: no room" in caplog.text and store.count == 32
+        store.remove(ids[:1])
+        for thread in compactions():
+            thread.join(30)
+        assert store.reload().generation == 1 and store.count == 31
+        assert store._hosts[0]._load_current().changed == 0
+
+
+def _full() -> str:
+    raise StorageError("no room")
+
+
+def test_rows_may_be_removed_between_search_and_fetch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, vectors = sample(60)
+    with LocalStore(place, timeout=1) as store:
+        fetch, removed = View.fetch, list[int]()
+
+        def late(view: View, wanted: np.ndarray) -> np.ndarray:
+            if len(removed) < 3:
+                removed.append(int(wanted.flat[0]))
+                for host in store._hosts:
+                    owned = np.array([removed[-1]])
+                    if removed[-1] in host.call(ShardRequest(0, "ids"))[1]:
+                        host.call(ShardRequest(0, "write", (Change(owned),)))
+            return fetch(view, wanted)
+
+        monkeypatch.setattr(View, "fetch", late)
+        near = store.neighbours(vectors[:2], 4)
+        assert len(set(removed)) == 3 and not np.isin(removed, near.ids).any()
+        np.testing.assert_array_equal(near.images, images_of(near.ids.ravel()).reshape(near.images.shape))
+        removed.clear()
+        drawn = store.random_async(ids[:2], 50, seed=0).result()
+        assert len(removed) == 3 and not np.isin(removed, drawn.ids).any()
+        monkeypatch.setattr(View, "fetch", lambda view, wanted: fetch(view, np.array([1])))
+        with pytest.raises(StoreUnavailable, match="removed faster than their images could be read"):
+            store.neighbours(vectors[:2], 4)
+        with pytest.raises(UnknownId):
+            store.fetch([1])
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
+def test_clients_ask_for_rows_that_are_removed_and_added_again(place: Path, seconds: float) -> None:
+    ids, vectors = sample(60)
+    errors: list[BaseException] = []
+    answers, stop = [0] * 8, threading.Event()
+    with LocalStore(place) as store:
+
+        def ask(number: int) -> None:
+            try:
+                while not stop.is_set():
+                    if number % 4:
+                        near = store.neighbours(vectors[:8], 3)
+                    else:
+                        near = store.random_async(ids[:4], 5, seed=answers[number]).result()
+                    np.testing.assert_array_equal(
+                        near.images, images_of(near.ids.ravel()).reshape(near.images.shape)
+                    )
+                    answers[number] += 1
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            store.remove(ids[:20])
+            store.add(ids[:20], vectors[:20], images_of(ids[:20]))
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not errors and min(answers) > 0

@@ -24,7 +24,8 @@ FAULTS = ("busy", "cut", "slow", "lost", "half")
 class FaultyProxy:
     """Forwards to `target`; of every `every` requests one meets the next of `faults`. With `down` all are refused.
 
-    With `key` only requests that are signed with this access key are let through, the others get 403.
+    With `key` only requests that are signed with this access key are let through, the others get 403. `at` is the
+    number of one request that meets `faults[0]`; with `stays`, so do all after it.
     """
 
     target: str
@@ -32,6 +33,8 @@ class FaultyProxy:
     faults: tuple[str, ...] = FAULTS
     down: bool = False
     key: str = ""
+    at: int = 0
+    stays: bool = False
     requests: int = 0
     met: Counter[str] = field(default_factory=Counter)
 
@@ -55,6 +58,9 @@ class FaultyProxy:
             self.requests += 1
             if self.down:
                 return "busy"
+            if self.at and (self.requests == self.at or self.stays and self.requests > self.at):
+                self.met[self.faults[0]] += 1
+                return self.faults[0]
             if not self.every or self.requests % self.every:
                 return None
             fault = self.faults[self.requests // self.every % len(self.faults)]

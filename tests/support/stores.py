@@ -71,3 +71,13 @@ def clustered(count: int, dimension: int = 16, seed: int = 0) -> NDArray[np.floa
     centres = generator.normal(size=(max(4, count // 100), dimension))
     noise = 0.3 * generator.normal(size=(count, dimension))
     return (centres[generator.integers(0, len(centres), count)] + noise).astype(np.float32)
+
+
+class ArrayRows:
+    """The rows of an array."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self._array[rows]

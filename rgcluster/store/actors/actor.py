@@ -12,6 +12,8 @@ import ray
 
 from rgcluster.base.cluster.internals import times_restarted
 from rgcluster.base.placement import CPUS_PER_SHARD
+from rgcluster.base.storage import digest_bytes
+from rgcluster.store.actors.pool import CONCURRENCY
 from rgcluster.store.actors.socket_server import SocketServer, address
 from rgcluster.store.actors.telemetry import ShardMeter
 from rgcluster.store.disk.snapshot import Manifest
@@ -33,32 +35,41 @@ class ShardProcess(Host):
         self,
         name: str,
         location: str,
-        part: int,
-        parts: int,
-        replica: int,
+        shard: tuple[int, int],
+        copy: tuple[int, int],
         settings: IndexSettings,
         verify: bool,
         key: str,
     ) -> None:
+        """`shard` is its number and how many there are, `copy` that of the replica."""
         self._restarts = _restarts()
         # Shard files never change, so a restart does not verify them again.
-        super().__init__(location, part, parts, settings, verify=verify and not self._restarts)
-        self._replica = replica
+        owner = digest_bytes(key.encode())
+        super().__init__(
+            location,
+            *shard,
+            settings,
+            owner,
+            restarts=self._restarts,
+            verify=verify and not self._restarts,
+        )
+        self._replica, self._replicas = copy
         self._meter: ShardMeter | None = None
         self._metering = threading.Lock()
-        self._names = (name, part, replica)
+        self._names = (name, shard[0], self._replica)
         self._key = key
-        path = address(key, part, replica)
+        path = address(key, shard[0], self._replica)
         self._server = None if path is None else SocketServer(path, self.call)
 
-    def describe_store(self) -> tuple[str, Manifest, int, str]:
-        """Return the location of the snapshot, its manifest, the number of shards and the key of their sockets."""
-        return str(self._location), *self.origin(), self._key
+    def describe_store(self) -> tuple[str, Manifest, int, int, str]:
+        """Return the location, its manifest, the numbers of shards and replicas, and the key of their sockets."""
+        return str(self._location), *self.origin(), self._replicas, self._key
 
     def stop_serving(self) -> None:
-        """Stop the socket server before the process is killed."""
+        """Stop the socket server and leave the right to write to others, before the process is killed."""
         if self._server is not None:
             self._server.close()
+        self.release()
 
     def call(self, request: ShardRequest) -> Any:
         if request.method != "search":
@@ -103,6 +114,7 @@ _ACTOR: dict[str, Any] = {
     "max_restarts": -1,
     "max_task_retries": 0,
     "max_concurrency": 16,
+    "concurrency_groups": CONCURRENCY,
 }
 
 ShardActor: Any = ray.remote(**_ACTOR)(ShardProcess)

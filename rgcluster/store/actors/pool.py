@@ -16,7 +16,10 @@ from rgcluster.store.actors.connections import PendingResponse, ShardConnections
 from rgcluster.store.actors.names import find_actor
 from rgcluster.store.shard.requests import HostCall, ShardRequest
 
-__all__ = ["ActorPool"]
+__all__ = ["CONCURRENCY", "ActorPool"]
+
+CONCURRENCY = {"control": 4, "writes": 16}
+"""Threads of an actor for calls to its host and for changes. Neither waits for reads, nor for each other."""
 
 _RETRY_SECONDS = 0.1
 _MIN_PATIENCE_SECONDS = 1.0
@@ -184,9 +187,12 @@ class ActorPool:
         return self._connections.request((call.part, self._first + turn % self.replicas), call.request, until)
 
     def _submit(self, call: HostCall, turn: int) -> Any:
-        replicas = self.actors[call.part]
-        first = call.request is not None and call.request.method == _PRIMARY_METHOD
-        return getattr(replicas[0 if first else turn % len(replicas)], call.method).remote(*call.args)
+        replicas, request = self.actors[call.part], call.request
+        writes = request is not None and request.method == _PRIMARY_METHOD
+        method = getattr(replicas[0 if writes else turn % len(replicas)], call.method)
+        if writes or request is None:
+            method = method.options(concurrency_group="writes" if writes else "control")
+        return method.remote(*call.args)
 
     def _ready(self, refs: Sequence[Any], until: float) -> set[Any]:
         timeout = max(0.0, until - time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,10 +10,13 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from rgcluster.errors import RGClusterError
+
 __all__ = ["ClientMeter", "ShardMeter"]
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 _EVERY = 5.0
+log = logging.getLogger(__name__)
 
 
 class ShardMeter:
@@ -41,9 +45,12 @@ class ShardMeter:
 
         def report() -> None:
             while True:
-                row = info()
-                self._vectors.set(row["count"])
-                self._memory.set(row["memory"])
+                try:
+                    row = info()
+                    self._vectors.set(row["count"])
+                    self._memory.set(row["memory"])
+                except (RGClusterError, OSError) as error:  # of the storage; the next report may succeed
+                    log.warning("no report on the store's size: %s", error)
                 # Repeated, because Ray drops a gauge that is not updated.
                 self._restarts.set(self._times_restarted)
                 time.sleep(_EVERY)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import fcntl
-import tempfile
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rgcluster.base.storage import Location
-from rgcluster.store.changes.journal import Change, change_names, read_change
+from rgcluster.base.storage import Location, digest_bytes
+from rgcluster.store.changes.journal import Change, ChangeFile, change_files
+from rgcluster.store.disk.orphans import RETIRED_SECONDS
+from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import (
     FILES,
     Manifest,
     Place,
     ShardEntry,
-    file_digest,
+    damaged,
     read_manifest,
     verify_shard,
 )
 from rgcluster.store.disk.writer import SnapshotWriter
 
-__all__ = ["compacted_beside", "copy_snapshot", "local_copy"]
+__all__ = ["copy_snapshot", "local_copy", "verify", "write_compacted"]
 
 _COPY_ROWS = 256
 
@@ -30,23 +33,33 @@ _COPY_ROWS = 256
 def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEntry]) -> Path:
     """Return a local directory with the files of these shards: the snapshot itself if it is local.
 
-    A remote snapshot is downloaded once per machine. An existing copy is reused if its checksums match, so an
-    interrupted download is harmless.
+    A remote snapshot is downloaded once per machine, each file under its name only once its checksum matched.
     """
     if location.is_local:
         return location.local()
-    cache = Path(tempfile.gettempdir()) / "rgcluster-store" / manifest.digest
+    cache = private_directory(f"cache/{digest_bytes(str(location).encode())}")
     for entry in entries:
         directory = cache / entry.directory
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
         with (directory / "lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for name in FILES:
-                file = directory / name
-                if not file.exists() or file_digest(file) != entry.files[name].sha256:
-                    (location / entry.directory / name).download(file)
-            verify_shard(cache, entry)
+                file, expected = directory / name, entry.files[name]
+                if not file.exists() or file.stat().st_size != expected.bytes:
+                    partial = directory / f"{name}.partial"
+                    if (location / entry.directory / name).download(partial) != expected.sha256:
+                        raise damaged(location / entry.directory / name)
+                    partial.replace(file)
+    _remove_other_generations(cache, location, manifest)
     return cache
+
+
+def _remove_other_generations(cache: Path, location: Location, manifest: Manifest) -> None:
+    """Remove cached shards that neither this manifest nor the current one names, after an hour."""
+    named = manifest.directories | read_manifest(location).directories
+    for directory in cache.glob("shard-*"):
+        if directory.name not in named and time.time() - directory.stat().st_mtime > RETIRED_SECONDS:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -> Manifest:
@@ -57,22 +70,34 @@ def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -
     """
     manifest = read_manifest(source)
     with _writer_like(manifest, target, num_shards, replace=False) as writer:
-        changed = _fill(writer, Location(source), manifest)
-        return writer.commit(origin=manifest.built_digest if changed else manifest.origin)
+        files = change_files(Location(source), manifest)
+        _fill(writer, Location(source), manifest, files)
+        return writer.commit(origin=manifest.built_digest if files else manifest.origin)
 
 
-def compacted_beside(location: Place, num_shards: int | None = None) -> tuple[str, set[str]] | None:
-    """Write the current state of a store, including its changes, as a new snapshot beside it.
+def verify(location: Place) -> Manifest:
+    """Read every file of a store, local or remote; return its manifest if all match their checksums.
 
-    Returns the name of the new manifest, for `publish`, and the names of the included changes; None if there
-    are no changes.
+    CheckpointError names the first that does not.
     """
-    manifest = read_manifest(location)
-    if not change_names(Location(location) / manifest.journal):
-        return None
-    with _writer_like(manifest, location, num_shards, replace=True) as writer:
-        included = _fill(writer, Location(location), manifest)
-        return writer.commit_beside(origin=manifest.built_digest), included
+    place, manifest = Location(location), read_manifest(location)
+    for entry in manifest.shards:
+        verify_shard(place, entry)
+    for file in change_files(place, manifest):
+        file.read()
+    return manifest
+
+
+def write_compacted(location: Location, manifest: Manifest, epoch: int) -> str:
+    """Write the rows of a snapshot, with the changes before an epoch, as the next generation beside it.
+
+    Returns the name of its manifest, for `publish`.
+    """
+    with _writer_like(manifest, location, None, replace=True) as writer:
+        _fill(writer, location, manifest, change_files(location, manifest, last=epoch - 1))
+        return writer.commit_beside(
+            origin=manifest.built_digest, generation=manifest.generation + 1, changes_from=epoch
+        )
 
 
 def _writer_like(manifest: Manifest, target: Place, num_shards: int | None, replace: bool) -> SnapshotWriter:
@@ -82,25 +107,19 @@ def _writer_like(manifest: Manifest, target: Place, num_shards: int | None, repl
     )  # fmt: skip
 
 
-def _fill(writer: SnapshotWriter, source: Location, manifest: Manifest) -> set[str]:
-    """Append the current rows of the store; return the names of the included changes."""
-    journal = source / manifest.journal
-    names = change_names(journal)
-    last: dict[int, str] = {}
-    for name in names:
-        last |= dict.fromkeys(read_change(journal, name).ids.tolist(), name)
+def _fill(writer: SnapshotWriter, source: Location, manifest: Manifest, files: Sequence[ChangeFile]) -> None:
+    """Append the rows of a snapshot as these changes leave them."""
+    last: dict[int, tuple[int, int]] = {}
+    for number, file in enumerate(files):
+        for turn, change in enumerate(file.read()):
+            last |= dict.fromkeys(change.ids.tolist(), (number, turn))
     changed = np.array(sorted(last), np.int64)
     for rows in _pieces(source, manifest):
-        keep = ~np.isin(rows.ids, changed)
-        _append(writer, rows.select(keep))
-    for name in names:
-        change = read_change(journal, name)
-        if change.adds:
-            _append(
-                writer,
-                change.select(np.array([last[number] == name for number in change.ids.tolist()], bool)),
-            )
-    return set(names)
+        _append(writer, rows.select(~np.isin(rows.ids, changed)))
+    for number, file in enumerate(files):
+        for turn, change in enumerate(file.read()):
+            newest = [last[row] == (number, turn) for row in change.ids.tolist()]
+            _append(writer, change.select(np.array(newest, bool)))
 
 
 def _append(writer: SnapshotWriter, rows: Change) -> None:
@@ -112,7 +131,8 @@ def _pieces(source: Location, manifest: Manifest) -> Iterator[Change]:
     """Yield the rows of the snapshot's files, a few hundred at a time."""
     for entry in manifest.shards:
         place = local_copy(source, manifest, [entry])
-        verify_shard(place, entry)
+        if source.is_local:
+            verify_shard(source, entry)
         ids, vectors, images, tags = (
             np.load(place / entry.directory / name, mmap_mode="r", allow_pickle=False) for name in FILES
         )

@@ -1,21 +1,25 @@
 """Format of the store on disk.
 
-    manifest.json                    names everything else; written last, replaced by one rename
+    manifest.json                    names the built shards; written last
+    manifest-<token>.json            the same of a later generation
+    versions/                        tell which manifest is current, and who may write (`versions.py`)
     shard-00000-<token>/ids.npy      int64 [n]
     shard-00000-<token>/vectors.npy  float32 [n, d]
     shard-00000-<token>/images.npy   uint8 [n, H, W, C]
     shard-00000-<token>/tags.npy     uint8 [n], the split
-    journal-<token>/                 changes since (`journal.py`)
+    changes/                         changes since, by epoch (`journal.py`)
     indexes/                         approximate indexes of the vectors (`built.py`); may be removed
 
-Shard files never change. A new generation lies beside the old one under another token until the manifest is
-replaced.
+No file changes. A new generation lies beside the old one under another token until a version names its manifest.
+Files that no recent version names are removed later (`orphans.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.errors import CheckpointError, DataError
+from rgcluster.store.disk.versions import MANIFEST, SCHEMA, Version, Versions
 
 __all__ = [
     "FILES",
@@ -33,15 +38,19 @@ __all__ = [
     "Manifest",
     "Place",
     "ShardEntry",
+    "current",
+    "damaged",
     "file_digest",
     "read_manifest",
     "shard_of",
-    "verify",
     "verify_shard",
 ]
 
-SCHEMA = 2
-MANIFEST = "manifest.json"
+_CONTENT = 2
+"""Format of the shard files, which the digests include."""
+_READABLE = (2, SCHEMA)
+_DIRECTORY = re.compile(r"shard-\d{5,}-[0-9a-f]{8}")
+_JOURNAL = re.compile(r"(journal-[0-9a-f]{8})?")
 FILES = ("ids.npy", "vectors.npy", "images.npy", "tags.npy")
 
 Place = Location | str | os.PathLike[str]
@@ -74,12 +83,14 @@ class Manifest:
     count: int
     digests: dict[str, str]
     shards: tuple[ShardEntry, ...]
-    journal: str
-    """Directory of the changes since."""
     generation: int = 0
     """Grows by one whenever the snapshot at a location is replaced."""
     origin: str = ""
     """Digest of the built snapshot to which changes were applied; empty if there were none."""
+    changes_from: int = 0
+    """The epoch of the first changes that the shards do not include."""
+    journal: str = ""
+    """Directory of earlier changes, in a store of format 2."""
     schema: int = SCHEMA
 
     @property
@@ -92,12 +103,20 @@ class Manifest:
         files = [
             [entry.count, {name: asdict(file) for name, file in entry.files.items()}] for entry in self.shards
         ]
-        return digest_json([self.schema, self.dimension, self.image_shape, self.digests, files])
+        return digest_json([_CONTENT, self.dimension, self.image_shape, self.digests, files])
 
     @property
     def built_digest(self) -> str:
         """Digest of the snapshot as built, before any changes. Training runs depend on it."""
         return self.origin or self.digest
+
+    @property
+    def directories(self) -> set[str]:
+        """Names of all directories that belong to this snapshot alone."""
+        return {entry.directory for entry in self.shards} | ({self.journal} - {""})
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
 
 
 def shard_of(ids: ArrayLike, num_shards: int) -> NDArray[np.int64]:
@@ -111,14 +130,20 @@ def shard_of(ids: ArrayLike, num_shards: int) -> NDArray[np.int64]:
     return (mixed % np.uint64(num_shards)).astype(np.int64).reshape(flat.shape)
 
 
-def read_manifest(location: Place, file: str = MANIFEST) -> Manifest:
-    """Return the manifest of the snapshot at a location; CheckpointError if there is none."""
+def current(location: Place) -> tuple[Version, Manifest]:
+    """Return the newest version of the store at a location, and its manifest."""
+    version = Versions(Location(location)).read()
+    return version, read_manifest(location, version.manifest)
+
+
+def read_manifest(location: Place, file: str | None = None) -> Manifest:
+    """Return the manifest of the snapshot at a location, or the one in `file`; CheckpointError if there is none."""
     place = Location(location)
-    if not (place / file).exists():
-        raise CheckpointError(f"{place}: no store here; build one with `rgcluster store build`")
+    if file is None:
+        file = Versions(place).read().manifest
     try:
         raw = (place / file).read_json()
-        if raw["schema"] != SCHEMA:
+        if raw["schema"] not in _READABLE:
             raise CheckpointError(
                 f"{place}: schema {raw['schema']}, this version reads {SCHEMA}; "
                 "rebuild with `rgcluster store build`"
@@ -126,7 +151,7 @@ def read_manifest(location: Place, file: str = MANIFEST) -> Manifest:
         height, width, channels = raw["image_shape"]
         shards = tuple(
             ShardEntry(
-                str(entry["directory"]),
+                _checked(_DIRECTORY, entry["directory"]),
                 int(entry["count"]),
                 {
                     name: FileEntry(int(file["bytes"]), str(file["sha256"]))
@@ -137,31 +162,37 @@ def read_manifest(location: Place, file: str = MANIFEST) -> Manifest:
         )
         return Manifest(
             str(raw["name"]), int(raw["dimension"]), (height, width, channels), int(raw["count"]),
-            dict(raw["digests"]), shards, str(raw["journal"]), int(raw["generation"]), str(raw["origin"]),
+            dict(raw["digests"]), shards, int(raw["generation"]), str(raw["origin"]),
+            int(raw.get("changes_from", 0)), _checked(_JOURNAL, raw["journal"]),
         )  # fmt: skip
+    except FileNotFoundError:
+        raise CheckpointError(f"{place}: no store here; build one with `rgcluster store build`") from None
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{place / file}: damaged ({error}); rebuild with `rgcluster store build`"
         ) from None
 
 
-def verify(location: Place) -> Manifest:
-    """Return the manifest if all local files match it; CheckpointError names the first file that differs."""
-    manifest = read_manifest(location)
-    for entry in manifest.shards:
-        verify_shard(Location(location).local(), entry)
-    return manifest
+def _checked(pattern: re.Pattern[str], name: object) -> str:
+    """Return a directory's name; ValueError for one that could lie outside of the snapshot."""
+    if not pattern.fullmatch(str(name)):
+        raise ValueError(f"directory {str(name)[:60]!r}")
+    return str(name)
 
 
-def verify_shard(place: Path, entry: ShardEntry) -> None:
-    """Check the files of one shard; CheckpointError names the first that differs."""
+def verify_shard(place: Location, entry: ShardEntry) -> None:
+    """Check the files of one shard; CheckpointError names the first that is missing or differs."""
     for name in FILES:
-        path = place / entry.directory / name
-        expected = entry.files.get(name)
-        if expected is None or not path.is_file():
-            raise CheckpointError(f"{path}: missing; rebuild with `rgcluster store build`")
-        if path.stat().st_size != expected.bytes or file_digest(path) != expected.sha256:
-            raise CheckpointError(f"{path}: differs from its checksum; rebuild with `rgcluster store build`")
+        file, expected = place / entry.directory / name, entry.files.get(name)
+        if expected is None or not file.is_file():
+            raise CheckpointError(f"{file}: missing; rebuild with `rgcluster store build`")
+        if file.size() != expected.bytes or file.sha256() != expected.sha256:
+            raise damaged(file)
+
+
+def damaged(file: Path | Location) -> CheckpointError:
+    """Return the error for a file that is not the one in the manifest."""
+    return CheckpointError(f"{file}: differs from its checksum; rebuild with `rgcluster store build`")
 
 
 def file_digest(path: Path) -> str:

@@ -1,18 +1,19 @@
 """Streaming, atomic writer of snapshots, with bounded memory.
 
-A writer fills a `partial-...` directory; its last step is a manifest that names the finished files. Readers ignore
-what an interrupted writer leaves. The next writer continues it if both have the same `resume` key, or removes it.
+A writer fills a `partial-...` directory. Its last step is a manifest that names the finished files, or, where there
+is a snapshot already, a version that names the manifest. Readers ignore what an interrupted writer leaves. The next
+writer continues it if both have the same `resume` key, or removes it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
+import os
 import shutil
-import tempfile
+import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -23,9 +24,10 @@ from numpy.typing import ArrayLike, NDArray
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.errors import DataError, StorageError
 from rgcluster.store.disk.growing import GrowingArray
+from rgcluster.store.disk.orphans import remove_orphans
+from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import (
     FILES,
-    MANIFEST,
     FileEntry,
     Manifest,
     Place,
@@ -34,12 +36,15 @@ from rgcluster.store.disk.snapshot import (
     read_manifest,
     shard_of,
 )
+from rgcluster.store.disk.versions import MANIFEST, Versions
 from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors
 from rgcluster.store.index.rows import SPLITS
 
 __all__ = ["SnapshotWriter", "as_images", "as_tags", "discard", "publish"]
 
-_PARTIAL, _CANDIDATE, _LOCK, _PROGRESS = "partial-", "next-", "lock", "progress.json"
+_PARTIAL, _LOCK, _PROGRESS = "partial-", "lock", "progress.json"
+_PUBLISH_SECONDS = 6 * 3600.0
+"""A snapshot that was written longer ago is not published, since its files might count as orphans."""
 
 
 class SnapshotWriter:
@@ -71,7 +76,7 @@ class SnapshotWriter:
         self._token = uuid.uuid4().hex[:8]
         self._home = _home(self._target)
         self._partial = self._home / f"{_PARTIAL}{resume or self._token}"
-        self._made_home = not self._home.exists()
+        self._made_home = not self._target.is_local or not self._home.exists()
         self._partial.mkdir(parents=True, exist_ok=True)
         lock = _take(self._partial)
         if lock is None:
@@ -119,29 +124,31 @@ class SnapshotWriter:
         Location(self._partial / _PROGRESS).write_json([files["ids.npy"].count for files in self._files])
 
     def commit(self, *, origin: str = "") -> Manifest:
-        """Publish the snapshot; DataError for no rows or a duplicate id."""
+        """Publish the snapshot; DataError for no rows or a duplicate id.
+
+        Changes made before this call do not apply to it.
+        """
         self._require_open()
         try:
             manifest = self._finish(origin)
             self._move_shards(manifest)
-            old = self._current()
-            (self._target / MANIFEST).write_bytes(_json(manifest), durable=True)
+            if (self._target / MANIFEST).exists():
+                manifest = self._replace_current(manifest)
+            elif not (self._target / MANIFEST).create(manifest.to_bytes()):
+                raise DataError(f"{self._target}: another process wrote a store here; choose another place")
         except BaseException:
             self.abort()
             raise
-        if old:
-            _discard(self._target, old)
         self._close(remove=True)
         return manifest
 
-    def commit_beside(self, *, origin: str) -> str:
+    def commit_beside(self, *, origin: str, generation: int, changes_from: int) -> str:
         """Write the snapshot beside the current one; return the name of its manifest, for `publish`."""
         self._require_open()
         try:
-            manifest = self._finish(origin)
+            manifest = replace(self._finish(origin), generation=generation, changes_from=changes_from)
             self._move_shards(manifest)
-            name = f"{_CANDIDATE}{self._token}.json"
-            (self._target / name).write_bytes(_json(manifest), durable=True)
+            name = self._write_beside(manifest)
         except BaseException:
             self.abort()
             raise
@@ -155,8 +162,6 @@ class SnapshotWriter:
                 for file in files.values():
                     file.close()
             self._close(remove=not (self._resume and (self._partial / _PROGRESS).exists()))
-            if self._made_home and self._home.exists() and not any(self._home.iterdir()):
-                self._home.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -206,61 +211,59 @@ class SnapshotWriter:
         count = sum(entry.count for entry in entries)
         if not count:
             raise DataError(f"{self._target}: nothing was appended; a store needs 1 image or more")
-        old = self._current()
         return Manifest(
-            self._name, self._dimension, self._image_shape, count, self._digests, tuple(entries),
-            f"journal-{self._token}", old.generation + 1 if old else 0, origin,
-        )  # fmt: skip
+            self._name,
+            self._dimension,
+            self._image_shape,
+            count,
+            self._digests,
+            tuple(entries),
+            origin=origin,
+        )
 
     def _move_shards(self, manifest: Manifest) -> None:
         self._refuse_to_overwrite()
         for number, entry in enumerate(manifest.shards):
             source, place = self._partial / f"shard-{number:05d}", self._target / entry.directory
             if self._target.is_local:
+                os.utime(source)  # its age as an orphan counts from here
                 source.rename(place.local())
             else:
                 for name in FILES:
                     (place / name).upload(source / name)
 
-    def _current(self) -> Manifest | None:
-        return read_manifest(self._target) if (self._target / MANIFEST).exists() else None
+    def _replace_current(self, manifest: Manifest) -> Manifest:
+        """Publish the manifest as the generation after the current one, whichever that is."""
+        while True:
+            base = Versions(self._target).seal()
+            generation = read_manifest(self._target, base.manifest).generation + 1
+            manifest = replace(manifest, generation=generation, changes_from=base.number)
+            name = self._write_beside(manifest)
+            if publish(self._target, name, base.manifest):
+                return manifest
+            (self._target / name).remove()
+
+    def _write_beside(self, manifest: Manifest) -> str:
+        name = f"manifest-{uuid.uuid4().hex[:8]}.json"
+        (self._target / name).write_bytes(manifest.to_bytes(), durable=True)
+        return name
 
     def _refuse_to_overwrite(self) -> None:
         if self._target.is_file():
             raise DataError(f"{self._target}: a file is in the way; choose another place")
-        others = [
-            name for name in self._target.names() if not name.startswith((_PARTIAL, "shard-", "journal-"))
-        ]
+        others = [name for name in self._target.names() if not name.startswith((_PARTIAL, "shard-"))]
         if others and not (self._replace and MANIFEST in others):
             raise DataError(f"{self._target}: holds files already; remove it, or choose another place")
 
     def _remove_stale(self) -> None:
         """Remove what interrupted writers left. A running writer holds its lock."""
-        alone = True
         for directory in self._home.glob(f"{_PARTIAL}*"):
-            if directory == self._partial:
-                continue
-            lock = _take(directory)
-            if lock is None:
-                alone = False
-                continue
-            lock.close()
-            if self._resume or not (directory / _PROGRESS).exists():
-                shutil.rmtree(directory, ignore_errors=True)
-        if alone:
-            self._remove_unnamed()
-
-    def _remove_unnamed(self) -> None:
-        """Remove shards that no manifest names, left by a writer that ended before it wrote its manifest."""
-        names = self._target.names()
-        manifests = [name for name in names if name == MANIFEST or name.startswith(_CANDIDATE)]
-        named: set[str] = set()
-        for name in manifests:
-            manifest = read_manifest(self._target, name)
-            named |= {manifest.journal, *(entry.directory for entry in manifest.shards)}
-        for name in names:
-            if name.startswith(("shard-", "journal-")) and name not in named:
-                (self._target / name).remove()
+            lock = None if directory == self._partial else _take(directory)
+            if lock is not None:
+                lock.close()
+                if self._resume or not (directory / _PROGRESS).exists():
+                    shutil.rmtree(directory, ignore_errors=True)
+        remove_orphans(self._target)
 
     def _require_open(self) -> None:
         if not self._open:
@@ -271,23 +274,35 @@ class SnapshotWriter:
         if remove:
             shutil.rmtree(self._partial, ignore_errors=True)
         self._lock.close()
+        if self._made_home and not any(self._home.iterdir()):
+            self._home.rmdir()
 
 
-def publish(location: Place, candidate: str) -> Manifest:
-    """Make the snapshot of the manifest `candidate` the current one, and remove the old one; return its manifest."""
+def publish(location: Place, candidate: str, base: str) -> bool:
+    """Make the manifest `candidate` the current one; return False if the current one is not `base`.
+
+    StorageError if the snapshot was written too long ago.
+    """
     place = Location(location)
-    manifest, old = read_manifest(place, candidate), read_manifest(place)
-    if manifest.generation != old.generation + 1:
-        raise StorageError(f"{place}: replaced by another process meanwhile; run the same command again")
-    (place / candidate).move_to(place / MANIFEST)
-    _discard(place, old)
-    return manifest
+    if time.time() - (place / candidate).modified_below() > _PUBLISH_SECONDS:
+        raise StorageError(f"{place}: too slow to publish a generation; run the same command again")
+    versions = Versions(place)
+    while True:
+        version = versions.read()
+        if version.manifest == candidate:  # another process followed at once
+            return True
+        if version.manifest != base:
+            return False
+        held = set(place.names())
+        retired = [(name, at) for name, at in version.retired if name in held and name != base]
+        if versions.follow(version, manifest=candidate, retired=(*retired, (base, time.time()))):
+            return True
 
 
-def discard(location: Place, candidate: str) -> None:
-    """Remove the snapshot of the manifest `candidate`."""
-    place = Location(location)
-    _discard(place, read_manifest(place, candidate))
+def discard(place: Location, candidate: str) -> None:
+    """Remove the snapshot of a manifest that was never published."""
+    for directory in read_manifest(place, candidate).directories:
+        (place / directory).remove()
     (place / candidate).remove()
 
 
@@ -313,20 +328,11 @@ def as_tags(tags: ArrayLike | None, count: int) -> NDArray[np.uint8]:
     return codes.astype(np.uint8)
 
 
-def _discard(place: Location, manifest: Manifest) -> None:
-    for entry in manifest.shards:
-        (place / entry.directory).remove()
-    (place / manifest.journal).remove()
-    for name in (place / "indexes").names():
-        if name.startswith(manifest.digest):
-            (place / "indexes" / name).remove()
-
-
 def _home(target: Location) -> Path:
     """Return the parent of partial directories: the target, or a local directory if the target is remote."""
     if target.is_local:
         return target.local()
-    return Path(tempfile.gettempdir()) / f"rgcluster-store-{digest_bytes(str(target).encode())}"
+    return private_directory(f"building/{digest_bytes(str(target).encode())}")
 
 
 def _take(directory: Path) -> IO[bytes] | None:
@@ -338,7 +344,3 @@ def _take(directory: Path) -> IO[bytes] | None:
         stream.close()
         return None
     return stream
-
-
-def _json(manifest: Manifest) -> bytes:
-    return (json.dumps(asdict(manifest), indent=2) + "\n").encode()

@@ -1,8 +1,8 @@
 """Approximate indexes over the rows of a snapshot: IVF-Flat, HNSW, IVF-PQ.
 
 The index finds candidates, whose distances are computed again in float64 from the vectors on disk. Rows removed
-after the build are masked until the next compaction. A query with fewer than k results reads all vectors
-instead, so a result is never short.
+after the build stay in it, without appearing in results, until the next compaction. A query with fewer than k
+results reads all vectors instead, so a result is never short.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class ApproximateIndex:
         self.kind: str = plan.kind
         self._inner, self._ids, self._tags, self._vectors = inner, ids, tags, vectors
         self._alive = np.ones(len(ids), bool)
+        self._bits, self._removed = np.packbits(self._alive, bitorder="little"), 0
         self._searcher = on_gpu(inner) if gpu and self.kind != "hnsw" else inner
 
     @classmethod
@@ -112,14 +113,16 @@ class ApproximateIndex:
         faiss.write_index(self._inner, str(file))
 
     def __len__(self) -> int:
-        return int(self._alive.sum())
+        return len(self._ids) - self._removed
 
     @property
     def memory(self) -> int:
         return self.plan.bytes
 
-    def remove(self, ids: NDArray[np.int64]) -> None:
-        self._alive &= ~np.isin(self._ids, ids)
+    def remove(self, positions: NDArray[np.int64]) -> None:
+        self._removed += int(self._alive[positions].sum())
+        self._alive[positions] = False
+        np.bitwise_and.at(self._bits, positions >> 3, ~(1 << (positions & 7)).astype(np.uint8))
 
     def nearest(
         self,
@@ -129,8 +132,8 @@ class ApproximateIndex:
         tags: Sequence[int] | None = None,
     ) -> Found64:
         rows = as_vectors(queries, self._inner.d)
-        allowed = self._alive if tags is None else self._alive & np.isin(self._tags, tags)
-        size = int(allowed.sum())
+        allowed = None if tags is None else self._alive & np.isin(self._tags, tags)
+        size = len(self) if allowed is None else int(allowed.sum())
         out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
         if not len(rows) or not size:
             return out
@@ -138,23 +141,33 @@ class ApproximateIndex:
         spare = 0 if exclude is None else exclude.shape[1]
         # PQ codes are coarse, so take more candidates; their exact distances rank them.
         width = min(len(self._ids), (10 * k + 30 if self.kind == "ivfpq" else k + 4) + spare)
-        positions = self._propose(rows, width, None if size == len(self._ids) else allowed)
-        best, ids = self._measured(rows, positions, k, exclude)
+        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
+        # Few rows have been removed, so it is faster to propose them, too, and to search again where they matter.
+        best, ids = self._measured(rows, self._propose(rows, width, bits), k, exclude)
         wanted = min(k, size - spare)
-        for row in np.flatnonzero(np.isfinite(best).sum(axis=1) < wanted):
+
+        def short() -> NDArray[np.int64]:
+            return np.flatnonzero(np.isfinite(best).sum(axis=1) < wanted)
+
+        if bits is None and self._removed and len(again := short()):
+            excluded = None if exclude is None else exclude[again]
+            positions = self._propose(rows[again], width, self._bits)
+            best[again], ids[again] = self._measured(rows[again], positions, k, excluded)
+        for row in short():
             excluded = None if exclude is None else exclude[row : row + 1]
-            found = self._exhaustive(rows[row : row + 1], k, excluded, allowed)
+            mask = self._alive if allowed is None else allowed
+            found = self._exhaustive(rows[row : row + 1], k, excluded, mask)
             best[row], ids[row] = found[0][0], found[1][0]
         out[0][:, : best.shape[1]], out[1][:, : best.shape[1]] = best, ids
         return out
 
     def _propose(
-        self, rows: NDArray[np.float32], width: int, allowed: NDArray[np.bool_] | None
+        self, rows: NDArray[np.float32], width: int, bits: NDArray[np.uint8] | None
     ) -> NDArray[np.int64]:
-        """Return positions [B, width], -1 where there are fewer."""
+        """Return positions [B, width] among those whose bit is set, -1 where there are fewer."""
         selected: dict[str, Any] = {}
-        if allowed is not None:
-            selected["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if bits is not None:
+            selected["sel"] = faiss.IDSelectorBitmap(bits)
         if self.kind == "hnsw":
             parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, width), **selected)
         elif self.kind == "ivfpq":
@@ -171,8 +184,8 @@ class ApproximateIndex:
         k: int,
         exclude: NDArray[np.int64] | None,
     ) -> Found64:
-        missing = positions < 0
-        at = np.where(missing, 0, positions)
+        at = np.maximum(positions, 0)
+        missing = (positions < 0) | ~self._alive[at]
         ids = np.where(missing, NO_ID, self._ids[at])
         unique, back = np.unique(at.ravel(), return_inverse=True)
         candidates = self._vectors.read(unique)[back]

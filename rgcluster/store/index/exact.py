@@ -40,10 +40,33 @@ NO_ID = -1
 _SPARE = 12
 _BLAS_FROM = 4
 _MAX_SQUARED_NORM = 1e36
+_REMOVED = -3e38
+"""In the place of -|x|^2 / 2; by the limit on norms, no inner product weighs as much."""
 _FLOAT32_ROUNDING = 2.0**-24
 
 Found64 = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Squared distances [B, k] and ids [B, k], by distance, then id; padded with infinity and -1."""
+
+
+class _GrowingRows:
+    """An array that grows by rows, in time in proportion to them."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._array, self._count = np.empty(0, dtype), 0
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All rows so far, as a view."""
+        return self._array[: self._count]
+
+    def grow(self, count: int) -> NDArray[Any]:
+        """Return a view of `count` new rows."""
+        start, self._count = self._count, self._count + count
+        if self._count > len(self._array):
+            larger = np.empty(max(self._count, 2 * len(self._array)), self._array.dtype)
+            larger[:start] = self._array[:start]
+            self._array = larger
+        return self._array[start : self._count]
 
 
 class Index(Protocol):
@@ -68,30 +91,34 @@ class Index(Protocol):
         """Search for queries [B, d], omitting exclude [B, E] from each row and all tags but `tags`."""
         ...
 
-    def remove(self, ids: NDArray[np.int64]) -> None:
-        """Remove ids, ignoring unknown ones."""
+    def remove(self, positions: NDArray[np.int64]) -> None:
+        """Remove rows by their position in the order in which they were added. They keep their position."""
         ...
 
 
 class ExactIndex:
-    """Vectors [N, d] under their int64 ids, searched exactly."""
+    """Vectors [N, d] under their int64 ids, searched exactly.
+
+    Adding and removing costs time in proportion to the rows added or removed. Memory of removed rows stays in use.
+    """
 
     kind = "exact"
 
     def __init__(self, dimension: int, *, gpu: bool = False) -> None:
         self.dimension = dimension
         self._flat = faiss.IndexFlatIP(dimension + 1)
-        self._ids, self._tags = np.empty(0, np.int64), np.empty(0, np.uint8)
+        self._rows = _GrowingRows(np.dtype([("id", np.int64), ("tag", np.uint8), ("alive", np.bool_)]))
+        self._alive = 0
         self._largest_norm = 0.0
         # A copy on the GPU. The index on the CPU is authoritative, and serves searches that a GPU cannot.
         self._gpu, self._gpu_copy = gpu, None
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._alive
 
     @property
     def memory(self) -> int:
-        return len(self) * (4 * self.dimension + 13)
+        return int(self._flat.ntotal) * (4 * self.dimension + 14)
 
     def add(self, ids: ArrayLike, vectors: ArrayLike, tags: ArrayLike | None = None) -> None:
         """Add rows [N], [N, d]; DataError for duplicate ids, the id -1, NaN, infinity or another dimension."""
@@ -101,24 +128,34 @@ class ExactIndex:
             raise DataError(f"{new.size} ids for {len(rows)} vectors: give one id per vector")
         if (new == NO_ID).any():
             raise DataError(f"the id {NO_ID} means 'no image': give the image another id")
-        together = np.concatenate([self._ids, new])
-        unique, counts = np.unique(together, return_counts=True)
-        if len(unique) != len(together):
+        held = self._rows.values
+        unique, counts = np.unique(np.concatenate([held["id"][held["alive"]], new]), return_counts=True)
+        if (counts > 1).any():
             raise DataError(f"the id {unique[counts > 1][0]} is given twice: remove one of the two images")
-        if len(rows):
-            norms = _norms(rows)
-            self._flat.add(_extended(rows, -np.square(norms) / 2))
-            self._largest_norm = max(self._largest_norm, float(norms.max()))
-        self._ids = together
-        self._tags = np.concatenate([self._tags, np.zeros(len(new), np.uint8) if tags is None else tags])
+        self.append(new, rows, np.zeros(len(new), np.uint8) if tags is None else np.asarray(tags, np.uint8))
+
+    def append(self, ids: NDArray[np.int64], vectors: NDArray[np.float32], tags: NDArray[np.uint8]) -> None:
+        """Add rows that are known to be valid and new."""
+        if not len(ids):
+            return
+        norms = _norms(vectors)
+        self._flat.add(_extended(vectors, -np.square(norms) / 2))
+        self._largest_norm = max(self._largest_norm, float(norms.max()))
+        rows = self._rows.grow(len(ids))
+        rows["id"], rows["tag"], rows["alive"] = ids, tags, True
+        self._alive += len(ids)
         self._gpu_copy = None
 
-    def remove(self, ids: NDArray[np.int64]) -> None:
-        gone = np.isin(self._ids, ids)
-        if gone.any():
-            self._flat.remove_ids(np.flatnonzero(gone))
-            self._ids, self._tags = self._ids[~gone], self._tags[~gone]
-            self._gpu_copy = None
+    def remove(self, positions: NDArray[np.int64]) -> None:
+        if not len(positions):
+            return
+        held = self._rows.values
+        self._alive -= int(held["alive"][positions].sum())
+        held["alive"][positions] = False
+        # Their score is now below that of every other row.
+        stored = faiss.rev_swig_ptr(self._flat.get_xb(), self._flat.ntotal * (self.dimension + 1))
+        stored.reshape(-1, self.dimension + 1)[positions, -1] = _REMOVED
+        self._gpu_copy = None
 
     def search(
         self,
@@ -143,7 +180,8 @@ class ExactIndex:
     ) -> Found64:
         rows = as_vectors(queries, self.dimension)
         out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
-        allowed = None if tags is None else np.isin(self._tags, tags)
+        held = self._rows.values
+        allowed = None if tags is None else held["alive"] & np.isin(held["tag"], tags)
         size = len(self) if allowed is None else int(allowed.sum())
         if not len(rows) or not size:
             return out
@@ -155,7 +193,7 @@ class ExactIndex:
         width = min(size, k + (0 if exclude is None else exclude.shape[1]) + _SPARE)
         scores, positions = self._searcher(selected).search(_extended(rows, 1), width, **selected)
         squared = self._measure(rows, positions, exclude)
-        out[0][:, :width], out[1][:, :width] = nearest_first(squared, self._ids[positions], k)
+        out[0][:, :width], out[1][:, :width] = nearest_first(squared, held["id"][positions], k)
         if width < size:
             # A row with a lower score cannot be among the k nearest.
             least = (np.square(_norms(rows)) - out[0][:, -1] - self._rounding(rows)) / 2
@@ -183,7 +221,7 @@ class ExactIndex:
         score = np.nextafter(np.float32(least), np.float32(-np.inf))
         _, _, positions = self._flat.range_search(_extended(query, 1), score, **selected)
         squared = self._measure(query, positions[None], excluded)
-        best, ids = nearest_first(squared, self._ids[positions][None], k)
+        best, ids = nearest_first(squared, self._rows.values["id"][positions][None], k)
         return best[0], ids[0]
 
     def _measure(
@@ -193,7 +231,10 @@ class ExactIndex:
         candidates = (
             self._flat.reconstruct_batch(flat) if len(flat) else np.empty((0, self.dimension + 1), np.float32)
         )
-        return measure(queries, candidates[:, :-1], self._ids[positions], excluded)
+        held = self._rows.values[positions]
+        squared = measure(queries, candidates[:, :-1], held["id"], excluded)
+        squared[~held["alive"]] = np.inf
+        return squared
 
     def _rounding(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the error bound [B] of |q|^2 minus twice a float32 score (twice the bound of a dot product)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rgcluster.errors import DataError, UnknownId
+from rgcluster.errors import DataError
 
-__all__ = ["SPLITS", "ArrayRows", "FileRows", "Filter", "PickedRows", "RowTable", "Rows", "Source", "tag_of"]
+__all__ = ["SPLITS", "AddedRows", "FileRows", "Filter", "PickedRows", "Positions", "Rows", "tag_of"]
 
 SPLITS = ("train", "val", "test", "unlabelled")
 """A row's tag is the position of its split."""
@@ -96,16 +96,6 @@ class FileRows:
             done += read
 
 
-class ArrayRows:
-    """Rows in memory, which were added after the snapshot."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._array = array
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return self._array[rows]
-
-
 class PickedRows:
     """Row i is row `row[i]` of `files[file[i]]`."""
 
@@ -125,54 +115,78 @@ class PickedRows:
         return out
 
 
-@dataclass(frozen=True)
-class Source:
-    """Vectors float32 [n, d] and images uint8 [n, H, W, C] under the same row numbers."""
-
-    vectors: Rows
-    images: Rows
-
-
-class RowTable:
-    """Row numbers by id. Not thread-safe; the shard holds a lock."""
+class AddedRows:
+    """Rows in memory, which were added after the snapshot. An addition is freed when all its rows are removed."""
 
     def __init__(self) -> None:
-        self.ids = np.empty(0, np.int64)
-        """Every id [N], ascending."""
-        self._source, self._row = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._sources: list[Source] = []
+        self._starts = list[int]()
+        self._additions = list[NDArray[Any]]()
+        self._left = list[int]()
+        self.count = 0
+        """Number of rows ever added."""
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Add rows under the next numbers."""
+        self._starts.append(self.count)
+        self._additions.append(rows)
+        self._left.append(len(rows))
+        self.count += len(rows)
+
+    def remove(self, rows: NDArray[np.int64]) -> None:
+        """Remove rows, each once."""
+        for at in (bisect_right(self._starts, row) - 1 for row in rows.tolist()):
+            self._left[at] -= 1
+            if not self._left[at]:
+                self._additions[at] = self._additions[at][:0]
+
+    def read(self, rows: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return each row, as a view."""
+        places = [(row, bisect_right(self._starts, row) - 1) for row in rows.tolist()]
+        return [self._additions[at][row - self._starts[at]] for row, at in places]
+
+
+class Positions:
+    """Positions of rows by id: 0 to n - 1 for those of the snapshot, then in the order in which they were added.
+
+    A position is never given twice. Changes take time in proportion to their rows. Not thread-safe.
+    """
+
+    def __init__(self, ids: NDArray[np.int64]) -> None:
+        self._order = np.argsort(ids, kind="stable")
+        self._ids = ids[self._order]
+        self._alive = np.ones(len(ids), bool)
+        self._removed, self._next = 0, len(ids)
+        self._added = dict[int, int]()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._ids) - self._removed + len(self._added)
 
-    def add(self, ids: NDArray[np.int64], source: Source, rows: NDArray[np.int64]) -> None:
-        """Add rows of a source under new ids."""
-        self._sources.append(source)
-        together = np.concatenate([self.ids, ids])
-        order = np.argsort(together, kind="stable")
-        self.ids = together[order]
-        self._source = np.concatenate([self._source, np.full(len(ids), len(self._sources) - 1)])[order]
-        self._row = np.concatenate([self._row, rows])[order]
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions [n] of ids [n], -1 for unknown ones."""
+        found = np.full(len(ids), -1)
+        if len(self._ids):
+            at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+            known = (self._ids[at] == ids) & self._alive[at]
+            found[known] = self._order[at[known]]
+        if self._added:
+            for row in np.flatnonzero(found < 0):
+                found[row] = self._added.get(int(ids[row]), -1)
+        return found
 
-    def remove(self, ids: NDArray[np.int64]) -> int:
-        """Remove ids, ignoring unknown ones; return how many were removed."""
-        keep = ~np.isin(self.ids, ids)
-        removed = len(keep) - int(keep.sum())
-        if removed:
-            self.ids, self._source, self._row = self.ids[keep], self._source[keep], self._row[keep]
-        return removed
+    def add(self, ids: NDArray[np.int64]) -> None:
+        """Give ids [n], none of them known, the next positions."""
+        self._added.update(zip(ids.tolist(), range(self._next, self._next + len(ids)), strict=True))
+        self._next += len(ids)
 
-    def find(self, ids: NDArray[np.int64], what: Callable[[Source], Rows]) -> Callable[[], NDArray[Any]]:
-        """Look up ids [n] and return a function that reads their rows without a lock. UnknownId for an unknown id."""
-        at = np.searchsorted(self.ids, ids)
-        known = at < len(self.ids)
-        known[known] = self.ids[at[known]] == ids[known]
-        if not known.all():
-            raise UnknownId(f"the image {ids[~known][0]} is not in the store: take ids from a search")
-        source, row, sources = self._source[at], self._row[at], list(self._sources)
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        """Remove known ids."""
+        at = np.searchsorted(self._ids, ids)
+        for number, place in zip(ids.tolist(), at.tolist(), strict=True):
+            if self._added.pop(number, None) is None:
+                self._alive[place] = False
+                self._removed += 1
 
-        def read() -> NDArray[Any]:
-            files: list[Rows] = [what(each) for each in sources]
-            return PickedRows(files, source, row).read(np.arange(len(row)))
-
-        return read
+    def ids(self) -> NDArray[np.int64]:
+        """Return every id [N], ascending."""
+        added = np.fromiter(self._added, np.int64, len(self._added))
+        return np.sort(np.concatenate([self._ids[self._alive], added]), kind="stable")

@@ -7,26 +7,43 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import StaleGeneration, StoreUnavailable
 from rgcluster.store.changes.journal import Change
+from rgcluster.store.changes.lease import Writer, release
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
-from rgcluster.store.shard.coalesce import Coalescer
+from rgcluster.store.shard.coalesce import Coalescer, Search, search_together
 from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings, Shard
 
 __all__ = ["Host"]
 
 _RETIRE_SECONDS = 30.0
+_SEARCH_ROWS = 1024
+_WRITE_BYTES = 64 << 20
+COMPACT_ROWS, COMPACT_SHARE = 10_000, 0.5
+"""Changed rows of a shard, and their share of the snapshot's, from which compaction pays."""
+_COMPACT_SECONDS = 600.0
+"""After a shard has asked for a compaction, it does not ask again for this time."""
+
+Searches = Coalescer[Search, Any]
+
+
+class _Write(NamedTuple):
+    generation: int
+    change: Change
 
 
 class Host:
     """Serves one shard in its current generation and, during an exchange, in the next.
 
     Every request names its generation. StaleGeneration tells the caller to repeat the whole request on the
-    current one. An old generation is released after its last call.
+    current one. An old generation is released after its last call. Concurrent changes share one write.
+
+    `owner` names the store that the shard belongs to, and `restarts` tells its processes apart (`lease.py`).
     """
 
     def __init__(
@@ -35,17 +52,24 @@ class Host:
         part: int,
         parts: int,
         settings: IndexSettings,
+        owner: str,
         *,
+        restarts: int = 0,
         verify: bool = False,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._location, self._part, self._parts = Location(location), part, parts
         self._settings, self._verify, self._log = settings, verify, log
-        self._shards: dict[int, tuple[Shard, Coalescer]] = {}
+        self._shards: dict[int, tuple[Shard, Searches]] = {}
         self._current = -1
         self._loading, self._state = threading.Lock(), threading.Condition()
         self._busy: Counter[int] = Counter()
-        self._running_writes, self._held_until = 0, 0.0
+        self._owner, self._closed = owner, False
+        self._writer = Writer(self._location, owner, part, parts, restarts)
+        self._writes = Coalescer(self._write, _WRITE_BYTES, lambda write: write.change.nbytes)
+        # Held while changes are written or applied: a shard applies each once, and in order.
+        self._changing = threading.Lock()
+        self._ask_after = 0.0
         self._started, self._counts = time.time(), Counter[str]()
         self._search_seconds = 0.0
 
@@ -66,19 +90,23 @@ class Host:
 
     def _call(self, request: ShardRequest) -> Any:
         generation, method, args = request
-        shard, coalescer = self._of(generation)
+        shard, searches = self._of(generation)
         with self._counted(generation, method):
             if method == "search":
                 start = time.perf_counter()
-                result = coalescer.search(*args)
+                result = searches.call(Search(*args))
                 with self._state:
                     self._search_seconds += time.perf_counter() - start
                     self._counts["queries"] += len(args[0])
                 return result
             if method == "write":
-                return self._write(generation, shard, *args)
+                touched = self._writes.call(_Write(generation, *args))
+                if isinstance(touched, StaleGeneration):
+                    raise touched
+                return touched
             if method == "catch_up":
-                return shard.catch_up()
+                with self._changing:
+                    return shard.catch_up()
             assert request.is_read, method
             return getattr(shard, method)(*args)
 
@@ -100,21 +128,18 @@ class Host:
             self._enter(manifest)
         return manifest.generation
 
-    def hold_writes(self, seconds: float) -> None:
-        """Block new writes for `seconds` or until release; return when no write is running."""
-        with self._state:
-            self._held_until = time.monotonic() + seconds
-            if not self._state.wait_for(lambda: not self._running_writes, timeout=seconds):
-                raise StoreUnavailable(f"{self._location}: a write takes longer than {seconds:g} s")
-
-    def release_writes(self) -> None:
-        with self._state:
-            self._held_until = 0.0
-            self._state.notify_all()
+    def release(self) -> None:
+        """Accept no more changes, and leave the right to write to others."""
+        self._closed = True
+        with self._changing:
+            if self._writer.used:
+                release(self._location, self._owner)
 
     def adopt(self, generation: int) -> None:
         """Make a generation the current one; wait for the calls of older ones and drop them."""
-        self._of(generation)[0].catch_up()
+        shard = self._of(generation)[0]
+        with self._changing:
+            shard.catch_up()
         with self._state:
             self._current = generation
             old = [number for number in self._shards if number < generation]
@@ -124,23 +149,62 @@ class Host:
                 lambda: not any(self._busy[number] for number in old), timeout=_RETIRE_SECONDS
             )
 
-    def _write(self, generation: int, shard: Shard, change: Change) -> int:
-        with self._state:
-            while (left := self._held_until - time.monotonic()) > 0:
-                self._state.wait(left)
-            self._running_writes += 1
-        try:
-            # If another process replaced the snapshot, nobody reads this journal any more.
-            current = read_manifest(self._location).generation
-            if current != generation:
-                raise self._stale(generation, current)
-            return shard.write(change)
-        finally:
-            with self._state:
-                self._running_writes -= 1
-                self._state.notify_all()
+    def _write(self, writes: list[_Write]) -> list[tuple[int, bool] | StaleGeneration]:
+        """Make changes durable, then visible in every loaded generation.
 
-    def _of(self, generation: int) -> tuple[Shard, Coalescer]:
+        Returns for each how many ids existed before, and whether the caller is asked to compact the store; or
+        StaleGeneration if the snapshot that it meant was replaced.
+        """
+        try:
+            return self._write_in_epoch(writes)
+        except BaseException:
+            self._writer.leave()
+            raise
+
+    def _write_in_epoch(self, writes: list[_Write]) -> list[tuple[int, bool] | StaleGeneration]:
+        while True:
+            if not (entered := self._writer.has_entered()):
+                if self._closed:
+                    raise StoreUnavailable(f"{self._location}: the store is closed; start it again")
+                self._writer.enter()
+                self._load_current()
+            with self._changing:
+                with self._state:
+                    current = self._current
+                    shards = {number: shard for number, (shard, _) in self._shards.items()}
+                changes = [write.change for write in writes if write.generation == current]
+                if not entered:
+                    for shard in shards.values():
+                        shard.catch_up()
+                if not changes:
+                    return [self._stale(write.generation, current) for write in writes]
+                epoch, file, acknowledged = self._writer.append(changes)
+                if acknowledged:
+                    touched = {number: shard.apply(changes, epoch, file) for number, shard in shards.items()}
+                    break
+                for shard in shards.values():
+                    shard.apply([], epoch, file)  # is about to be written again
+        counts = iter(touched[current])
+        return [
+            (next(counts), self._asks_to_compact(shards[current]))
+            if write.generation == current
+            else self._stale(write.generation, current)
+            for write in writes
+        ]
+
+    def _asks_to_compact(self, shard: Shard) -> bool:
+        """Return, on behalf of all shards and seldom, whether so much has changed that compaction pays."""
+        if self._part or shard.changed < max(
+            COMPACT_ROWS, COMPACT_SHARE * shard.manifest.count / self._parts
+        ):
+            return False
+        now = time.monotonic()
+        if now < self._ask_after:
+            return False
+        self._ask_after = now + _COMPACT_SECONDS
+        return True
+
+    def _of(self, generation: int) -> tuple[Shard, Searches]:
         found = self._shards.get(generation)
         if found is None and self._load_current().manifest.generation == generation:
             found = self._shards.get(generation)
@@ -162,19 +226,27 @@ class Host:
                 except FileNotFoundError:  # a compaction replaced and removed the files while they were read
                     if read_manifest(self._location).generation == manifest.generation:
                         raise
-            for number in [number for number in self._shards if number < self._current]:
-                del self._shards[number]
-            self._current = manifest.generation
+            with self._state:
+                for number in [number for number in self._shards if number < self._current]:
+                    del self._shards[number]
+                self._current = manifest.generation
             return shard
 
     def _enter(self, manifest: Manifest) -> Shard:
         found = self._shards.get(manifest.generation)
-        if found is None:
+        # Another manifest of the same generation was prepared for a compaction that failed.
+        if found is None or found[0].manifest != manifest:
             shard = Shard(
                 self._location, manifest, self._part, self._parts, self._settings,
                 verify=self._verify, log=self._log,
             )  # fmt: skip
-            found = self._shards[manifest.generation] = shard, Coalescer(shard)
+            searches = Searches(
+                partial(search_together, shard), _SEARCH_ROWS, lambda search: len(search.queries),
+                lambda search: search.tags,
+            )  # fmt: skip
+            with self._changing:
+                shard.catch_up()  # with what was written while it loaded
+                found = self._shards[manifest.generation] = shard, searches
         return found[0]
 
     def _stale(self, requested: int, current: int) -> StaleGeneration:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from rgcluster.base.storage import Location
 from rgcluster.config import StoreConfig
-from rgcluster.errors import CheckpointError
+from rgcluster.errors import CheckpointError, UnknownId
 from rgcluster.store.changes.journal import Change, Journal
 from rgcluster.store.changes.transfer import local_copy
 from rgcluster.store.disk.snapshot import FILES, Manifest, ShardEntry, shard_of, verify_shard
 from rgcluster.store.index.exact import ExactIndex, Found64, nearest_first
 from rgcluster.store.index.plan import IndexKind, choose
-from rgcluster.store.index.rows import ArrayRows, FileRows, PickedRows, Rows, RowTable, Source
+from rgcluster.store.index.rows import AddedRows, FileRows, PickedRows, Positions, Rows
 from rgcluster.store.shard.built import make_index
 
 __all__ = ["IndexSettings", "Shard"]
@@ -63,7 +63,6 @@ class Shard:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.part, self.parts, self.manifest = part, parts, manifest
-        self._image_bytes = int(np.prod(manifest.image_shape))
         settings = settings or IndexSettings()
         # With as many shards as on disk, one file set holds all rows of this shard.
         mine = [
@@ -72,13 +71,15 @@ class Shard:
             if parts != manifest.num_shards or number == part
         ]
         files = local_copy(location, manifest, mine)
-        self._table = RowTable()
-        # `_base` indexes the snapshot; only removals change it. `_delta` indexes the rows added since.
+        # `_base` indexes the snapshot; only removals change it. `_delta` indexes the rows added since, whose
+        # positions follow those of the snapshot.
         self._delta = ExactIndex(manifest.dimension)
-        self._searching, self._reading, self._writing = threading.Lock(), threading.Lock(), threading.Lock()
-        self._journal = Journal(location / manifest.journal, part, parts)
+        self._searching, self._reading = threading.Lock(), threading.Lock()
+        self._journal = Journal(location, manifest, part, parts)
         self.version = 0
-        ids, tags, vectors = self._read(files, mine, verify)
+        ids, tags, vectors, images = self._read(files, mine, verify)
+        self._positions, self._first_added = Positions(ids), len(ids)
+        self._vectors, self._images = (vectors, AddedRows()), (images, AddedRows())
         plan = choose(settings.kind, len(ids), manifest.dimension, settings.memory, settings.recall)
         name = f"{manifest.digest}-{plan.kind}-{part}-{parts}.faiss"
         self._base = make_index(
@@ -88,7 +89,12 @@ class Shard:
         self.catch_up()
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._positions)
+
+    @property
+    def changed(self) -> int:
+        """Number of rows added since the snapshot, also of those removed again, and of its rows removed."""
+        return self._first_added - len(self._base) + self._images[1].count
 
     def search(
         self,
@@ -110,42 +116,42 @@ class Shard:
 
     def fetch(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images [n, H, W, C] of ids [n]; UnknownId for an unknown id."""
-        return self._rows(ids, lambda source: source.images)
+        return self._rows(ids, *self._images, np.dtype(np.uint8), self.manifest.image_shape)
 
     def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors [n, d] of ids [n]; UnknownId for an unknown id."""
-        return self._rows(ids, lambda source: source.vectors)
+        return self._rows(ids, *self._vectors, np.dtype(np.float32), (self.manifest.dimension,))
 
     def ids(self) -> tuple[int, NDArray[np.int64]]:
         """Return the version, and every id [N] held at that version, ascending."""
         with self._reading:
-            return self.version, self._table.ids
+            return self.version, self._positions.ids()
 
     def held_version(self) -> int:
         """Return the number of changes applied."""
         return self.version
 
-    def write(self, change: Change) -> int:
-        """Make a change durable, then visible; return how many of its ids existed before."""
-        with self._writing:
-            self._apply_news()
-            while not self._journal.append(change):
-                self._apply_news()
-            return self._apply(change)
-
     def catch_up(self) -> int:
-        """Apply the changes that other processes wrote to the journal; return how many of their ids existed before."""
-        with self._writing:
-            return self._apply_news()
+        """Apply the changes in the journal that are new; return how many of their ids existed before.
+
+        Not from two threads at once, nor during `apply`.
+        """
+        return sum(self._apply(change) for change in self._journal.news())
+
+    def apply(self, changes: Sequence[Change], epoch: int, file: str) -> list[int]:
+        """Make changes visible that this shard wrote to a file; return how many ids of each existed before."""
+        self._journal.wrote(epoch, file)
+        return [self._apply(change) for change in changes]
 
     def info(self) -> dict[str, Any]:
         """Return statistics: images, kind of index, memory, measured recall, changes since the snapshot."""
         base, delta = self._base, self._delta
+        image_bytes = int(np.prod(self.manifest.image_shape))
         return {
             "shard": self.part,
             "count": len(self),
-            "bytes": len(self) * (self._image_bytes + 4 * self.manifest.dimension),
-            "memory": base.memory + delta.memory + len(delta) * self._image_bytes,
+            "bytes": len(self) * (image_bytes + 4 * self.manifest.dimension),
+            "memory": base.memory + delta.memory + len(delta) * image_bytes,
             "index": base.kind,
             "recall": getattr(base, "measured_recall", 1.0),
             "changes": self.version,
@@ -154,13 +160,14 @@ class Shard:
 
     def _read(
         self, place: Path, entries: Sequence[ShardEntry], verify: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8], Rows]:
-        """Add this part's rows of the files to the table; return their ids, tags and vectors."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8], Rows, Rows]:
+        """Return the ids, tags, vectors and images of this part's rows of the files."""
         ids, tags = [np.empty(0, np.int64)], [np.empty(0, np.uint8)]
-        rows, numbers, files = [np.empty(0, np.int64)], [np.empty(0, np.int64)], list[Rows]()
+        rows, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        files: tuple[list[Rows], list[Rows]] = [], []
         for entry in entries:
             if verify:
-                verify_shard(place, entry)
+                verify_shard(Location(place), entry)
             directory = place / entry.directory
             try:
                 held, labels = (
@@ -174,33 +181,51 @@ class Shard:
                     f"{directory}: not the {entry.count} rows it should hold; rebuild the store"
                 )
             mine = np.flatnonzero(shard_of(held, self.parts) == self.part)
-            self._table.add(held[mine], Source(vectors, images), mine)
             ids.append(held[mine])
             tags.append(labels[mine])
             rows.append(mine)
-            numbers.append(np.full(len(mine), len(files)))
-            files.append(vectors)
-        picked = PickedRows(files, np.concatenate(numbers), np.concatenate(rows))
-        return np.concatenate(ids), np.concatenate(tags), picked
+            numbers.append(np.full(len(mine), len(files[0])))
+            files[0].append(vectors)
+            files[1].append(images)
+        picked = [PickedRows(each, np.concatenate(numbers), np.concatenate(rows)) for each in files]
+        return np.concatenate(ids), np.concatenate(tags), picked[0], picked[1]
 
-    def _rows(self, ids: NDArray[np.int64], what: Callable[[Source], Rows]) -> NDArray[Any]:
+    def _rows(
+        self,
+        ids: NDArray[np.int64],
+        stored: Rows,
+        added: AddedRows,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+    ) -> NDArray[Any]:
         with self._reading:
-            read = self._table.find(np.asarray(ids, np.int64), what)
-        return read()
-
-    def _apply_news(self) -> int:
-        return sum(self._apply(change) for change in self._journal.news())
+            at = self._positions.find(ids)
+            if (at < 0).any():
+                raise UnknownId(f"the image {ids[at < 0][0]} is not in the store: take ids from a search")
+            later = at >= self._first_added
+            new = added.read(at[later] - self._first_added)
+        if not new:
+            return stored.read(at)
+        out = np.empty((len(ids), *shape), dtype)
+        out[later] = new
+        if len(new) < len(ids):
+            out[~later] = stored.read(at[~later])
+        return out
 
     def _apply(self, change: Change) -> int:
         with self._searching, self._reading:
-            known = change.ids[np.isin(change.ids, self._table.ids)]
-            if len(known):
-                self._base.remove(known)
-                self._delta.remove(known)
-                self._table.remove(known)
+            at = self._positions.find(change.ids)
+            held = at[at >= 0]
+            added = held[held >= self._first_added] - self._first_added
+            self._base.remove(held[held < self._first_added])
+            self._delta.remove(added)
+            for _, rows in (self._vectors, self._images):
+                rows.remove(added)
+            self._positions.remove(change.ids[at >= 0])
             if change.vectors is not None and change.images is not None and change.tags is not None:
-                self._delta.add(change.ids, change.vectors, change.tags)
-                source = Source(ArrayRows(change.vectors), ArrayRows(change.images))
-                self._table.add(change.ids, source, np.arange(len(change.ids)))
+                self._delta.append(change.ids, change.vectors, change.tags)
+                self._positions.add(change.ids)
+                self._vectors[1].add(change.vectors)
+                self._images[1].add(change.images)
             self.version += 1
-            return len(known)
+            return len(held)
