@@ -1,4 +1,4 @@
-"""Where images come from: CelebA, class folders, tables, WebDataset, plain images; each yields an `ImageTable`."""
+"""Sources of images: CelebA, class folders, tables, WebDataset, plain images; each yields an `ImageTable`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 def read_source(
     path: Path, layout: str = "auto", images: Path | None = None, columns: Columns | None = None
 ) -> ImageTable:
-    """Read the source at `path`, of a `layout` or the one it looks like; DataError where that is open to doubt."""
+    """Read the source at `path` in the given or recognised `layout`; DataError where it is ambiguous."""
     if layout not in ("auto", *get_args(Layout)):
         raise ConfigError(f"--layout {layout}: expected auto, {', '.join(get_args(Layout))}")
     chosen_columns = columns or Columns()
@@ -69,7 +69,7 @@ def read_source(
 
 
 def guess_layout(path: Path, files: Files | None = None) -> Layout:
-    """Return the layout that `path` has; DataError where it could have several."""
+    """Return the layout of `path`; DataError where it is ambiguous."""
     if _is_table(path):
         return "table"
     files = files or _files(path)
@@ -103,7 +103,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _files(path: Path) -> Files:
-    """Return the files at `path`; a folder of tar archives alone is the files in them."""
+    """Return the files at `path`; for a folder of only tar archives, the files in them."""
     files = files_of(open_tree(path))
     archives = [name for name in files.others if name.lower().endswith(".tar")]
     if path.is_dir() and archives and not files.images and not files.tables():

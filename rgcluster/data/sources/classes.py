@@ -1,4 +1,4 @@
-"""One folder a class, as AFHQ comes: the class is the domain, one-hot."""
+"""A folder for each class, as in AFHQ. Classes are one-hot domains."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["common_folder", "looks_like_classes", "read_classes"]
 
 
 def common_folder(files: Files) -> str:
-    """Return the prefix of the folder that holds every image, as deep as no image lies loose in it.
+    """Return the prefix of the deepest folder that holds all images.
 
-    A folder that names a split is no such folder: it says of its images that they train, or test.
+    A folder that names a split does not count, because its name is a label of the images.
     """
     prefix = ""
     paths = [name.split("/") for name in files.images]
@@ -33,7 +33,7 @@ def common_folder(files: Files) -> str:
 
 
 def looks_like_classes(files: Files, source: Path) -> bool:
-    """Return whether the images lie in a folder for each class; DataError where that is open to doubt.
+    """Return whether the images are in a folder for each class; DataError where it is ambiguous.
 
     `files` are those below the folder that holds them all.
     """
@@ -77,7 +77,7 @@ def read_classes(path: Path, files: Files) -> ImageTable:
         of_row = [path[0] for path in paths]
         inner = [split_of(path[1]) if len(path) > 1 else None for path in paths]
         splits = [split for split in inner if split] if all(inner) else None
-    # Two systems write the same name with an accent in two ways.
+    # Systems encode the same accented name in different ways.
     of_row = [unicodedata.normalize("NFC", name) for name in of_row]
     classes = tuple(sorted(set(of_row)))
     if len(classes) < 2:

@@ -1,4 +1,4 @@
-"""What the files of a source are: images, whatever their names; leftovers of other programs; the rest."""
+"""Kinds of files in a source: images, whatever their names; leftovers of other programs; others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KNOWN_SUFFIXES = (
     *TABLE_SUFFIXES, ".txt", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".xlsx", ".xls", ".ods", ".cls",
     ".npy", ".npz", ".mat", ".pt", ".pth", ".tar", ".zip", ".gz", ".py", ".ipynb",
 )  # fmt: skip
-"""No image has one of these. Any other file's first bytes decide."""
+"""Suffixes of files that are no images. Other files are recognised by their first bytes."""
 
 SHARD_NAME = re.compile(r"part-\d{5,}-of-\d{5,}-[0-9a-f]+\.parquet")
-"""What this package calls the files that it writes."""
+"""Names of files that this package writes."""
 
 LeftOut = dict[str, tuple[str, ...]]
-"""Names of what is left out, by reason."""
+"""Names of ignored files by reason."""
 
 NO_IMAGES = "no images"
 LEFTOVERS = "leftovers of other programs"
@@ -57,7 +57,7 @@ class Files:
         ]
 
     def without(self, used: Collection[str]) -> Files:
-        """Return the files without others that are put to use."""
+        """Return the files without those of the others that are used."""
         return Files(
             self.tree, self.images, [name for name in self.others if name not in used], self.elsewhere
         )
@@ -83,7 +83,7 @@ class Files:
         )
 
     def left_out(self) -> LeftOut:
-        """Return what is left out where every image is used."""
+        """Return the ignored files if every image is used."""
         found = dict(self.elsewhere)
         if self.others:
             found[NO_IMAGES] = (*found.get(NO_IMAGES, ()), *self.others)
@@ -91,7 +91,7 @@ class Files:
 
 
 def files_of(tree: Tree) -> Files:
-    """Return the tree's files by what they are; the first bytes of a file decide where its name does not."""
+    """Return the tree's files by kind, recognised by their names or first bytes."""
     images, others, left = [], [], []
     for name in tree.names():
         if leftover(name.rstrip("/").rsplit("/", 1)[-1]):

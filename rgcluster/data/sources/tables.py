@@ -1,4 +1,4 @@
-"""Tables and the images that they name: a file on its own, or tables beside the images of a folder or archive."""
+"""Tables of images: a separate file, or tables beside the images of a folder or archive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rgcluster.errors import DataError
 __all__ = ["read_beside", "read_table", "tables_beside"]
 
 METADATA = "metadata"
-"""The name, without its suffix, of the tables of Hugging Face's image folders."""
+"""Stem of the tables in Hugging Face's image folders."""
 WORKBOOKS = (".xlsx", ".xls", ".ods")
 NO_ROW = "images without a row"
 
@@ -38,13 +38,13 @@ def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
     files = files_of(open_tree(images or path.parent))
     own = {path.name} if images is None else set()
     remedy = "remove the row, add the file, or say with --images where the files lie"
-    if images is None:  # what else lies beside it is no business of the table's
+    if images is None:  # other files beside the table are ignored
         return _joined(path, files.without(own), sheet, columns, remedy, whole=False)
     return _joined(path, files, sheet, columns, remedy, whole=True)
 
 
 def tables_beside(files: Files) -> list[str]:
-    """Return the tables beside or above the images: Hugging Face's `metadata`, else whatever there are."""
+    """Return the tables beside or above the images: Hugging Face's `metadata`, else all tables."""
     tables = files.tables()
     metadata = [name for name in tables if PurePosixPath(name).stem.lower() == METADATA]
     if metadata:
@@ -135,7 +135,7 @@ def _joined(
     way: str = "",
     splits: list[str] | None = None,
 ) -> ImageTable:
-    """Join a table to its files; where it is `whole`, an image without a row is an error."""
+    """Join a table to its files; if it is `whole`, an image without a row is an error."""
     file_column, listed = sheet.files(columns)
     reject_repeats(sheet.source, listed, sheet.first_line)
     split_column, own = sheet.splits(columns)

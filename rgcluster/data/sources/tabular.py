@@ -1,4 +1,4 @@
-"""The text and the columns of tables: files, splits, attributes, classes."""
+"""Parsing of tables, and their columns: files, splits, attributes, classes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _FLAGS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "-1": 0, "-1.0": 0, "fa
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what; what is not given is found by its usual name, and all others are attributes."""
+    """Columns by meaning. Columns that are not given are found by their usual names; all others are attributes."""
 
     file: str | None = None
     split: str | None = None
     attributes: tuple[str, ...] = ()
     classes: str | None = None
-    """The column of class names, in place of attributes."""
+    """The column of class names, instead of attributes."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def parse_table(content: bytes, name: str, source: str) -> Sheet:
-    """Parse a file called `name` as its suffix says. Every cell of a text file stays the text that it is."""
+    """Parse a file by the suffix of `name`. Cells of text files stay text."""
     try:
         if name.lower().endswith(".parquet"):
             rows = pyarrow.parquet.read_table(pa.BufferReader(content))
@@ -229,7 +229,7 @@ def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
 
 
 def _without_row_numbers(rows: pa.Table) -> pa.Table:
-    """Return the rows without a column that has no name and numbers them, as pandas writes its index."""
+    """Return the rows without an unnamed column of row numbers, which is pandas' index."""
     for name in rows.column_names:
         if name in ("", "__index_level_0__") or name.startswith("Unnamed:"):
             numbers = [str(value) for value in rows[name].to_pylist()]
