@@ -15,6 +15,7 @@ import pytest
 from files import csv, image_file, pack, picture, tar, with_images
 from tiny import write_celeba
 
+from rgcluster.base.attributes import parse_target
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import (
     Columns,
@@ -330,6 +331,16 @@ def test_accents_and_slashes_mean_the_same_file(tmp_path: Path) -> None:
     folder = with_images(tmp_path / "data", f"a/{apart}", "a/b.jpg")
     table = read_source(csv(folder / "t.csv", "file,Old", f"a\\{composed},1", "./a/b.jpg,0"))
     assert table.file_names == [f"a/{apart}", "a/b.jpg"] and table.tree.read(f"a/{apart}")
+
+
+def test_columns_are_named_alike_however_their_accents_are_written(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "a.jpg")
+    path = csv(folder / "t.csv", unicodedata.normalize("NFD", "file,Fröhlich,Müde"), "a.jpg,1,0")
+    chosen = Columns(attributes=(unicodedata.normalize("NFC", "Müde"),))
+    assert read_source(path, columns=chosen).labels.tolist() == [[0]]
+    names = read_source(path).attributes
+    assert names == tuple(unicodedata.normalize("NFC", name) for name in ("Fröhlich", "Müde"))
+    assert parse_target(unicodedata.normalize("NFD", "-Fröhlich,Müde"), [1, 0], names, ()) == [0, 1]
 
 
 @pytest.mark.parametrize(
