@@ -271,6 +271,19 @@ def test_tables_that_leave_doubt(tmp_path: Path, tables: list[str], names: list[
         csv(folder / name, "file,A", "a.jpg,1")
     with pytest.raises(DataError, match=words):
         read_source(folder)
+    if len(tables) > 1:
+        with pytest.raises(DataError, match="unpack the one to read and give it, with --images"):
+            read_source(pack(folder, tmp_path / "data.zip"))
+
+
+def test_a_table_decides_what_folders_leave_open(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "2019/a.jpg", "2020/b.jpg", "c.jpg")
+    csv(folder / "labels.csv", "file,A", "2019/a.jpg,1", "2020/b.jpg,0", "c.jpg,1")
+    assert read_source(folder).labels.tolist() == [[1], [0], [1]]
+    (folder / "c.jpg").unlink()
+    csv(folder / "labels.csv", "file,A", "2019/a.jpg,1", "2020/b.jpg,0")
+    assert read_source(folder, "table").labels.tolist() == [[1], [0]]
+    assert read_source(folder, "classes").attributes == ("2019", "2020")
 
 
 def test_a_workbook_is_named(tmp_path: Path) -> None:
@@ -279,7 +292,8 @@ def test_a_workbook_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"labels.xlsx: a workbook cannot be read as a table; save it as .csv"
     ):
-        read_source(folder, "table")
+        read_source(folder)
+    assert read_source(folder, "images").left_out == {"no images": ("labels.xlsx",)}
 
 
 def test_a_table_given_alone_leaves_out_what_it_does_not_list(tmp_path: Path) -> None:
