@@ -180,6 +180,11 @@ def _batches(config: Config, images: Images) -> str:
                 f"{stage}.batch_size = {size} is larger than the {images.trained} training images; "
                 "lower it or add images"
             )
+        if size < config.cluster.workers:
+            raise ConfigError(
+                f"{stage}.batch_size = {size} is less than a row for each of {config.cluster.workers} workers; "
+                "raise it, or lower cluster.workers"
+            )
     return f"{images.trained}"
 
 

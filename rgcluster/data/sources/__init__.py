@@ -9,12 +9,17 @@ import numpy as np
 
 from rgcluster.data.sources.archives import TarTree, ZipTree, open_tree
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
-from rgcluster.data.sources.classes import common_folder, looks_like_classes, read_classes
+from rgcluster.data.sources.classes import (
+    common_folder,
+    looks_like_classes,
+    read_classes,
+    require_no_doubt,
+)
 from rgcluster.data.sources.drawn import drawn_table
 from rgcluster.data.sources.embedded import holds_images, read_embedded
-from rgcluster.data.sources.files import SHARD_NAME, TABLE_SUFFIXES, Files, LeftOut, files_of
+from rgcluster.data.sources.files import SHARD_NAME, TABLE_SUFFIXES, Files, LeftOut, files_of, joined
 from rgcluster.data.sources.table import UNKNOWN, UNLABELLED, ImageTable, Layout, require_names
-from rgcluster.data.sources.tables import read_beside, read_table, tables_beside
+from rgcluster.data.sources.tables import is_metadata, read_beside, read_table, tables_beside, workbooks
 from rgcluster.data.sources.tabular import Columns
 from rgcluster.data.sources.tree import FolderTree, Tree
 from rgcluster.data.sources.webdataset import TarsTree, is_webdataset, read_webdataset
@@ -36,6 +41,7 @@ __all__ = [
     "ZipTree",
     "drawn_table",
     "guess_layout",
+    "joined",
     "read_celeba",
     "read_images",
     "read_source",
@@ -81,11 +87,14 @@ def guess_layout(path: Path, files: Files | None = None) -> Layout:
     if not files.images:
         return "table" if tables else "images"
     inner = files.below(common_folder(files))
-    classes = looks_like_classes(inner, path)
     if not tables:
-        return "classes" if classes else "images"
-    metadata = all(name.rsplit("/", 1)[-1].lower().startswith("metadata.") for name in tables)
-    if classes and not metadata:
+        require_no_doubt(inner, path)
+        if looks_like_classes(inner):
+            return "classes"
+        return (
+            "table" if workbooks(inner) else "images"
+        )  # the reader of tables says what to do with workbooks
+    if not is_metadata(tables[0]) and looks_like_classes(inner):
         raise DataError(
             f"{path}: {tables[0]} lies beside folders that could be classes; give --layout table to read the table, "
             "or --layout classes to leave it out"
@@ -108,12 +117,8 @@ def _files(path: Path) -> Files:
     archives = [name for name in files.others if name.lower().endswith(".tar")]
     if path.is_dir() and archives and not files.images and not files.tables():
         inside = files_of(TarsTree(path, archives))
-        return Files(
-            inside.tree,
-            inside.images,
-            inside.others,
-            {**files.without(archives).left_out(), **inside.elsewhere},
-        )
+        left_out = joined(files.without(archives).left_out(), inside.elsewhere)
+        return Files(inside.tree, inside.images, inside.others, left_out)
     return files
 
 

@@ -12,7 +12,7 @@ from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.words import split_and_domain, split_of
 from rgcluster.errors import DataError
 
-__all__ = ["common_folder", "looks_like_classes", "read_classes"]
+__all__ = ["common_folder", "looks_like_classes", "read_classes", "require_no_doubt"]
 
 
 def common_folder(files: Files) -> str:
@@ -32,20 +32,23 @@ def common_folder(files: Files) -> str:
     return prefix
 
 
-def looks_like_classes(files: Files, source: Path) -> bool:
-    """Return whether the images are in a folder for each class; DataError where it is ambiguous.
+def looks_like_classes(files: Files) -> bool:
+    """Return whether the images, those below the folder that holds them all, lie in a folder for each class."""
+    folders = files.tops
+    return "" not in folders and (len(folders) > 1 or any(map(split_of, folders)))
+
+
+def require_no_doubt(files: Files, source: Path) -> None:
+    """Raise DataError where some folders could be classes, or splits, and something beside them is neither.
 
     `files` are those below the folder that holds them all.
     """
     folders = files.tops - {""}
-    if len(folders) < 2 and not any(map(split_of, folders)):
-        return False
-    some = " and ".join(sorted(folders)[:2])
     loose = next((name for name in files.images if "/" not in name), None)
-    if loose is not None:
+    if loose is not None and (len(folders) > 1 or any(map(split_of, folders))):
         raise DataError(
-            f"{source}: {loose} lies beside the folders {some}; move it into one if they are classes, "
-            "or give --layout images if none of the images has a label"
+            f"{source}: {loose} lies beside the folders {' and '.join(sorted(folders)[:2])}; move it into one if they "
+            "are classes, or give --layout images if none of the images has a label"
         )
     splits = sorted(name for name in folders if split_of(name) or split_and_domain(name))
     others = sorted(folders - set(splits))
@@ -54,7 +57,6 @@ def looks_like_classes(files: Files, source: Path) -> bool:
             f"{source}: {splits[0]} names a split and {others[0]} does not; rename {others[0]} if it is one too, "
             "remove it, or give --layout classes if each folder is a class"
         )
-    return True
 
 
 def read_classes(path: Path, files: Files) -> ImageTable:

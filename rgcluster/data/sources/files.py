@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rgcluster.data.kinds import HEAD_BYTES, image_kind
 from rgcluster.data.sources.tree import SubTree, Tree, leftover
 
-__all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of"]
+__all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of", "joined"]
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif",
@@ -67,14 +67,11 @@ class Files:
         cut = len(prefix)
         if not cut:
             return self
-        elsewhere = dict(self.elsewhere)
-        for reason, names in (
-            (f"images outside {prefix}", self.images),
-            (NO_IMAGES, self.others),
-        ):
-            outside = tuple(name for name in names if not name.startswith(prefix))
-            if outside:
-                elsewhere[reason] = (*elsewhere.get(reason, ()), *outside)
+        outside = {
+            f"images outside {prefix}": tuple(name for name in self.images if not name.startswith(prefix)),
+            NO_IMAGES: tuple(name for name in self.others if not name.startswith(prefix)),
+        }
+        elsewhere = joined(self.elsewhere, {reason: names for reason, names in outside.items() if names})
         return Files(
             SubTree(self.tree, prefix),
             [name[cut:] for name in self.images if name.startswith(prefix)],
@@ -83,11 +80,17 @@ class Files:
         )
 
     def left_out(self) -> LeftOut:
-        """Return the ignored files if every image is used."""
-        found = dict(self.elsewhere)
-        if self.others:
-            found[NO_IMAGES] = (*found.get(NO_IMAGES, ()), *self.others)
-        return found
+        """Return what is left out where every image is used."""
+        return joined(self.elsewhere, {NO_IMAGES: tuple(self.others)} if self.others else {})
+
+
+def joined(*parts: LeftOut) -> LeftOut:
+    """Return all that was left out, by reason."""
+    found: LeftOut = {}
+    for part in parts:
+        for reason, names in part.items():
+            found[reason] = (*found.get(reason, ()), *names)
+    return found
 
 
 def files_of(tree: Tree) -> Files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -200,6 +201,7 @@ def parse_table(content: bytes, name: str, source: str) -> Sheet:
         raise DataError(
             f"{source}: cannot be read as a table ({str(error).splitlines()[0][:200]}); write it again"
         ) from None
+    rows = rows.rename_columns([unicodedata.normalize("NFC", column.strip()) for column in rows.column_names])
     repeated = {column for column in rows.column_names if rows.column_names.count(column) > 1}
     if repeated:
         raise DataError(f"{source}: the column {sorted(repeated)[0]!r} comes twice; remove one")
@@ -225,7 +227,7 @@ def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
         read_options=pyarrow.csv.ReadOptions(use_threads=False),
         parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
-    ).rename_columns([name.strip() for name in names])
+    )
 
 
 def _without_row_numbers(rows: pa.Table) -> pa.Table:
