@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,8 @@ def parse_target(
     target = dict(zip(attributes, (int(value) for value in current), strict=True))
     wanted: dict[str, int] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        name, value = word.lstrip("+-"), 0 if word.startswith("-") else 1
+        # A keyboard composes accents; names of files, which classes are called after, may not be.
+        name, value = unicodedata.normalize("NFC", word.lstrip("+-")), 0 if word.startswith("-") else 1
         if name not in target:
             raise UnknownAttribute(text, _unknown(name, attributes))
         if wanted.get(name, value) != value:

@@ -1,4 +1,4 @@
-"""`rgcluster data`: draw faces, write shards, check both."""
+"""`rgcluster data`: draws faces, writes shards, checks sources and shards."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LISTED = 20
 LayoutOption = Annotated[
     str,
     typer.Option(
-        help="celeba, classes (a folder each), table (.csv, .parquet), webdataset, images (no labels), or auto"
+        help="celeba, classes (a folder for each), table (.csv, .parquet), webdataset, images (without labels), or auto"
     ),
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option("--images", help="folder or zip of a table's images; the table's own if not given"),
+    typer.Option("--images", help="folder or zip of a table's images; by default the table's own folder"),
 ]
 FileColumnOption = Annotated[str | None, typer.Option(help="a table's column of file names")]
 SplitColumnOption = Annotated[str | None, typer.Option(help="a table's column of train, val and test")]
@@ -36,16 +36,16 @@ ClassColumnOption = Annotated[
     str | None, typer.Option(help="a table's column of class names, in place of attributes")
 ]
 AttributesOption = Annotated[
-    str | None, typer.Option(help="a table's columns of attributes, A,B,C; all others if not given")
+    str | None, typer.Option(help="a table's columns of attributes, A,B,C; by default all other columns")
 ]
 
 
 @data_app.command("faces")
 def faces(
     target: Annotated[Path, typer.Argument(help="folder to write, in CelebA's layout")],
-    count: Annotated[int, typer.Option(help="faces to draw", min=1)] = 4000,
-    seed: Annotated[int, typer.Option(help="another seed, other faces", min=0)] = 0,
-    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here, too")] = None,
+    count: Annotated[int, typer.Option(help="number of faces", min=1)] = 4000,
+    seed: Annotated[int, typer.Option(help="seed of the faces", min=0)] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="also write a contact sheet to this PNG file")] = None,
 ) -> None:
     """Draw faces with all 40 attributes."""
     from rgcluster.cli import commands
@@ -83,13 +83,15 @@ def shard(
     crop: Annotated[
         int, typer.Option(help="centre crop of prepared images in source pixels, 0: none", min=0)
     ] = 178,
-    format_: Annotated[Literal["jpeg", "raw"], typer.Option("--format", help="of prepared images")] = "jpeg",
-    rows: Annotated[int, typer.Option(help="images a shard", min=1)] = 2048,
+    format_: Annotated[
+        Literal["jpeg", "raw"], typer.Option("--format", help="encoding of prepared images")
+    ] = "jpeg",
+    rows: Annotated[int, typer.Option(help="number of images in a shard", min=1)] = 2048,
     max_unreadable: Annotated[
         float,
         typer.Option(help="largest share of unreadable images, which are left out and listed", min=0, max=1),
     ] = 0.001,
-    dataset: Annotated[str | None, typer.Option(help="name that row ids are made of")] = None,
+    dataset: Annotated[str | None, typer.Option(help="name of the data set in row ids")] = None,
 ) -> None:
     """Write images and labels as Parquet shards; an interrupted run continues."""
     from rgcluster.cli import commands
@@ -110,7 +112,7 @@ def check(
     domains: Annotated[
         str, typer.Option(help="attributes whose combinations are counted, A,B,C")
     ] = "Black_Hair,Blond_Hair,Brown_Hair,Male,Young",
-    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet as PNG here")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet to this PNG file")] = None,
     layout: LayoutOption = "auto",
     images: ImagesOption = None,
     file_column: FileColumnOption = None,
@@ -118,7 +120,7 @@ def check(
     attributes: AttributesOption = None,
     class_column: ClassColumnOption = None,
 ) -> None:
-    """Read everything there is: counts, labels, image sizes, faults. Exit status 2 where a fault was found."""
+    """Read all images and labels; print counts, image sizes and faults. Exit status 2 if there is a fault."""
     from rgcluster.cli import commands
 
     survey = commands.check(

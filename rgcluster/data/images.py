@@ -1,4 +1,4 @@
-"""From encoded bytes to a training image, and back to a picture."""
+"""Decoding of training images, and encoding of pictures."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ __all__ = [
 UInt8Array = npt.NDArray[np.uint8]
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for content that is no image; SyntaxError is its word for a broken PNG."""
+"""Exceptions of Pillow for unreadable images; it raises SyntaxError for a broken PNG."""
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused before they are decoded: a few bytes can claim any size."""
+"""Larger images are refused before they are decoded, because a small file can declare any size."""
 
 JPEG_QUALITY = 95
 
@@ -53,14 +53,14 @@ REMEDIES = {
     "AVIF": "install a Pillow that reads it, 11.3 or newer, or save it as JPEG",
     "JPEG XL": "save it as JPEG or PNG",
 }
-"""What to do about images of these kinds where Pillow cannot read them."""
+"""Remedies for kinds of images that Pillow cannot read."""
 
 
 def load_image(content: bytes | memoryview) -> Image.Image:
-    """Decode an image of any kind to upright RGB; one of UNREADABLE says why it cannot be.
+    """Decode an image of any kind to upright RGB; raises one of UNREADABLE with the reason.
 
-    Grey, palette, CMYK and 16-bit images are converted, transparency is laid on white, and the
-    orientation that a camera noted is applied. Of an animation the first frame counts.
+    Grey, palette, CMYK and 16-bit images are converted, transparent images are put on white, and the orientation
+    in EXIF is applied. Animations are represented by their first frame.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
@@ -85,7 +85,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def check_image(content: bytes | memoryview) -> tuple[int, int]:
-    """Return width and height of an image that decodes; one of UNREADABLE for one that does not."""
+    """Decode an image and return its width and height; raises one of UNREADABLE."""
     return load_image(content).size
 
 
@@ -101,14 +101,14 @@ def prepare_image(image: Image.Image, crop: int, size: int) -> UInt8Array:
 
 
 def decode_image(content: bytes | memoryview, crop: int, size: int, name: str) -> UInt8Array:
-    """Decode and prepare one encoded image; DataError names it where it cannot be read."""
+    """Decode and prepare an encoded image; DataError where it cannot be read."""
     with naming(name):
         return prepare_image(load_image(content), crop, size)
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Raise DataError with the image's name where it cannot be read."""
+    """Convert exceptions of UNREADABLE to a DataError with the image's name."""
     try:
         yield
     except UNREADABLE as error:
@@ -116,7 +116,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what went wrong, without addresses of objects."""
+    """Return the first line of the error's message, without addresses of objects."""
     lines = str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__]
     return re.sub(r"\s*<[^<>]* object at 0x[0-9a-f]+>", "", lines[0])
 
@@ -127,17 +127,17 @@ def encode_png(image: UInt8Array) -> bytes:
 
 
 def encode_jpeg(image: UInt8Array) -> bytes:
-    """Return `image` [h, w, 3] as JPEG bytes, its colours at full resolution."""
+    """Return `image` [h, w, 3] as JPEG bytes, without chroma subsampling."""
     return _encode(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
 def is_picture_name(name: str) -> bool:
-    """Return whether pictures are written to files of this name."""
+    """Return whether pictures can be written to a file of this name."""
     return PurePath(name).suffix.lower() in _ENCODERS
 
 
 def picture_format(name: str) -> Callable[[UInt8Array], bytes]:
-    """Return what encodes an image for a file of this name; ConfigError for a format that is not written."""
+    """Return the encoder for a file of this name; ConfigError for an unsupported format."""
     suffix = PurePath(name).suffix.lower()
     if not is_picture_name(name):
         raise ConfigError(
@@ -152,7 +152,7 @@ _ENCODERS: dict[str, Callable[[UInt8Array], bytes]] = {
 
 
 def grid(images: npt.NDArray[np.uint8], gap: int = 2) -> npt.NDArray[np.uint8]:
-    """Return one picture of images [rows, columns, h, w, 3], with white gaps."""
+    """Return images [rows, columns, h, w, 3] as one picture with white gaps."""
     rows, columns, height, width, _ = images.shape
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""What a file's first bytes say it is."""
+"""Recognition of images by the first bytes of a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 __all__ = ["HEAD_BYTES", "image_kind"]
 
 HEAD_BYTES = 64
-"""The bytes at the start of a file that tell its kind."""
+"""Number of bytes at the start of a file that determine its kind."""
 
 _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     ("JPEG", rb"\xff\xd8\xff"),
@@ -26,6 +26,6 @@ _PATTERNS = [(kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _SIGNAT
 
 
 def image_kind(head: bytes | memoryview) -> str | None:
-    """Return the kind of image that starts with `head`, its first HEAD_BYTES; None where it is no image."""
+    """Return the kind of the image that starts with `head` (HEAD_BYTES); None for other files."""
     start = bytes(head[:HEAD_BYTES])
     return next((kind for kind, pattern in _PATTERNS if pattern.match(start)), None)

@@ -42,14 +42,14 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.json"
 UNREADABLE_IMAGES = "unreadable images"
-"""Why the images in the quarantine were left out."""
+"""File with the reasons why images were left out."""
 ROWS_PER_GROUP = 64
-"""Small, so that one image out of the middle costs little."""
+"""Rows in a row group: few, so that reading a single image is cheap."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How the images were cropped and resized when the shards were written."""
+    """Crop, size and format of images that were prepared when the shards were written."""
 
     crop: int
     size: int
@@ -58,7 +58,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class RowIndex:
-    """Rows in the shards' order: ids [N], labels int8 [N, A], file names [N] and places [N, 2] (file, row in it)."""
+    """Rows in the order of the shards: ids [N], labels int8 [N, A], file names [N] and places [N, 2] (file, row)."""
 
     row_ids: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int8]
@@ -96,13 +96,13 @@ class ShardSet:
     digest: str
     plan_digest: str
     faces: FaceSet | None = None
-    """What the images were drawn from: ground truth for translations."""
+    """The face set that the images were drawn from, which provides ground truth for translations."""
 
     def path(self, file: int) -> Location:
         return Location(self.location) / self.files[file]
 
     def index(self, split: str | None = None, fraction: float = 1.0) -> RowIndex:
-        """Return the rows of `split` (all where None), of which `fraction` by hashed row id."""
+        """Return the rows of `split` (all if None), or a `fraction` of them by hashed row id."""
         parts = []
         for number in range(len(self.files)):
             table = self.read(number, ["row_id", "file_name", "labels", "split"])
@@ -160,7 +160,7 @@ class ShardSet:
 @lru_cache(maxsize=32)
 def _open_parquet(path: str, digest: str) -> pq.ParquetFile:
     """Open a file once in a process: its footer is parsed once, whatever the number of reads."""
-    # With pre-buffering an open file keeps all that was ever read from it.
+    # With pre-buffering, an open file keeps everything that was read from it.
     return pq.ParquetFile(Location(path).open_file(), pre_buffer=False)
 
 
@@ -227,7 +227,7 @@ def require_prepared(where: str, prepared: Prepared | None, config: DataConfig) 
 
 
 def _faces(manifest: dict[str, Any]) -> FaceSet | None:
-    """Return the drawn faces that the shards hold; older shards do not say, but their source may."""
+    """Return the face set of the shards; for older shards it is looked up at their source."""
     if "faces" not in manifest:
         return load_face_set(Path(manifest["source"]))
     return FaceSet(**manifest["faces"]) if manifest["faces"] else None

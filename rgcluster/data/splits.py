@@ -1,4 +1,4 @@
-"""Which rows train and which test, and nested fractions of them: functions of hashed row ids."""
+"""Splits of rows, and nested fractions of them, by hashed row ids."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TEST_LIMIT = 2000  # the paper's test set
 
 
 def row_id(dataset: str, file_name: str) -> int:
-    """Return a non-negative 63-bit id that depends on the names alone."""
+    """Return a non-negative 63-bit id that depends only on the names."""
     digest = hashlib.blake2b(f"{dataset}/{file_name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def hash_share(row_ids: npt.NDArray[np.int64], salt: int) -> npt.NDArray[np.float64]:
-    """Return a uniform number in [0, 1) per row id: the rows below f are a nested fraction f."""
+    """Return a uniform number in [0, 1) for each row id; the rows below f are a nested fraction f."""
     digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in row_ids.tolist())
     return np.array([int.from_bytes(digest, "big") / 2**56 for digest in digests])
 

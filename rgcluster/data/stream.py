@@ -1,9 +1,8 @@
-"""Ray Data streams of training images: Parquet shards in, uint8 batches out, in the order of `order.py`.
+"""Ray Data streams of training images: uint8 batches from Parquet shards, in the order of `order.py`.
 
-The stream is one Ray Data run for the whole of training, not one an epoch: starting the executor costs
-seconds. Its input are windows of positions; a task reads a window's row groups once, decodes the rows that
-its rank needs and yields them in order, a few MiB at a time. Where all images fit in `data.cache_mib`, they
-are decoded once, by Ray Data too, and kept in the object store.
+One Ray Data run serves the whole training, because starting an executor takes seconds. Its inputs are windows of
+positions: a task reads the row groups of a window once, decodes the rows of its rank and yields them in order, a few
+MiB at a time. If all images fit in `data.cache_mib`, Ray Data decodes them once into the object store.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ __all__ = [
 Block = dict[str, npt.NDArray[Any]]
 
 BLOCK_BYTES = 4 << 20
-"""A task yields blocks about this large: handing one over costs some 10 ms, and holds this much memory."""
+"""Approximate size of a task's blocks. Passing one takes about 10 ms, and holds this much memory."""
 ROWS_PER_READ = 256
 SEGMENT_ROWS = 1 << 22
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """The rows of a split and where their images are: decoded in the object store, or in the shards."""
+    """The rows of a split, and their images: decoded in the object store, or in the shards."""
 
     shards: ShardSet
     index: RowIndex
@@ -54,10 +53,10 @@ class ImageSource:
     size: int
     cached: Any = None  # ObjectRef of uint8 [N, size, size, 3]
     groups: tuple[npt.NDArray[np.int64], ...] = ()
-    """The rows of each domain, where domains are to come equally often."""
+    """The rows of each domain, if domains should come equally often."""
     group_rows: int = 256
     window_groups: int = 8
-    """Rows from the shards are shuffled within windows of this many groups of this many rows."""
+    """Number of groups in a shuffling window of the shards, and of rows in a group."""
 
     def images(self, rows: npt.NDArray[np.int64]) -> UInt8Array:
         """Return the prepared images of `rows`, uint8 [n, size, size, 3]."""
@@ -66,11 +65,11 @@ class ImageSource:
         return self.decode(self.encoded(rows), rows)
 
     def encoded(self, rows: npt.NDArray[np.int64]) -> list[memoryview]:
-        """Return what the shards store of the images of `rows`."""
+        """Return the stored images of `rows`."""
         return self.shards.read_images(self.index.places[rows])
 
     def decode(self, encoded: list[memoryview], rows: npt.NDArray[np.int64]) -> UInt8Array:
-        """Return the prepared images of `rows` from what the shards store of them."""
+        """Return the prepared images of `rows` from their stored form."""
         images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         prepared = self.shards.prepared
         for image, content, row in zip(images, encoded, rows.tolist(), strict=True):
@@ -107,7 +106,7 @@ def open_source(
     fraction: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSource:
-    """Return the images of `split`, decoded into the object store where they fit."""
+    """Return the images of `split`, decoded into the object store if they fit."""
     require_prepared(shards.location, shards.prepared, config)
     index = shards.index(split, fraction)
     if not len(index):
@@ -132,7 +131,7 @@ def in_order(source: ImageSource) -> Iterator[Block]:
 
 
 def rows_dataset(source: ImageSource, start: int = 0) -> Dataset:
-    """Return a dataset of every row of the source from `start` on, once: row_id, row, labels, image."""
+    """Return a dataset of the source's rows from `start` on: row_id, row, labels, image."""
     _configure()
     total = len(source.index)
     ranges = [(at, min(at + ROWS_PER_READ, total)) for at in range(start, total, ROWS_PER_READ)]
@@ -141,7 +140,7 @@ def rows_dataset(source: ImageSource, start: int = 0) -> Dataset:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Which batches a rank gets: steps [start, stop) of global batches of `batch` rows."""
+    """The batches of a rank: steps [start, stop) of global batches of `batch` rows."""
 
     start: int
     stop: int
@@ -151,7 +150,7 @@ class StreamPlan:
     seed: int
 
     def segments(self) -> list[StreamPlan]:
-        """Cut the plan into runs of at most `SEGMENT_ROWS`, so that none has too many tasks to list."""
+        """Cut the plan into segments of at most `SEGMENT_ROWS`, which limits their numbers of tasks."""
         steps = max(1, SEGMENT_ROWS // self.batch)
         return [
             replace(self, start=at, stop=min(at + steps, self.stop))
@@ -160,12 +159,12 @@ class StreamPlan:
 
     @property
     def part(self) -> tuple[int, int]:
-        """Return where in each batch this rank's rows begin and end; ranks' counts differ by one at most."""
+        """Return the range of this rank's rows in each batch; the ranks' numbers differ by at most one."""
         return self.batch * self.rank // self.world, self.batch * (self.rank + 1) // self.world
 
     @property
     def rows(self) -> int:
-        """Return the rows of a batch that are this rank's."""
+        """Return this rank's rows of a batch."""
         first, last = self.part
         return last - first
 
@@ -177,7 +176,7 @@ class StreamPlan:
 
 
 def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
-    """Return a rank's rows in the order of its batches; each holds `step` beside the image's columns."""
+    """Return a dataset of a rank's rows in the order of its batches, with a column `step`."""
     if plan.batch > len(source.index):
         raise DataError(
             f"batch of {plan.batch} is larger than the {len(source.index)} training images; "
@@ -196,7 +195,7 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
 
 
 def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
-    """Yield numpy batches, whole blocks where the size is None, in order."""
+    """Yield numpy batches in order; whole blocks if the size is None."""
     stream = dataset.iter_batches(
         batch_size=batch_size,  # type: ignore[arg-type]  # None is documented: whole blocks
         batch_format="numpy",
@@ -206,11 +205,11 @@ def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
 
 
 def _read(ranges: list[tuple[int, int]], reader: Any, world: int = 1) -> Dataset:
-    """Return what the reader makes of the ranges, a task each, as many at once as there are cores for this rank."""
+    """Return a dataset of the ranges with a reading task for each, as many at a time as this rank has cores."""
     items = [{"start": start, "stop": stop} for start, stop in ranges]
-    # Unlike `range` this asks no CPU of its own.
+    # Unlike `range`, this requests no CPU.
     chunks = ray.data.from_items(items, override_num_blocks=len(items))
-    # Without a limit the small share of a CPU would start five processes a core.
+    # Without a limit, the small CPU requests would start five processes a core.
     tasks = min(len(items), max(2, int(ray.cluster_resources().get("CPU", 1)) // world))
     return chunks.map_batches(
         reader, batch_size=1, num_cpus=CPUS_PER_READER, compute=TaskPoolStrategy(size=tasks)
@@ -222,7 +221,7 @@ def _configure() -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.target_max_block_size = 16 << 20
-    # What it says of its progress is for its developers; errors are raised.
+    # Its progress messages are for developers; errors are raised.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -234,7 +233,7 @@ def _domains(shards: ShardSet, index: RowIndex, config: DataConfig) -> tuple[npt
 
 
 class _ReadWindows:
-    """Windows of positions in, blocks of a rank's rows out, in the stream's order."""
+    """Maps windows of positions to blocks of a rank's rows, in the order of the stream."""
 
     def __init__(self, source: Any, plan: StreamPlan) -> None:
         self.source, self.plan = source, plan
@@ -253,7 +252,7 @@ class _ReadWindows:
 
 
 class _ReadRows:
-    """Ranges of rows in, blocks of them out."""
+    """Maps ranges of rows to blocks."""
 
     def __init__(self, source: Any) -> None:
         self.source = source

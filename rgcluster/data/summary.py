@@ -1,4 +1,4 @@
-"""What became of a source, in a line: layout, attributes or classes, splits, and what was left out."""
+"""Summary of a source in one line: layout, attributes or classes, splits, and ignored files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rgcluster.base.storage import Location
 from rgcluster.data.shards import QUARANTINE, UNREADABLE_IMAGES, ShardSet
-from rgcluster.data.sources import ImageTable, LeftOut
+from rgcluster.data.sources import ImageTable, LeftOut, joined
 from rgcluster.data.splits import SplitRule, splits_at_random
 
 __all__ = ["describe_left_out", "describe_shards", "untrained"]
@@ -18,12 +18,10 @@ SHOWN = 8
 def describe_shards(
     shards: ShardSet, table: ImageTable, rule: SplitRule, unlabelled: ImageTable | None = None
 ) -> str:
-    """Return the line that ends a sharding of a table and, perhaps, of images without labels."""
+    """Return the final line of sharding a table and, optionally, images without labels."""
     counts = ", ".join(f"{name} {count}" for name, count in sorted(shards.splits.items()))
     chosen = ", split at random" if splits_at_random(table.splits, rule) else ""
-    left_out = dict(table.left_out)
-    for reason, names in (unlabelled.left_out if unlabelled else {}).items():
-        left_out[reason] = (*left_out.get(reason, ()), *names)
+    left_out = joined(table.left_out, unlabelled.left_out if unlabelled else {})
     if shards.quarantined:
         faults = (Location(shards.location) / QUARANTINE).read_json()
         left_out[UNREADABLE_IMAGES] = tuple(str(fault["file"]).rsplit("/", 1)[-1] for fault in faults)
@@ -34,7 +32,7 @@ def describe_shards(
 
 
 def describe_left_out(left_out: LeftOut | Mapping[str, Sequence[str]]) -> str:
-    """Return how many files were left out for each reason, and the first names."""
+    """Return the number of ignored files for each reason, and the first names."""
     parts = [
         f"{len(names):,} {reason} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
         for reason, names in left_out.items()

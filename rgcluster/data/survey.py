@@ -1,4 +1,4 @@
-"""What a source or a directory of shards holds: counts, labels, image sizes, faults."""
+"""Survey of a source or of shards: counts, labels, image sizes, faults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Survey:
     faults: list[tuple[str, str]] = field(default_factory=list)
     layout: str = ""
     left_out: LeftOut = field(default_factory=dict)
-    """Names of files that are no rows, by reason."""
+    """Names of ignored files by reason."""
     thumbnails: list[UInt8Array] = field(default_factory=list)
 
     def prevalence(self) -> dict[str, float]:
@@ -53,7 +53,7 @@ class Survey:
         }
 
     def domains(self, attributes: Sequence[str]) -> Counter[tuple[str, ...]]:
-        """Return how many images have each combination of `attributes`."""
+        """Return the number of images with each combination of `attributes`."""
         columns = [self.attributes.index(name) for name in attributes]
         vectors, counts = np.unique(self.labels[:, columns], axis=0, return_counts=True)
         return Counter(
@@ -95,7 +95,7 @@ def survey_table(table: ImageTable, progress: Progress | None = None) -> Survey:
 
 
 def survey_shards(shards: ShardSet, progress: Progress | None = None) -> Survey:
-    """Compare every file of a directory of shards with its checksum, and decode every image."""
+    """Check the checksum of every shard file, and decode every image."""
     index = shards.index()
     survey = Survey(shards.attributes, index.labels, dict(shards.splits))
     files = range(len(shards.files))
@@ -121,7 +121,7 @@ def _spread(count: int) -> npt.NDArray[np.int64]:
 def _gather(
     survey: Survey, submit: Callable[[int], Any], items: Sequence[int], total: int, progress: Progress | None
 ) -> None:
-    """Add what the tasks find to the survey, in the order of the items."""
+    """Add the results of the tasks to the survey, in the order of the items."""
     findings: dict[int, _Findings] = {}
     for number, found in as_completed(submit, items):
         findings[number] = found

@@ -1,4 +1,4 @@
-"""What can be known of a run before it starts: its settings against its data, the disk and what is installed."""
+"""Checks of a run before it starts: settings, data, disk space and installed packages."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from rgcluster.translate.finished import store_name
 __all__ = ["Check", "Images", "check_run", "faces_of", "images_of", "network_sizes", "require"]
 
 WEIGHTS = {"inception-v3-compat": "fid-inception", "lpips-alex": "lpips-alex", "lpips-vgg": "lpips-vgg"}
-"""The weights that each extractor needs, by the name that `rgcluster weights` gives them."""
+"""The weights that each extractor needs, by their names in `rgcluster weights`."""
 STATE_BYTES = 16
-"""Of a parameter in a checkpoint: the weight, its average and Adam's two moments."""
+"""Bytes of a parameter in a checkpoint: the weight, its average and Adam's two moments."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, what was found, and whether the run may start with it."""
+    """The result of a check: its subject, the finding, and whether the run may start."""
 
     name: str
     found: str
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Images:
-    """What a run's images are: where they lie, their attributes, and how many there are of each split.
+    """The images of a run: their location, attributes, and number in each split.
 
     `trained` counts those that train, `data.fraction` applied; `stored` are those that the store holds, by shard.
     """
@@ -63,15 +63,15 @@ class Images:
     tested: int
     stored: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...] = ()
-    """Width and height of some of them."""
+    """Widths and heights of some of the images."""
 
 
 def images_of(shards: ShardSet, config: Config) -> Images:
-    """Return what the shards hold for a run of this configuration."""
+    """Return the images of the shards for a run of this configuration."""
     train = shards.splits.get("train", 0)
     fraction = config.data.fraction
     trained = train if fraction >= 1 else len(shards.index("train", fraction))
-    if config.store.index in ("ivf", "ivfpq"):  # the one kind that a shard's own number decides on
+    if config.store.index in ("ivf", "ivfpq"):  # the only kind that depends on the size of a shard
         stored = _by_shard(shards, config)
     else:
         only_train = config.store.images == "train"
@@ -85,7 +85,7 @@ def images_of(shards: ShardSet, config: Config) -> Images:
 
 
 def faces_of(faces: FaceSet, attributes: tuple[str, ...], config: Config) -> Images:
-    """Return what drawn faces will be for a run of this configuration."""
+    """Return the drawn faces of a run of this configuration."""
     parts = np.bincount([faces.partition(index) for index in range(faces.count)], minlength=3)
     trained = round(int(parts[0]) * config.data.fraction)
     stored = trained if config.store.images == "train" else int(parts[0])
@@ -95,7 +95,7 @@ def faces_of(faces: FaceSet, attributes: tuple[str, ...], config: Config) -> Ima
 
 
 def check_run(config: Config, images: Images, run: Location) -> list[Check]:
-    """Return every check of a run, in order, whatever the outcome."""
+    """Return all checks of a run in order, passed or not."""
     checks: dict[str, Callable[[], str]] = {
         "attributes": partial(_attributes, config, images),
         "image size": partial(_size, config, images),
@@ -118,7 +118,7 @@ def check_run(config: Config, images: Images, run: Location) -> list[Check]:
 
 
 def require(checks: list[Check]) -> None:
-    """Raise ConfigError with what each check found that did not pass."""
+    """Raise ConfigError with the findings of all failed checks."""
     faults = [check.found for check in checks if not check.passed]
     if faults:
         raise ConfigError("; also: ".join(faults))
@@ -126,7 +126,7 @@ def require(checks: list[Check]) -> None:
 
 def network_sizes(config: Config) -> dict[str, int]:
     """Return the number of parameters of each network."""
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # only shapes
         networks = {
             "E_c, E_s, G": Translator(config),
             "D": Discriminator(config),
@@ -148,7 +148,7 @@ def _attributes(config: Config, images: Images) -> str:
 
 
 def _one_hot_settings(names: tuple[str, ...]) -> str:
-    """Return the options that make these classes the domains, as a shell takes them."""
+    """Return shell options that make these classes the domains."""
     plain = all(_is_plain(name) for name in names)
     listed = ",".join(names) if plain else ",".join(f'"{name}"' for name in names)
     value = f"data.attributes=[{listed}]"
@@ -157,7 +157,7 @@ def _one_hot_settings(names: tuple[str, ...]) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Return whether YAML and a shell read a bare name as itself."""
+    """Return whether YAML and a shell read an unquoted name as itself."""
     words = ("yes", "no", "true", "false", "on", "off", "null", "none", "y", "n")
     return name.isidentifier() and name.isascii() and name.lower() not in words
 
@@ -180,6 +180,11 @@ def _batches(config: Config, images: Images) -> str:
             raise ConfigError(
                 f"{stage}.batch_size = {size} is larger than the {images.trained} training images; "
                 "lower it or add images"
+            )
+        if size < config.cluster.workers:
+            raise ConfigError(
+                f"{stage}.batch_size = {size} is less than a row for each of {config.cluster.workers} workers; "
+                "raise it, or lower cluster.workers"
             )
     return f"{images.trained}"
 
@@ -271,7 +276,7 @@ def _writes(config: Config, images: Images) -> Iterator[tuple[str, int]]:
 
 
 def _held(run: Location) -> int:
-    """Return the bytes that the run has written already, which are not written once more."""
+    """Return the bytes that the run has written already and will not write again."""
     total = 0
     for path in run.local().rglob("*"):
         with suppress(FileNotFoundError):  # a process at work there replaces files
@@ -288,14 +293,14 @@ def _evenly(count: int, shards: int) -> tuple[int, ...]:
 
 
 def _sizes(shards: ShardSet) -> tuple[tuple[int, int], ...]:
-    """Return the sizes of the first images, where they were stored as they are."""
+    """Return the sizes of the first images, if the shards store the original files."""
     if shards.prepared is not None or not shards.files:
         return ()
     return tuple(image_sizes(shards.read(0, ["image"], [0])["image"].to_pylist()))
 
 
 def _by_shard(shards: ShardSet, config: Config) -> tuple[int, ...]:
-    """Return how many images each shard of the store will hold."""
+    """Return the number of images in each shard of the store."""
     only_train = config.store.images == "train"
     ids = [shards.index("train", config.data.fraction if only_train else 1.0).row_ids]
     if not only_train and shards.splits.get(UNLABELLED):

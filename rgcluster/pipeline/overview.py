@@ -1,4 +1,4 @@
-"""A run before it starts, with its expected cost, and while it runs, with its progress."""
+"""Overview of a run: its expected cost before it starts, and its progress."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _placement_table(placed: Placement, where: str) -> Table:
 
 @dataclass(frozen=True)
 class Status:
-    """A run as it is now: a row a stage (stage, state, step, images/s, seconds taken, time left), and its events."""
+    """The state of a run: a row for each stage (stage, state, step, images/s, seconds, time left), and its events."""
 
     rows: list[tuple[str, str, str, str, str, str]]
     events: list[Event]
@@ -98,12 +98,12 @@ class Status:
 
     @property
     def error(self) -> Event | None:
-        """The failure that holds the run up, if one does."""
+        """The failure that stopped the run, if any."""
         return last_error(self.events)
 
 
 def status(run: str) -> Status:
-    """Return how far a run is, from its directory alone: it may be at work elsewhere."""
+    """Return the state of a run from its directory; it may be running on another machine."""
     _, location = open_run(run)
     rows = []
     for name in STAGES:

@@ -1,4 +1,4 @@
-"""A run's stages in order: each is keyed by what it depends on, and a finished one is not repeated.
+"""The stages of a run in order. Each is keyed by its dependencies, and finished stages are not repeated.
 
 The same command continues where it stopped; another configuration is refused (`rundir.py`). Runs that share a
 directory of stages reuse the stages that another run has finished.
@@ -44,7 +44,7 @@ class Pipeline(RunContext):
     """One run directory and the stages in it."""
 
     def prepare(self) -> None:
-        """Check what can be known before the start, then write the run's configuration and manifest.
+        """Check the run, then write its configuration and manifest.
 
         ConfigError where settings, data, disk and what is installed do not fit each other; RunConflict for a run
         begun with other data, or with a stage made by another configuration. A stage that has trained nothing
@@ -58,7 +58,7 @@ class Pipeline(RunContext):
         (self.run / DATA).write_json({"shards": self.shards.location, "dataset": self.shards.dataset})
 
     def finish(self, name: str) -> None:
-        """Finish the stage of that name in `STAGES`, and before it every stage that it needs."""
+        """Finish the stage of that name in `STAGES`, after every stage that it needs."""
         stage = STAGES[name]
         for needed in stage.needs:
             self.finish(needed)
@@ -67,7 +67,7 @@ class Pipeline(RunContext):
         self._once(name, directory, depends, lambda: stage.work(self, directory))
 
     def depends(self, name: str) -> dict[str, Any]:
-        """Return what a stage depends on; the stages that it needs must be finished."""
+        """Return the dependencies of a stage; the stages that it needs must be finished."""
         stage = STAGES[name]
         return stage.depends(self, self._settings(stage))
 
@@ -78,7 +78,7 @@ class Pipeline(RunContext):
         return write_report(self.config, self.run)
 
     def seconds(self) -> dict[str, float]:
-        """Return how long each finished stage took, over all its starts."""
+        """Return the seconds of each finished stage, over all its starts."""
         files = {name: stage_directory(self.run, name) / STAGE for name in STAGES}
         return {name: file.read_json()["seconds"] for name, file in files.items() if file.exists()}
 
@@ -104,11 +104,11 @@ class Pipeline(RunContext):
         return [*found, Check("run directory", "continues this run" if begun else "new")]
 
     def _identity(self) -> dict[str, Any]:
-        """Return what all stages of a run have in common."""
+        """Return the context of the run's stages."""
         return {"seed": self.config.seed, "shards": self.shards.digest}
 
     def _refuse_other_run(self) -> None:
-        """Raise RunConflict where the directory holds a run, or a stage, that other settings made."""
+        """Raise RunConflict where the directory holds a run or a stage with other settings."""
         manifest = self.run / MANIFEST
         if manifest.exists():
             refuse_other(self.run, manifest.read_json()["depends"], self._identity())
@@ -116,7 +116,7 @@ class Pipeline(RunContext):
             file = self.run / name / STAGE
             if (
                 not file.exists() or not stage.sections
-            ):  # digests of networks are compared at the stage's turn
+            ):  # digests of networks are compared when the stage starts
                 continue
             record = file.read_json()
             if not is_blank(self.run / name, record):
@@ -124,7 +124,7 @@ class Pipeline(RunContext):
                 refuse_other(self.run / name, before, binding(record, self._settings(stage)))
 
     def _settings(self, stage: PipelineStage) -> dict[str, Any]:
-        """Return the seed, the shards and the settings of the stage's sections that change what it yields."""
+        """Return the seed, the shards and the settings of the stage's sections that affect its output."""
         dump = self.config.model_dump(mode="json")
         values = flatten({name: dump[name] for name in stage.sections})
         outside = keys_outside_digest()
@@ -145,7 +145,7 @@ class Pipeline(RunContext):
     def _once(
         self, name: str, directory: Location, depends: Mapping[str, Any], work: Callable[[], None]
     ) -> None:
-        """Do a stage's work unless it was finished before; the run's log tells how it went."""
+        """Do a stage's work unless it is finished; the run's events record the outcome."""
         if is_finished(directory, depends):
             return
 

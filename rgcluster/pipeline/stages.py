@@ -1,4 +1,4 @@
-"""The stages of a run as data: what each needs, what it depends on, and its work."""
+"""The stages of a run as data: requirements, dependencies and work."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PipelineStage:
     """Pretrained weights that its workers look for."""
 
     def depends(self, context: RunContext, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return what the stage depends on, `settings` those of its sections; its needs must be finished."""
+        """Return the dependencies of the stage; `settings` are those of its sections, and `needs` must be finished."""
         depends = dict(settings) if self.sections else {}
         if self.measured or (self.if_shared and context.shared):
             depends |= context.measured_by()
@@ -110,7 +110,7 @@ def _precision(context: RunContext, directory: Location) -> None:
 
 
 def _reference(context: RunContext, directory: Location) -> None:
-    """Train the judge and measure the real images: all labelled ones, whatever share of them trains."""
+    """Train the judge and measure the real images: all labelled ones, whatever `data.fraction`."""
     placed, train, test = context.placement(), context.open("train"), context.open("test")
     with task(context.title("reference")) as update:
         make_reference(
@@ -136,7 +136,7 @@ def _train(context: RunContext, directory: Location, name: str, upstream: dict[s
 
 
 def _perceptual(context: RunContext, stage: str) -> dict[str, str]:
-    """Return where VGG16's weights are, if the stage's perceptual loss has a weight; without them it is off."""
+    """Return VGG16's weights if the stage has a perceptual loss, which is off without them."""
     if not getattr(context.config, stage).loss.perceptual:
         return {}
     weights = find("vgg16")
@@ -150,7 +150,7 @@ def _perceptual(context: RunContext, stage: str) -> dict[str, str]:
 
 
 def _log_restarts(context: RunContext, store: RayStore) -> None:
-    """Log the shards that Ray restarted."""
+    """Add an event for each shard that Ray restarted."""
     with suppress(RGClusterError):
         for row in store.everyone():
             if row["restarts"]:

@@ -15,6 +15,7 @@ import pytest
 from files import csv, image_file, pack, picture, tar, with_images
 from tiny import write_celeba
 
+from rgcluster.base.attributes import parse_target
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import (
     Columns,
@@ -270,6 +271,19 @@ def test_tables_that_leave_doubt(tmp_path: Path, tables: list[str], names: list[
         csv(folder / name, "file,A", "a.jpg,1")
     with pytest.raises(DataError, match=words):
         read_source(folder)
+    if len(tables) > 1:
+        with pytest.raises(DataError, match="unpack the one to read and give it, with --images"):
+            read_source(pack(folder, tmp_path / "data.zip"))
+
+
+def test_a_table_decides_what_folders_leave_open(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "2019/a.jpg", "2020/b.jpg", "c.jpg")
+    csv(folder / "labels.csv", "file,A", "2019/a.jpg,1", "2020/b.jpg,0", "c.jpg,1")
+    assert read_source(folder).labels.tolist() == [[1], [0], [1]]
+    (folder / "c.jpg").unlink()
+    csv(folder / "labels.csv", "file,A", "2019/a.jpg,1", "2020/b.jpg,0")
+    assert read_source(folder, "table").labels.tolist() == [[1], [0]]
+    assert read_source(folder, "classes").attributes == ("2019", "2020")
 
 
 def test_a_workbook_is_named(tmp_path: Path) -> None:
@@ -278,7 +292,8 @@ def test_a_workbook_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"labels.xlsx: a workbook cannot be read as a table; save it as .csv"
     ):
-        read_source(folder, "table")
+        read_source(folder)
+    assert read_source(folder, "images").left_out == {"no images": ("labels.xlsx",)}
 
 
 def test_a_table_given_alone_leaves_out_what_it_does_not_list(tmp_path: Path) -> None:
@@ -330,6 +345,16 @@ def test_accents_and_slashes_mean_the_same_file(tmp_path: Path) -> None:
     folder = with_images(tmp_path / "data", f"a/{apart}", "a/b.jpg")
     table = read_source(csv(folder / "t.csv", "file,Old", f"a\\{composed},1", "./a/b.jpg,0"))
     assert table.file_names == [f"a/{apart}", "a/b.jpg"] and table.tree.read(f"a/{apart}")
+
+
+def test_columns_are_named_alike_however_their_accents_are_written(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "a.jpg")
+    path = csv(folder / "t.csv", unicodedata.normalize("NFD", "file,Fröhlich,Müde"), "a.jpg,1,0")
+    chosen = Columns(attributes=(unicodedata.normalize("NFC", "Müde"),))
+    assert read_source(path, columns=chosen).labels.tolist() == [[0]]
+    names = read_source(path).attributes
+    assert names == tuple(unicodedata.normalize("NFC", name) for name in ("Fröhlich", "Müde"))
+    assert parse_target(unicodedata.normalize("NFD", "-Fröhlich,Müde"), [1, 0], names, ()) == [0, 1]
 
 
 @pytest.mark.parametrize(

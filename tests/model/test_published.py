@@ -215,7 +215,7 @@ def test_an_imported_discriminator_computes_what_the_published_one_does(tmp_path
         ({"dec.content.conv.running_mean": (3,)}, "has an unknown 'dec.content.conv.running_mean'"),
         (
             {"mlp.model.1.fc.weight": (128, 256)},
-            r"mlp.model.1.fc.weight is \[128, 256\], .* asks for \[256, 256\]",
+            r"mlp.model.1.fc.weight is \[128, 256\], .* needs \[256, 256\]",
         ),
     ],
 )

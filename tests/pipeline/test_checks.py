@@ -53,6 +53,7 @@ def test_every_check_is_listed_and_passes(tmp_path: Path) -> None:
         ("index", {"stored": (400_000,)}, ["store.index=exact", "store.memory_mib=1"], "store.memory_mib allows 1"),
         ("training images", {"trained": 7}, [], "translation.batch_size = 8 is larger than the 7 training images"),
         ("training images", {"trained": 9}, ["guidance.batch_size=10"], "guidance.batch_size = 10 is larger"),
+        ("training images", {}, ["cluster.workers=9"], "batch_size = 8 is less than a row for each of 9 workers"),
         ("training images", {"trained": 0}, [], "no image to train on"),
         ("image size", {"prepared": Prepared(0, 64, "jpeg")}, [], "prepared with crop 0 and size 64, but data.crop"),
         ("image size", {"sizes": ((1068, 1308),) * 3 + ((178, 218),)}, [], "far larger than the crop of 178 pixels"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, random_images
+from tiny import CPU, random_images, tiny_config
 from untrained import untrained_run
 
 from rgcluster.base.storage import Location
@@ -85,6 +85,16 @@ def test_the_answer_itself_guides_reconstruction_and_cycle(retriever: Retriever)
         torch.testing.assert_close(references.images, turned[:, None].expand(-1, 3, -1, -1, -1))
         content = retriever.translator.content_encoder(turned)
         torch.testing.assert_close(references.contents, content[:, None].expand(-1, 3, -1, -1, -1))
+
+
+@torch.no_grad()
+def test_a_fusion_that_attends_gets_the_answer_itself_once(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retriever, "config", tiny_config("model.fusion=attention"))
+    references = guide(retriever, moved=True).reconstruction()
+    torch.testing.assert_close(references.images, half_turn(random_images(3))[:, None])
+    assert references.contents.shape[:2] == (3, 1)
 
 
 @torch.no_grad()

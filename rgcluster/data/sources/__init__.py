@@ -1,4 +1,4 @@
-"""Where images come from: CelebA, class folders, tables, WebDataset, plain images; each yields an `ImageTable`."""
+"""Sources of images: CelebA, class folders, tables, WebDataset, plain images; each yields an `ImageTable`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import numpy as np
 
 from rgcluster.data.sources.archives import TarTree, ZipTree, open_tree
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
-from rgcluster.data.sources.classes import common_folder, looks_like_classes, read_classes
+from rgcluster.data.sources.classes import (
+    common_folder,
+    looks_like_classes,
+    read_classes,
+    require_no_doubt,
+)
 from rgcluster.data.sources.drawn import drawn_table
 from rgcluster.data.sources.embedded import holds_images, read_embedded
-from rgcluster.data.sources.files import SHARD_NAME, TABLE_SUFFIXES, Files, LeftOut, files_of
+from rgcluster.data.sources.files import SHARD_NAME, TABLE_SUFFIXES, Files, LeftOut, files_of, joined
 from rgcluster.data.sources.table import UNKNOWN, UNLABELLED, ImageTable, Layout, require_names
-from rgcluster.data.sources.tables import read_beside, read_table, tables_beside
+from rgcluster.data.sources.tables import is_metadata, read_beside, read_table, tables_beside, workbooks
 from rgcluster.data.sources.tabular import Columns
 from rgcluster.data.sources.tree import FolderTree, Tree
 from rgcluster.data.sources.webdataset import TarsTree, is_webdataset, read_webdataset
@@ -36,6 +41,7 @@ __all__ = [
     "ZipTree",
     "drawn_table",
     "guess_layout",
+    "joined",
     "read_celeba",
     "read_images",
     "read_source",
@@ -45,7 +51,7 @@ __all__ = [
 def read_source(
     path: Path, layout: str = "auto", images: Path | None = None, columns: Columns | None = None
 ) -> ImageTable:
-    """Read the source at `path`, of a `layout` or the one it looks like; DataError where that is open to doubt."""
+    """Read the source at `path` in the given or recognised `layout`; DataError where it is ambiguous."""
     if layout not in ("auto", *get_args(Layout)):
         raise ConfigError(f"--layout {layout}: expected auto, {', '.join(get_args(Layout))}")
     chosen_columns = columns or Columns()
@@ -69,7 +75,7 @@ def read_source(
 
 
 def guess_layout(path: Path, files: Files | None = None) -> Layout:
-    """Return the layout that `path` has; DataError where it could have several."""
+    """Return the layout of `path`; DataError where it is ambiguous."""
     if _is_table(path):
         return "table"
     files = files or _files(path)
@@ -81,11 +87,14 @@ def guess_layout(path: Path, files: Files | None = None) -> Layout:
     if not files.images:
         return "table" if tables else "images"
     inner = files.below(common_folder(files))
-    classes = looks_like_classes(inner, path)
     if not tables:
-        return "classes" if classes else "images"
-    metadata = all(name.rsplit("/", 1)[-1].lower().startswith("metadata.") for name in tables)
-    if classes and not metadata:
+        require_no_doubt(inner, path)
+        if looks_like_classes(inner):
+            return "classes"
+        return (
+            "table" if workbooks(inner) else "images"
+        )  # the reader of tables says what to do with workbooks
+    if not is_metadata(tables[0]) and looks_like_classes(inner):
         raise DataError(
             f"{path}: {tables[0]} lies beside folders that could be classes; give --layout table to read the table, "
             "or --layout classes to leave it out"
@@ -103,17 +112,13 @@ def _is_table(path: Path) -> bool:
 
 
 def _files(path: Path) -> Files:
-    """Return the files at `path`; a folder of tar archives alone is the files in them."""
+    """Return the files at `path`; for a folder of only tar archives, the files in them."""
     files = files_of(open_tree(path))
     archives = [name for name in files.others if name.lower().endswith(".tar")]
     if path.is_dir() and archives and not files.images and not files.tables():
         inside = files_of(TarsTree(path, archives))
-        return Files(
-            inside.tree,
-            inside.images,
-            inside.others,
-            {**files.without(archives).left_out(), **inside.elsewhere},
-        )
+        left_out = joined(files.without(archives).left_out(), inside.elsewhere)
+        return Files(inside.tree, inside.images, inside.others, left_out)
     return files
 
 

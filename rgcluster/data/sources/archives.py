@@ -16,7 +16,7 @@ _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".ra
 
 
 def open_tree(path: Path) -> Tree:
-    """Return the folder, zip or tar archive at `path`; DataError where it is none of them."""
+    """Return the folder, zip or tar archive at `path`; DataError for anything else."""
     if path.is_dir():
         return FolderTree(path)
     if not path.exists():
@@ -55,7 +55,7 @@ class ZipTree:
         return self._read(name, count)
 
     def read(self, name: str) -> bytes:
-        # The size in the directory may lie: read no more than allowed.
+        # The size in the directory may be wrong, so read no more than allowed.
         content = self._read(name, MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise OSError(f"more than {MAX_FILE_BYTES >> 20} MiB")
@@ -110,7 +110,7 @@ class TarTree:
 
 
 def _checked(names: list[str], archive: str) -> list[str]:
-    """Return the entries' names, sorted, leftovers as one name each; DataError for one outside, or twice."""
+    """Return the sorted names of entries, with leftovers as one name each; DataError for invalid or repeated ones."""
     found: set[str] = set()
     left: set[str] = set()
     for name in names:
@@ -137,7 +137,7 @@ def _open_zip(path: str) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=4)
 def _tar_members(path: str) -> list[tuple[str, int, int]]:
-    """Return name, offset and size of every file of an archive, in its order."""
+    """Return name, offset and size of every file in the order of the archive."""
     try:
         with tarfile.open(path, "r:") as archive:
             return [

@@ -24,7 +24,7 @@ ATTRIBUTES = "list_attr_celeba.txt"
 
 @dataclass(frozen=True)
 class _Release:
-    """How a release calls its folder of images, its table of attributes and its partition."""
+    """Names of a release's folder of images, table of attributes and partition."""
 
     images: str
     attributes: tuple[str, ...]
@@ -39,7 +39,7 @@ _RELEASES = (_CELEBA, _Release("CelebA-HQ-img", ("CelebAMask-HQ-attribute-anno.t
 
 
 def is_celeba(path: Path, files: Files) -> bool:
-    """Return whether a release's tables or images lie among the files at `path`, or its tables beside the archive."""
+    """Return whether `path` holds tables or images of a release, or an archive with the tables beside it."""
     return any(_holds(release, path, files) for release in _RELEASES)
 
 
@@ -93,7 +93,7 @@ def read_celeba(path: Path, files: Files | None = None) -> ImageTable:
 
 
 def _find(names: list[str], wanted: str) -> str | None:
-    """Return the path that ends in `wanted`, the shallowest of them."""
+    """Return the shortest path that ends in `wanted`."""
     fitting = [name for name in names if name.rsplit("/", 1)[-1] == wanted]
     return min(fitting, key=lambda name: name.count("/"), default=None)
 
@@ -103,7 +103,7 @@ def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:
 
 
 def _find_images(path: Path, files: Files, release: _Release) -> Files:
-    """Return the images, as files of a tree of their own."""
+    """Return the tree of the images."""
     marker = f"{release.images}/"
     inside = [name for name in (*files.images, *files.others) if f"/{marker}" in f"/{name}"]
     if inside:

@@ -1,4 +1,4 @@
-"""One folder a class, as AFHQ comes: the class is the domain, one-hot."""
+"""A folder for each class, as in AFHQ. Classes are one-hot domains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.words import split_and_domain, split_of
 from rgcluster.errors import DataError
 
-__all__ = ["common_folder", "looks_like_classes", "read_classes"]
+__all__ = ["common_folder", "looks_like_classes", "read_classes", "require_no_doubt"]
 
 
 def common_folder(files: Files) -> str:
-    """Return the prefix of the folder that holds every image, as deep as no image lies loose in it.
+    """Return the prefix of the deepest folder that holds all images.
 
-    A folder that names a split is no such folder: it says of its images that they train, or test.
+    A folder that names a split does not count, because its name is a label of the images.
     """
     prefix = ""
     paths = [name.split("/") for name in files.images]
@@ -32,20 +32,23 @@ def common_folder(files: Files) -> str:
     return prefix
 
 
-def looks_like_classes(files: Files, source: Path) -> bool:
-    """Return whether the images lie in a folder for each class; DataError where that is open to doubt.
+def looks_like_classes(files: Files) -> bool:
+    """Return whether the images, those below the folder that holds them all, lie in a folder for each class."""
+    folders = files.tops
+    return "" not in folders and (len(folders) > 1 or any(map(split_of, folders)))
+
+
+def require_no_doubt(files: Files, source: Path) -> None:
+    """Raise DataError where some folders could be classes, or splits, and something beside them is neither.
 
     `files` are those below the folder that holds them all.
     """
     folders = files.tops - {""}
-    if len(folders) < 2 and not any(map(split_of, folders)):
-        return False
-    some = " and ".join(sorted(folders)[:2])
     loose = next((name for name in files.images if "/" not in name), None)
-    if loose is not None:
+    if loose is not None and (len(folders) > 1 or any(map(split_of, folders))):
         raise DataError(
-            f"{source}: {loose} lies beside the folders {some}; move it into one if they are classes, "
-            "or give --layout images if none of the images has a label"
+            f"{source}: {loose} lies beside the folders {' and '.join(sorted(folders)[:2])}; move it into one if they "
+            "are classes, or give --layout images if none of the images has a label"
         )
     splits = sorted(name for name in folders if split_of(name) or split_and_domain(name))
     others = sorted(folders - set(splits))
@@ -54,7 +57,6 @@ def looks_like_classes(files: Files, source: Path) -> bool:
             f"{source}: {splits[0]} names a split and {others[0]} does not; rename {others[0]} if it is one too, "
             "remove it, or give --layout classes if each folder is a class"
         )
-    return True
 
 
 def read_classes(path: Path, files: Files) -> ImageTable:
@@ -77,7 +79,7 @@ def read_classes(path: Path, files: Files) -> ImageTable:
         of_row = [path[0] for path in paths]
         inner = [split_of(path[1]) if len(path) > 1 else None for path in paths]
         splits = [split for split in inner if split] if all(inner) else None
-    # Two systems write the same name with an accent in two ways.
+    # Systems encode the same accented name in different ways.
     of_row = [unicodedata.normalize("NFC", name) for name in of_row]
     classes = tuple(sorted(set(of_row)))
     if len(classes) < 2:

@@ -1,4 +1,4 @@
-"""Faces drawn where they are read: a source without files, the same on every machine."""
+"""Faces that are drawn when they are read: a source without files, equal on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DrawnTree", "drawn_table"]
 
 
 class DrawnTree:
-    """The files that `write_faces` would write, each drawn as it is read."""
+    """The files that `write_faces` would write, drawn when they are read."""
 
     def __init__(self, faces: FaceSet) -> None:
         self.faces = faces
@@ -34,7 +34,7 @@ class DrawnTree:
 
 
 def drawn_table(faces: FaceSet) -> ImageTable:
-    """Return the rows that reading the written faces as CelebA would give."""
+    """Return the rows of the written faces, as `read_celeba` would."""
     tree = DrawnTree(faces)
     labels = np.empty((faces.count, len(CELEBA_ATTRIBUTES)), np.int8)
     for index in range(faces.count):

@@ -1,4 +1,4 @@
-"""Parquet files that hold the images themselves, as Hugging Face writes them: `{bytes, path}` beside the labels."""
+"""Parquet files with images, as Hugging Face writes them: `{bytes, path}` beside the labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ParquetTree:
         return str(self.folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParquetTree, (self.folder, self.column, [])  # names travel with the rows that need them
+        return ParquetTree, (self.folder, self.column, [])  # names are sent with the rows that need them
 
     def names(self) -> list[str]:
         return self._images
@@ -55,7 +55,7 @@ def holds_images(path: Path) -> bool:
     try:
         return bool(_image_columns(pq.read_schema(path)))
     except (OSError, pa.ArrowException):
-        return False  # the reader of tables says why
+        return False  # the reader of tables reports the reason
 
 
 def read_embedded(path: Path, names: list[str], columns: Columns, files: Files | None = None) -> ImageTable:

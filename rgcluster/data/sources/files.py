@@ -1,4 +1,4 @@
-"""What the files of a source are: images, whatever their names; leftovers of other programs; the rest."""
+"""Kinds of files in a source: images, whatever their names; leftovers of other programs; others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rgcluster.data.kinds import HEAD_BYTES, image_kind
 from rgcluster.data.sources.tree import SubTree, Tree, leftover
 
-__all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of"]
+__all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of", "joined"]
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif",
@@ -19,13 +19,13 @@ KNOWN_SUFFIXES = (
     *TABLE_SUFFIXES, ".txt", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".xlsx", ".xls", ".ods", ".cls",
     ".npy", ".npz", ".mat", ".pt", ".pth", ".tar", ".zip", ".gz", ".py", ".ipynb",
 )  # fmt: skip
-"""No image has one of these. Any other file's first bytes decide."""
+"""Suffixes of files that are no images. Other files are recognised by their first bytes."""
 
 SHARD_NAME = re.compile(r"part-\d{5,}-of-\d{5,}-[0-9a-f]+\.parquet")
-"""What this package calls the files that it writes."""
+"""Names of files that this package writes."""
 
 LeftOut = dict[str, tuple[str, ...]]
-"""Names of what is left out, by reason."""
+"""Names of ignored files by reason."""
 
 NO_IMAGES = "no images"
 LEFTOVERS = "leftovers of other programs"
@@ -57,7 +57,7 @@ class Files:
         ]
 
     def without(self, used: Collection[str]) -> Files:
-        """Return the files without others that are put to use."""
+        """Return the files without those of the others that are used."""
         return Files(
             self.tree, self.images, [name for name in self.others if name not in used], self.elsewhere
         )
@@ -67,14 +67,11 @@ class Files:
         cut = len(prefix)
         if not cut:
             return self
-        elsewhere = dict(self.elsewhere)
-        for reason, names in (
-            (f"images outside {prefix}", self.images),
-            (NO_IMAGES, self.others),
-        ):
-            outside = tuple(name for name in names if not name.startswith(prefix))
-            if outside:
-                elsewhere[reason] = (*elsewhere.get(reason, ()), *outside)
+        outside = {
+            f"images outside {prefix}": tuple(name for name in self.images if not name.startswith(prefix)),
+            NO_IMAGES: tuple(name for name in self.others if not name.startswith(prefix)),
+        }
+        elsewhere = joined(self.elsewhere, {reason: names for reason, names in outside.items() if names})
         return Files(
             SubTree(self.tree, prefix),
             [name[cut:] for name in self.images if name.startswith(prefix)],
@@ -84,14 +81,20 @@ class Files:
 
     def left_out(self) -> LeftOut:
         """Return what is left out where every image is used."""
-        found = dict(self.elsewhere)
-        if self.others:
-            found[NO_IMAGES] = (*found.get(NO_IMAGES, ()), *self.others)
-        return found
+        return joined(self.elsewhere, {NO_IMAGES: tuple(self.others)} if self.others else {})
+
+
+def joined(*parts: LeftOut) -> LeftOut:
+    """Return all that was left out, by reason."""
+    found: LeftOut = {}
+    for part in parts:
+        for reason, names in part.items():
+            found[reason] = (*found.get(reason, ()), *names)
+    return found
 
 
 def files_of(tree: Tree) -> Files:
-    """Return the tree's files by what they are; the first bytes of a file decide where its name does not."""
+    """Return the tree's files by kind, recognised by their names or first bytes."""
     images, others, left = [], [], []
     for name in tree.names():
         if leftover(name.rstrip("/").rsplit("/", 1)[-1]):

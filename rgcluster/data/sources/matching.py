@@ -1,4 +1,4 @@
-"""From the names that a table lists to the files that are there."""
+"""Matching of names in a table with existing files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["match_names"]
 def match_names(
     listed: Sequence[str], present: Sequence[str], tree: Tree, source: str, first_line: int, remedy: str
 ) -> list[str]:
-    """Return the files of the tree that a table's names mean, in the table's order.
+    """Return the files of the tree for a table's names, in the table's order.
 
-    A name means the file of that name; else the one that is the same text, whatever the form of its accents and
-    slashes; else the one in the folder below which every listed file lies. DataError says what is there instead.
+    A name matches the file of that name; else the one with the same text in another encoding of accents and slashes;
+    else the one in the folder that holds every listed file. DataError names similar files.
     """
     known = set(present)
     if known.issuperset(listed):
@@ -43,7 +43,7 @@ def _plain(name: str) -> str:
 
 
 def _folder_of(plain: list[str], written: dict[str, str], tree: Tree, source: str) -> str:
-    """Return the one folder in which every listed file lies; nothing where there is none, DataError for several."""
+    """Return the only folder with every listed file; empty if there is none, DataError for several."""
     if not plain:
         return ""
     ends = f"/{plain[0]}"
@@ -51,13 +51,13 @@ def _folder_of(plain: list[str], written: dict[str, str], tree: Tree, source: st
     whole = [prefix for prefix in prefixes if all(prefix + name in written for name in plain)]
     if len(whole) > 1:
         raise DataError(
-            f"{source}: the files lie in {tree}/{whole[0]} and in {tree}/{whole[1]}; say with --images which are meant"
+            f"{source}: the files lie in {tree}/{whole[0]} and in {tree}/{whole[1]}; choose one with --images"
         )
     return whole[0] if whole else ""
 
 
 def _like(name: str, written: dict[str, str]) -> str | None:
-    """Return a file whose name differs by its suffix, its case or its folder alone."""
+    """Return a file whose name differs only by its suffix, case or folder."""
     path = PurePosixPath(name)
     for same in (
         lambda other: other.casefold() == name.casefold(),

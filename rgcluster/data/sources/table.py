@@ -1,4 +1,4 @@
-"""The rows of a source, as every layout yields them."""
+"""The rows of a source, in the form of every layout."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = [
 Layout = Literal["celeba", "classes", "table", "webdataset", "images"]
 
 UNLABELLED = "unlabelled"
-"""The split of images without labels; they can be retrieved, and nothing else."""
+"""The split of images without labels, which can only be retrieved."""
 UNKNOWN = -1
-"""The label of an attribute that nobody looked at; 1 has it, 0 has it not."""
+"""The label of an unlabelled attribute; 1 means present, 0 absent."""
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """The rows of the source at `origin` before an image is read.
+    """The rows of the source at `origin`, without images.
 
-    `file_names` [N] within `tree`; `labels` int8 [N, A] in {0, 1, UNKNOWN}; `splits` [N], or none where the
-    source has no say; `one_hot` where an image has exactly one of the attributes by construction; `left_out` are
-    names of files that are no rows, by reason.
+    `file_names` [N] within `tree`; `labels` int8 [N, A] in {0, 1, UNKNOWN}; `splits` [N], or None if
+    the source defines none; `one_hot` if every image has exactly one of the attributes; `left_out` are names of
+    ignored files by reason.
     """
 
     origin: Path
@@ -52,28 +52,28 @@ class ImageTable:
     one_hot: bool = False
     left_out: LeftOut = field(default_factory=dict)
     faces: FaceSet | None = None
-    """What the images are drawn from, where they are drawn as they are read."""
+    """The face set, if the images are drawn when they are read."""
 
     def __len__(self) -> int:
         return len(self.file_names)
 
     @property
     def name(self) -> str:
-        """What the data set is called if nobody says otherwise."""
+        """Default name of the data set."""
         return self.origin.name if self.origin.is_dir() else self.origin.stem
 
 
 def reject_unlisted(
     tree: Tree, images: Sequence[str], listed: Collection[str], source: str, way: str = ""
 ) -> None:
-    """Raise DataError for an image of the tree that the table at `source` does not list; `way` is one more remedy."""
+    """Raise DataError for an image that the table at `source` does not list; `way` is another remedy."""
     extra = next((name for name in images if name not in listed), None)
     if extra is not None:
         raise DataError(f"{tree}/{extra}: has no row in {source}; add the row or remove the file{way}")
 
 
 def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
-    """Raise DataError for a file that is listed twice; `names` start at line `first_line`."""
+    """Raise DataError for a repeated file; `names` start at line `first_line`."""
     line_of: dict[str, int] = {}
     for line, name in enumerate(names, start=first_line):
         if name in line_of:
@@ -84,7 +84,7 @@ def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
 
 
 def require_names(source: str, attributes: Sequence[str]) -> None:
-    """Raise DataError for an attribute that `--to A,-B` could not name."""
+    """Raise DataError for an attribute that `--to A,-B` cannot name."""
     for name in attributes:
         if name != name.strip() or not name or name[0] in "+-" or "," in name or not name.isprintable():
             raise DataError(

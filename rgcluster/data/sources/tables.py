@@ -1,4 +1,4 @@
-"""Tables and the images that they name: a file on its own, or tables beside the images of a folder or archive."""
+"""Tables of images: a separate file, or tables beside the images of a folder or archive."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
 from rgcluster.data.sources.words import split_of
 from rgcluster.errors import DataError
 
-__all__ = ["read_beside", "read_table", "tables_beside"]
+__all__ = ["is_metadata", "read_beside", "read_table", "tables_beside", "workbooks"]
 
 METADATA = "metadata"
-"""The name, without its suffix, of the tables of Hugging Face's image folders."""
+"""Stem of the tables in Hugging Face's image folders."""
 WORKBOOKS = (".xlsx", ".xls", ".ods")
 NO_ROW = "images without a row"
 
@@ -38,18 +38,28 @@ def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
     files = files_of(open_tree(images or path.parent))
     own = {path.name} if images is None else set()
     remedy = "remove the row, add the file, or say with --images where the files lie"
-    if images is None:  # what else lies beside it is no business of the table's
+    if images is None:  # other files beside the table are ignored
         return _joined(path, files.without(own), sheet, columns, remedy, whole=False)
     return _joined(path, files, sheet, columns, remedy, whole=True)
 
 
 def tables_beside(files: Files) -> list[str]:
-    """Return the tables beside or above the images: Hugging Face's `metadata`, else whatever there are."""
+    """Return the tables beside or above the images: Hugging Face's `metadata`, else all tables."""
     tables = files.tables()
-    metadata = [name for name in tables if PurePosixPath(name).stem.lower() == METADATA]
+    metadata = [name for name in tables if is_metadata(name)]
     if metadata:
         return metadata
     return [name for name in tables if _beside(name, files.images)]
+
+
+def is_metadata(table: str) -> bool:
+    """Return whether a table has the name by which Hugging Face's image folders call theirs."""
+    return PurePosixPath(table).stem.lower() == METADATA
+
+
+def workbooks(files: Files) -> list[str]:
+    """Return the workbooks that lie where a table of the images would."""
+    return [name for name in files.others if name.lower().endswith(WORKBOOKS) and _beside(name, files.images)]
 
 
 def _beside(table: str, images: list[str]) -> bool:
@@ -63,9 +73,12 @@ def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
     """Read the table, or the tables of the splits, that lie beside the images of a folder or archive."""
     names = tables_beside(files)
     if not names:
-        workbook = next((name for name in files.others if name.lower().endswith(WORKBOOKS)), None)
-        if workbook is not None:
-            raise DataError(f"{path / workbook}: a workbook cannot be read as a table; save it as .csv")
+        books = workbooks(files)
+        if books:
+            raise DataError(
+                f"{path / books[0]}: a workbook cannot be read as a table; save it as .csv, or give --layout images "
+                "if it names none of the images"
+            )
         raise DataError(f"{path}: no table there, a .csv, .tsv, .jsonl or .parquet file beside the images")
     if len(names) == 1:
         folder = f"{names[0].rpartition('/')[0]}/".removeprefix("/")
@@ -74,11 +87,12 @@ def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
         sheet = _sheet(files, names[0])
         way = f", or give the table itself if its rows are all that is wanted: {path / names[0]}"
         return _joined(path, inside, sheet, columns, "remove the row or add the file", whole=True, way=way)
-    if any(PurePosixPath(name).stem.lower() != METADATA for name in names):
-        raise DataError(
-            f"{path}: the tables {', '.join(names[:4])} lie beside its images; give the one to read, "
-            f"`rgcluster data shard {path / names[0]} ... --images {path}`"
-        )
+    if not is_metadata(names[0]):
+        first = path / names[0]
+        how = f"give the one to read, `rgcluster data shard {first} ... --images {path}`"
+        if not path.is_dir():
+            how = f"unpack the one to read and give it, with --images {path}"
+        raise DataError(f"{path}: the tables {', '.join(names[:4])} lie beside its images; {how}")
     return _of_splits(path, files, names, columns)
 
 
@@ -135,7 +149,7 @@ def _joined(
     way: str = "",
     splits: list[str] | None = None,
 ) -> ImageTable:
-    """Join a table to its files; where it is `whole`, an image without a row is an error."""
+    """Join a table to its files; if it is `whole`, an image without a row is an error."""
     file_column, listed = sheet.files(columns)
     reject_repeats(sheet.source, listed, sheet.first_line)
     split_column, own = sheet.splits(columns)

@@ -1,10 +1,11 @@
-"""The text and the columns of tables: files, splits, attributes, classes."""
+"""Parsing of tables, and their columns: files, splits, attributes, classes."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,13 +33,13 @@ _FLAGS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "-1": 0, "-1.0": 0, "fa
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns mean what; what is not given is found by its usual name, and all others are attributes."""
+    """Columns by meaning. Columns that are not given are found by their usual names; all others are attributes."""
 
     file: str | None = None
     split: str | None = None
     attributes: tuple[str, ...] = ()
     classes: str | None = None
-    """The column of class names, in place of attributes."""
+    """The column of class names, instead of attributes."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def parse_table(content: bytes, name: str, source: str) -> Sheet:
-    """Parse a file called `name` as its suffix says. Every cell of a text file stays the text that it is."""
+    """Parse a file by the suffix of `name`. Cells of text files stay text."""
     try:
         if name.lower().endswith(".parquet"):
             rows = pyarrow.parquet.read_table(pa.BufferReader(content))
@@ -200,6 +201,7 @@ def parse_table(content: bytes, name: str, source: str) -> Sheet:
         raise DataError(
             f"{source}: cannot be read as a table ({str(error).splitlines()[0][:200]}); write it again"
         ) from None
+    rows = rows.rename_columns([unicodedata.normalize("NFC", column.strip()) for column in rows.column_names])
     repeated = {column for column in rows.column_names if rows.column_names.count(column) > 1}
     if repeated:
         raise DataError(f"{source}: the column {sorted(repeated)[0]!r} comes twice; remove one")
@@ -225,11 +227,11 @@ def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
         read_options=pyarrow.csv.ReadOptions(use_threads=False),
         parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
-    ).rename_columns([name.strip() for name in names])
+    )
 
 
 def _without_row_numbers(rows: pa.Table) -> pa.Table:
-    """Return the rows without a column that has no name and numbers them, as pandas writes its index."""
+    """Return the rows without an unnamed column of row numbers, which is pandas' index."""
     for name in rows.column_names:
         if name in ("", "__index_level_0__") or name.startswith("Unnamed:"):
             numbers = [str(value) for value in rows[name].to_pylist()]

@@ -1,4 +1,4 @@
-"""Files of a source under relative names: a folder, or a part of another tree."""
+"""Files of a source by relative names: a folder, or a part of another tree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rgcluster.errors import DataError
 __all__ = ["MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "leftover"]
 
 MAX_FILE_BYTES = 64 << 20
-"""A file above this is no training image; read in full it could take all memory."""
+"""Larger files are no training images; reading them could exhaust the memory."""
 
 _LEFTOVERS = frozenset(
     (
@@ -22,16 +22,16 @@ _LEFTOVERS = frozenset(
         "__macosx", "__pycache__",
     )
 )  # fmt: skip
-"""Files and folders that file managers, NAS boxes, archivers and interpreters leave, in lower case."""
+"""Lower-case names of files and folders that file managers, NAS devices, archivers and interpreters create."""
 
 
 def leftover(part: str) -> bool:
-    """Return whether a file or folder of this name is hidden, or what another program left behind."""
+    """Return whether a file or folder of this name is hidden or a leftover of another program."""
     return part.startswith((".", "~$")) or part.casefold() in _LEFTOVERS
 
 
 class Tree(Protocol):
-    """Files under relative names with forward slashes."""
+    """Files by relative names with forward slashes."""
 
     def names(self) -> list[str]:
         """Return the name of every file, sorted; a leftover of another program is one name, `@eaDir/` if a folder.

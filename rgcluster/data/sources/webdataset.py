@@ -55,7 +55,7 @@ def is_webdataset(files: Files) -> bool:
 
 
 def read_webdataset(path: Path, files: Files, columns: Columns) -> ImageTable:
-    """Read the samples of an archive, or of a folder of archives, whose names say the split."""
+    """Read the samples of an archive, or of a folder of archives named after splits."""
     by_key: dict[str, str] = {}
     for name in files.images:
         if _key(name) in by_key:
@@ -110,7 +110,7 @@ def read_webdataset(path: Path, files: Files, columns: Columns) -> ImageTable:
 
 
 def _key(name: str) -> str:
-    """Return what the files of a sample share: the path up to the first dot of the last name."""
+    """Return the key of a sample: the path up to the first dot of the last name."""
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}{last.partition('.')[0]}"
 

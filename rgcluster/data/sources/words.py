@@ -1,4 +1,4 @@
-"""The names that people give to splits, in any case: `train`, `Validation`, `test_set`, `trainA`."""
+"""Common names of splits, in any case: `train`, `Validation`, `test_set`, `trainA`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _WORDS = {
 _SPLIT = re.compile(rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?:[_ -]?(?:set|data|images))?")
 _DOMAIN = re.compile(r"(?i:(train|val|test))[_-]?([A-Z])")
 NUMBERED_SPLITS = {"0": "train", "1": "val", "2": "test"}
-"""Splits as CelebA's partition numbers them."""
+"""Splits by their numbers in CelebA's partition."""
 
 
 def split_of(word: str) -> str | None:
-    """Return the split that a word means; None for another word."""
+    """Return the split of a word; None for other words."""
     found = _SPLIT.fullmatch(word.strip().casefold())
     return _WORDS[found[1]] if found else None
 
@@ -31,7 +31,7 @@ def split_and_domain(word: str) -> tuple[str, str] | None:
 
 
 def split_in(name: str) -> str | None:
-    """Return the split that a file's name names, such as `data/train-00000-of-00002.parquet`; None where none does."""
+    """Return the split in a file's name such as `data/train-00000-of-00002.parquet`; None without one."""
     *folders, last = name.split("/")
     found = re.match(r"[a-z]+", last.casefold())
     words = [*folders, found[0] if found else ""]

@@ -103,11 +103,14 @@ class StoreGuide:
         return self._moved(self._image)
 
     def _moved(self, answer: Tensor) -> References:
-        """Return the moved image, encoded once and repeated M times."""
+        """Return the moved image, encoded once; M times where f takes no other number."""
         assert self._move is not None
+        config = self._retriever.config
         with self._retriever.device.autocast(), torch.no_grad():
             once = self._retriever.translator.encode_references(self._move(answer)[:, None])
-        shape = (-1, self._retriever.config.guidance.retrieval_count, -1, -1, -1)
+        if config.model.fusion == "attention":  # to M equal images it attends as to one
+            return once
+        shape = (-1, config.guidance.retrieval_count, -1, -1, -1)
         return References(*(value.expand(shape) for value in once))
 
 
