@@ -114,11 +114,11 @@ def is_preempted() -> bool:
     `ray.train.get_preemption_info` is a barrier over all workers, too slow for every step
     (`ray.train.v2._internal.execution.context`).
     """
-    from ray.train.v2._internal.execution.context import get_train_context
-
     try:
+        from ray.train.v2._internal.execution.context import get_train_context
+
         return get_train_context().preemption_context.preemption_info is not None
-    except RuntimeError:  # no worker of Ray Train
+    except (RuntimeError, ImportError, AttributeError):  # no worker of Ray Train, or of another version
         return False
 
 
