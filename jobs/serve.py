@@ -3,10 +3,7 @@
 ray job submit --no-wait --working-dir . -- python jobs/serve.py --run DIR --port 8000
 """
 
-import sys
-
-from rgcluster.cli import main
+from rgcluster.cli.jobs import run_job
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["serve"]
-    main()
+    run_job(__file__)

@@ -3,10 +3,7 @@
 ray job submit --working-dir . -- python jobs/sweep.py --data SHARDS --run DIR --retrieval-count 1,3,10
 """
 
-import sys
-
-from rgcluster.cli import main
+from rgcluster.cli.jobs import run_job
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["sweep"]
-    main()
+    run_job(__file__)

@@ -3,10 +3,7 @@
 ray job submit --working-dir . -- python jobs/table.py 2 --data SHARDS --run DIR
 """
 
-import sys
-
-from rgcluster.cli import main
+from rgcluster.cli.jobs import run_job
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["table"]
-    main()
+    run_job(__file__)

@@ -26,7 +26,7 @@ import psutil
 
 from rgcluster.base.cluster.job import submission_id
 from rgcluster.base.storage import Location
-from rgcluster.errors import DataError, LeaseHeld, LeaseLost, StorageError
+from rgcluster.errors import DataError, LeaseHeld, LeaseLost, RGClusterError, StorageError
 
 __all__ = ["LEASE", "Holder", "Lease", "holder_of", "refuse_held"]
 
@@ -107,7 +107,7 @@ class Lease:
         self._own: Holder | None = None
         self._lost: LeaseLost | None = None
         self._new = False
-        self._refreshed = 0.0
+        self._refreshed, self._trouble = 0.0, ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -157,7 +157,7 @@ class Lease:
         self._held()
         silent = time.monotonic() - self._refreshed
         if silent > self._stale_seconds - self._refresh_seconds:
-            self._lose(f"this process gave no sign of life for {silent:.0f} s")
+            self._lose(f"this process could give no sign of life for {silent:.0f} s{self._trouble}")
 
     def release(self) -> None:
         """Let others acquire it at once. Where nothing was written beside the lease, nothing is left."""
@@ -184,7 +184,7 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._lost is not None:
+        if self._lost is not None and not isinstance(error, RGClusterError):
             raise self._lost from None
         if error is None:
             self.release()
@@ -195,8 +195,11 @@ class Lease:
     def _keep(self, interrupt: bool) -> None:
         while not self._stop.wait(self._refresh_seconds):
             try:
-                with suppress(StorageError, OSError):  # it may pass
+                try:
                     self.refresh()
+                    self._trouble = ""
+                except (StorageError, OSError) as error:  # it may pass
+                    self._trouble = f" ({error})"
                 self.check()
             except LeaseLost:
                 if interrupt and not self._stop.is_set():

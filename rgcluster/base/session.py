@@ -23,7 +23,12 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 
 from rgcluster.base.cluster.address import check_driver_address  # noqa: E402
-from rgcluster.base.cluster.internals import autoscaler_node_groups, num_cpus_here, quiet_driver  # noqa: E402
+from rgcluster.base.cluster.internals import (  # noqa: E402
+    autoscaler_node_groups,
+    num_cpus_here,
+    quiet_driver,
+    quiet_tokens,
+)
 from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, describe_nodes, pack, place  # noqa: E402
 from rgcluster.base.progress import explain_waits, waiting  # noqa: E402
 from rgcluster.base.weights import chosen_paths  # noqa: E402
@@ -55,8 +60,7 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
     if ray.is_initialized():
         yield
         return
-    # It would say on every start that Ray's tokens are on, which they should be.
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    quiet_tokens()
     address = os.environ.get("RAY_ADDRESS")
     with _sigterm_kept(), quiet_driver():
         if address:

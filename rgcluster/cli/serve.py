@@ -47,11 +47,10 @@ def serve(
     """
     from rgcluster.base.cluster.job import refuse_relative
     from rgcluster.config import read_yaml
-    from rgcluster.serve.settings import named_runs, settings_of, with_api_key
+    from rgcluster.serve.settings import named_runs, settings_of, split_run, with_api_key
 
     for text in run:
-        name, equals, path = text.partition("=")
-        refuse_relative("--run", path if equals and "/" not in name else text)
+        refuse_relative("--run", split_run(text)[1])
     tree = read_yaml(config) if config else {}
     tree["runs"] = {**tree.get("runs", {}), **named_runs(run)}
     if allowed_host:

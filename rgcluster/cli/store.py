@@ -49,6 +49,7 @@ def start(
 ) -> None:
     """Serve a snapshot on the running Ray cluster until `rgcluster store stop`."""
     from rgcluster.base.placement import CPUS_PER_SHARD, Claim
+    from rgcluster.base.progress import waiting
     from rgcluster.base.session import cluster_session
     from rgcluster.config import StoreConfig
     from rgcluster.store import IndexSettings, RayStore, read_manifest
@@ -66,9 +67,11 @@ def start(
     plan = choose(settings.kind, -(-manifest.count // parts), manifest.dimension, settings.memory, recall)
     out.print(f"a shard: {plan.describe()}")
     with cluster_session(Claim("store shard", parts * replicas, CPUS_PER_SHARD)):
-        with RayStore.start(
-            place, name, num_actors=parts, replicas=replicas, index=settings, detached=True
-        ) as store:
+        with waiting(f"the shards of the store {name}"):
+            started = RayStore.start(
+                place, name, num_actors=parts, replicas=replicas, index=settings, detached=True
+            )
+        with started as store:
             measured = min(row["recall"] for row in store.info())
             out.print(f"{name}: {store.count:,} images, recall measured {measured:.4f}")
 

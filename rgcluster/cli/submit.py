@@ -33,8 +33,8 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the logs until the job ends")] = True,
 ) -> None:
     """Submit a job: rgcluster submit pipeline -- --run s3://bucket/run. The same command continues or follows it."""
+    from rgcluster.cli.jobs import plan_job
     from rgcluster.submission import submit as work
-    from rgcluster.submission.job import plan_job
 
     plan = plan_job(job, options or (), working_dir.resolve(), name)
     client, submission = work.submit(

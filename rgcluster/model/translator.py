@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from rgcluster.base.cluster.internals import lerp_all
 from rgcluster.config import Config, LossConfig
 from rgcluster.model.fusion import Fused, References, fusion_network
 from rgcluster.model.gmm import kl_divergence, prior_mean
@@ -202,4 +203,4 @@ def recoloured(image: Tensor, mask: Tensor, change: Tensor) -> Tensor:
 @torch.no_grad()
 def update_ema(average: nn.Module, current: nn.Module, decay: float) -> None:
     """Move every parameter of `average` towards `current`: a <- decay * a + (1 - decay) * c."""
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
+    lerp_all(list(average.parameters()), list(current.parameters()), 1 - decay)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rgcluster.base.placement import Placement
-from rgcluster.base.progress import task
+from rgcluster.base.progress import task, waiting
 from rgcluster.base.rundir import STAGE, networks_of, snapshot_of, stage_directory
 from rgcluster.base.session import placement
 from rgcluster.base.storage import Location, digest_json
@@ -127,10 +127,11 @@ class RunContext:
     def start_store(self, name: str) -> RayStore:
         """Connect to the store of that name, or start its actors, and stop them at the end of the `with` block."""
         settings = self.config.store
-        return RayStore.share(
-            snapshot_of(self.run), name, replicas=settings.replicas, index=IndexSettings.of(settings),
-            timeout=settings.timeout_s,
-        )  # fmt: skip
+        with waiting(f"the shards of the store {name}"):
+            return RayStore.share(
+                snapshot_of(self.run), name, replicas=settings.replicas, index=IndexSettings.of(settings),
+                timeout=settings.timeout_s,
+            )  # fmt: skip
 
     def name_of_store(self, use: str) -> str:
         """Return the name of the run's store if it is being served, else a name for this use alone."""

@@ -22,6 +22,7 @@ __all__ = [
     "ServeSettings",
     "named_runs",
     "settings_of",
+    "split_run",
     "with_api_key",
 ]
 
@@ -173,14 +174,20 @@ def with_api_key(settings: ServeSettings) -> ServeSettings:
     return settings_of({**settings.model_dump(), "api_key": key}, source=source)
 
 
+def split_run(text: str) -> tuple[str, str]:
+    """Return name and directory of `NAME=DIRECTORY`, or of a directory without a name."""
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and "/" not in name else ("", text)
+
+
 def named_runs(texts: Iterable[str]) -> dict[str, str]:
     """Return run directories by name, from `NAME=DIRECTORY` or a directory, whose own name it gets in ASCII."""
     runs: dict[str, str] = {}
     for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or "/" in name:
-            place = text.partition("?")[0] if "://" in text else Path(text).resolve()
-            name, path = safe_name(Path(place).name), text
+        name, path = split_run(text)
+        if not name:
+            place = path.partition("?")[0] if "://" in path else Path(path).resolve()
+            name = safe_name(Path(place).name)
         if name in runs:
             raise ConfigError(f"--run {text}: two runs named {name!r}; write --run NAME=DIRECTORY")
         runs[name] = path if "://" in path else str(Path(path).resolve())

@@ -25,6 +25,7 @@ __all__ = ["follow", "submission_of", "submit"]
 
 PROBE_SECONDS = 180.0
 TOKEN_FILE = Path("~/.ray/auth_token")
+_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -73,14 +74,21 @@ def connect(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
-    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto"
-    where = dashboard_address(given)
+    given = {"--address": address} | {name: os.environ.get(name) for name in _VARIABLES}
+    source, chosen = next(((name, value) for name, value in given.items() if value), ("", "auto"))
+    where = dashboard_address(source, chosen)
     _require_answer(where)
     # Ray would prefer the environment to the option.
-    before = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
+    before = {name: os.environ.pop(name, None) for name in _VARIABLES}
     try:
         with _answered(where):
             return JobSubmissionClient(where)
+    except EndpointError:
+        if where != "auto":
+            raise
+        raise ConfigError(
+            f"no Ray cluster runs on this machine; give --address http://HOST:{DASHBOARD_PORT} of the head"
+        ) from None
     finally:
         os.environ.update({name: value for name, value in before.items() if value})
 

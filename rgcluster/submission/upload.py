@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 import zipfile
 from pathlib import Path
 
-from ray._private.runtime_env import packaging
-
+from rgcluster.base.cluster.internals import pack_directory, walk_directory
 from rgcluster.errors import ConfigError
 
 __all__ = ["files_to_upload", "pack_upload"]
 
 NAMED = 3
-_QUIET = logging.getLogger("rgcluster.upload")
-_QUIET.setLevel(logging.ERROR)
 
 
 def files_to_upload(directory: Path) -> dict[str, int]:
@@ -28,7 +24,7 @@ def files_to_upload(directory: Path) -> dict[str, int]:
             found[str(path.relative_to(root))] = path.stat().st_size
 
     root = directory.resolve()
-    packaging._dir_travel(root, [], note, include_gitignore=_with_gitignore(), logger=_QUIET)
+    walk_directory(root, note, _with_gitignore())
     return found
 
 
@@ -47,9 +43,7 @@ def pack_upload(directory: Path, limit_mib: float, target: Path) -> None:
             f"{directory}: an upload of {size / 2**20:.1f} MiB, the limit is {limit_mib:g}; the largest files are "
             f"{named}; list files that the job does not need in .rayignore, or raise --max-upload-mib"
         )
-    packaging.create_package(
-        str(directory.resolve()), target, include_gitignore=_with_gitignore(), logger=_QUIET
-    )
+    pack_directory(directory.resolve(), target, _with_gitignore())
     # Every submission has its own name: of two jobs that start together with the same package, one can
     # lose its working directory.
     with zipfile.ZipFile(target, "a") as package:

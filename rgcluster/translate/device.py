@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rgcluster.base.cluster.internals import has_fast_bf16
 from rgcluster.config import ClusterConfig
 from rgcluster.model.kernels.convolution import use_convolutions
 
@@ -64,7 +65,7 @@ def pick_device(config: ClusterConfig, *, gpu: bool) -> Device:
         fast = torch.cuda.is_bf16_supported()
     else:
         # A CPU without bf16 instructions emulates it, ten times slower than fp32.
-        fast = bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+        fast = has_fast_bf16()
     use_convolutions(config.convolutions)
     bf16 = fast if config.precision == "auto" else config.precision == "bf16"
     channels_last = None if config.layout == "auto" else config.layout == "channels-last"

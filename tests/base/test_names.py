@@ -13,10 +13,10 @@ from s3 import place, s3_server
 from rgcluster.base.remote import connect
 from rgcluster.base.rundir import safe_name
 from rgcluster.base.storage import Location
+from rgcluster.cli.jobs import plan_job
 from rgcluster.errors import ConfigError
 from rgcluster.serve.settings import named_runs, settings_of
 from rgcluster.store.actors.names import require_name
-from rgcluster.submission.job import plan_job
 from rgcluster.train.records.gauges import Gauges
 from rgcluster.translate.finished import store_name
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from conftest import command
-from processes import descendants, start
+from nodes import RAY
+from processes import await_step, descendants, start
 
+from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.storage import Location
 from rgcluster.train.records.metrics import read_metrics
 
@@ -127,3 +129,35 @@ def test_lost_workers_and_lost_nodes_change_nothing(
         lines = [read_metrics(Location(run / stage)) for run in (rough, calm)]
         assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
         assert digest(rough, stage) == digest(calm, stage), stage
+
+
+def test_a_node_that_is_drained_leads_to_a_checkpoint(
+    smoke_run: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What KubeRay, or an operator, tells Ray of a spot machine; no regular checkpoint comes in this training."""
+    run = tmp_path / "run"
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    process = start(
+        "train", "translation", "--data", str(smoke_run / "shards"), "--run", str(run), "--preset", "smoke",
+        "--set", "cluster.threads=1", "--set", "translation.steps=2000", "--set", "translation.checkpoint_every=5000",
+    )  # fmt: skip
+    await_step(run / "translation", 20, process)
+    (worker,) = workers(cluster)
+    node = node_of(cluster, worker)
+    drained = subprocess.run(
+        [
+            str(RAY), "drain-node", "--address", cluster.address, "--node-id", node.node_id, "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "60",
+        ],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert drained.returncode == 0, drained.stderr
+    deadline = time.monotonic() + 60
+    while not (notices := read_notices(Location(run / "translation"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    assert notices[0].startswith("checkpoint of step ") and notices[0].endswith("about to be taken away")
+    assert list((run / "translation" / "checkpoints").glob("step-*/manifest.json"))
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors[-3000:]

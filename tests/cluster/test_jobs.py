@@ -12,9 +12,9 @@ from inside import run_inside
 from places import PROJECT
 
 from rgcluster.base.cluster.job import refuse_relative, submission_id
+from rgcluster.cli.jobs import plan_job
 from rgcluster.errors import ConfigError
 from rgcluster.submission import submit as work
-from rgcluster.submission.job import plan_job
 
 JOB = json.dumps({"metadata": {"job_submission_id": "prepare-a"}, "runtime_env": {}})
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from conftest import command
+from lines import job_command
 from places import PROJECT
 
+from rgcluster.cli.jobs import JOBS, plan_job
 from rgcluster.errors import ConfigError, EndpointError
 from rgcluster.submission import submit as work
-from rgcluster.submission.job import known_jobs, plan_job
 from rgcluster.submission.probe import MARK, read_answer
 from rgcluster.submission.upload import files_to_upload, pack_upload
 
@@ -41,10 +42,23 @@ def test_a_plan_is_read_from_the_jobs_own_options() -> None:
     assert serving.places == ("/r/a", "s3://b/c?region=eu")
 
 
-def test_every_job_can_be_planned() -> None:
-    assert set(known_jobs(PROJECT)) == {
-        "evaluate", "guidance", "pipeline", "prepare", "retrieval", "serve", "store", "sweep", "table", "translation",
-    }  # fmt: skip
+def test_every_job_has_a_file_that_runs_its_command() -> None:
+    assert {path.stem for path in (PROJECT / "jobs").glob("*.py")} == set(JOBS)
+    for name, words in JOBS.items():
+        options = {
+            "prepare": "/in /out", "table": "2 --run /r", "serve": "--run /r", "sweep": "--run /r",
+            "evaluate": "--run /r", "pipeline": "--run /r",
+        }.get(name, "--run /r --data /d")  # fmt: skip
+        assert job_command(f"python jobs/{name}.py {options}") == " ".join(words)
+        assert plan_job(name, options.split(), PROJECT).places == (
+            ("/out",) if name == "prepare" else ("/r",)
+        )
+
+
+def test_defaults_are_those_of_the_command() -> None:
+    assert plan_job("pipeline", ["--run", "/r"], PROJECT).preset == "demo"
+    assert plan_job("guidance", ["--run", "/r", "--data", "/d"], PROJECT).preset == "celeba128"
+    assert plan_job("table", ["2", "--run", "/r"], PROJECT).preset is None
 
 
 @pytest.mark.parametrize(
@@ -54,9 +68,16 @@ def test_every_job_can_be_planned() -> None:
         ("pipeline", ["--run", "runs/a"], "runs/a: a relative path, which on the cluster"),
         ("guidance", ["--run", "/r/a", "--data", "shards"], "shards: a relative path"),
         ("prepare", ["celeba", "/r/shards"], "celeba: a relative path"),
-        ("prepare", ["/celeba"], "prepare: no SOURCE and SHARDS"),
-        ("pipeline", [], "pipeline: no --run DIR among the job's options; write them after --"),
-        ("pipeline", ["--run"], "--run: no value after it"),
+        ("prepare", ["/celeba"], "prepare: missing argument 'target'; write the job's options after --"),
+        ("evaluate", [], "evaluate: missing option '--run'; write the job's options after --"),
+        ("pipeline", [], "runs/demo: a relative path, which on the cluster"),
+        ("pipeline", ["--run"], "pipeline: option '--run' requires an argument"),
+        ("guidance", ["--run", "/r/a", "--data", "/d", "--stepz", "3"], "guidance: no such option: --stepz"),
+        (
+            "prepare",
+            ["/in", "/out", "--rows", "many"],
+            "prepare: invalid value for '--rows': ",
+        ),
         ("pipeline", ["--run", "/r/a", "--set", "stepz=1"], "unknown key 'stepz'"),
     ],
 )

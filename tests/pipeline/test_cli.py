@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import command
 from inside import run_inside
+
+from rgcluster.base.lease import Lease
+from rgcluster.base.storage import Location
 
 
 @pytest.mark.parametrize(
@@ -108,3 +112,26 @@ def test_names_are_written_where_their_letters_cannot_be(monkeypatch: pytest.Mon
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "un \\xe9t\\xe9 \\u2502 \\u9854\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo", "--preset", "smoke"],
+        ["train", "guidance", "--data", "shards"],
+        ["store", "build", "--data", "shards"],
+        ["evaluate"],
+        ["table", "2"],
+        ["sweep", "--retrieval-count", "1,3"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_run_that_is_at_work_is_refused_before_anything_else(words: list[str], tmp_path: Path) -> None:
+    with Lease(Location(tmp_path / "un été")):
+        status, errors = run_inside(*words, "--run", str(tmp_path / "un été"))
+    assert status == 2 and errors.count("\n") == 1
+    assert (
+        f"un été: in use by process {os.getpid()} on " in errors
+        and f"end it with `kill {os.getpid()}`" in errors
+    )
+    assert not (tmp_path / "un été").exists()

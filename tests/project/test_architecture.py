@@ -53,6 +53,8 @@ LARGEST_ROOM = 14
 
 ONLY_IN = {"faiss": {"store/index/exact.py", "store/index/approximate.py", "bench/store.py"}}
 NEVER_IN = {"ray": "model"}
+PRIVATE = "base/cluster/internals.py"
+"""The one file that imports what libraries keep private."""
 
 
 def modules() -> list[str]:
@@ -189,7 +191,14 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
         assert library not in found or room(module) != forbidden
 
 
+@pytest.mark.parametrize("module", modules())
+def test_private_parts_of_libraries_are_used_in_one_file(module: str) -> None:
+    private = [name for name in imports(module) if "._" in name and name.split(".")[0] != "rgcluster"]
+    assert not private or module == PRIVATE, f"{module} imports {private[0]}; {PRIVATE} is the place for that"
+
+
 def test_libraries_are_used_where_they_belong() -> None:
+    assert any("ray._private" in name for name in imports(PRIVATE))
     assert "faiss" in set(imports("store/index/exact.py"))
 
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import command
 from processes import await_step, copy_without, descendants, start
 
+from rgcluster.base.logs.events import read_events
 from rgcluster.base.storage import Location
 from rgcluster.train.records.metrics import read_metrics
 
@@ -66,6 +67,35 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     # The second start trained from the checkpoint: nothing before it was written again.
     kept = run / stage / "checkpoints" / checkpoints[-1] / "manifest.json"
     assert not kept.exists() or kept.stat().st_mtime_ns == time_of_checkpoint
+
+
+def test_a_terminated_stage_leaves_a_checkpoint_of_the_step_at_hand(smoke_run: Path, tmp_path: Path) -> None:
+    """No regular checkpoint comes in this training: the one that is there was asked for by SIGTERM."""
+    run = copy_without(
+        smoke_run, tmp_path / "run", "translation", "retrieval", "store", "guidance", "evaluation", "report"
+    )
+    arguments = [
+        "train", "translation", "--preset", "smoke", "--data", str(run / "shards"), "--run", str(run),
+        "--set", "translation.steps=200", "--set", "translation.checkpoint_every=1000",
+    ]  # fmt: skip
+    process = start(*arguments)
+    await_step(run / "translation", 20, process)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "translation: asked to stop; the same command continues after step" in errors.splitlines()[-1]
+    assert "Traceback" not in errors and "worker" not in errors, errors
+    (checkpoint,) = (run / "translation" / "checkpoints").glob("step-*/manifest.json")
+    step = int(checkpoint.parent.name[5:])
+    assert 20 <= step < 200
+    told = [
+        (event.kind, event.message) for event in read_events(Location(run)) if event.stage == "translation"
+    ]
+    assert ("notice", f"checkpoint of step {step}: asked to stop") in told and told[-1][0] == "interrupted"
+    result = command(*arguments)
+    assert result.returncode == 0, result.stderr
+    lines = [line["step"] for line in read_metrics(Location(run / "translation"))]
+    assert lines[-1] == 200 and lines == sorted(set(lines))
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(smoke_run: Path, tmp_path: Path) -> None:

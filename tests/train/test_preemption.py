@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +19,10 @@ from stages import SETTINGS, Studio
 from rgcluster.base.checkpoint import MANIFEST
 from rgcluster.base.cluster.spot import CLOUDS, MetadataService, metadata_service
 from rgcluster.base.logs.notices import read_notices
-from rgcluster.base.rundir import PREEMPTED
+from rgcluster.base.rundir import PREEMPTED, STOP
 from rgcluster.base.storage import Location
-from rgcluster.errors import Terminated
+from rgcluster.errors import StorageError, Terminated
+from rgcluster.pipeline.fit import _stoppable
 from rgcluster.train import preemption
 from rgcluster.train.loop import train_stage
 from rgcluster.train.preemption import NOTICED, STOPPED, PreemptionWatch, clear_requests, request_stop
@@ -207,3 +210,42 @@ def test_a_service_that_is_not_there_is_asked_three_times(
         (thread,) = watch._threads
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_sigterm_is_a_request_to_stop_and_a_second_one_ends_at_once(tmp_path: Path) -> None:
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        directory = Location(tmp_path / "run" / STAGE)
+        with _stoppable(directory):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert (directory / STOP).exists() and not ended
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert ended == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        assert len(ended) == 2
+        clear_requests(directory)
+        assert not (directory / STOP).exists()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_storage_that_takes_no_request_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Location) -> None:
+        raise StorageError("down")
+
+    ended: list[int] = []
+    monkeypatch.setattr("rgcluster.pipeline.fit.request_stop", refuse)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        with _stoppable(Location(tmp_path)):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        assert ended == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

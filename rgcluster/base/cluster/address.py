@@ -75,34 +75,33 @@ def check_driver_address(source: str, address: str) -> None:
         )
 
 
-def dashboard_address(address: str) -> str:
-    """Return the address of a dashboard as Ray's client of jobs wants it; ConfigError where the form is wrong.
+def dashboard_address(source: str, address: str) -> str:
+    """Return the address of a dashboard as Ray's client of jobs wants it; ConfigError where it is wrong or dead.
 
     `HOST:8265` becomes `http://HOST:8265`. An address of the cluster itself, `HOST:6379`, stays: Ray finds the
-    dashboard from it.
+    dashboard from it. `source` says where the address was given.
     """
     if address == "auto":
         return address
+    shown = f"{source}={address}"
     parts = _parts(address)
     if parts is None or not parts.hostname:
-        raise ConfigError(f"--address {address}: not an address; write http://HOST:{DASHBOARD_PORT}")
+        raise ConfigError(f"{shown}: not an address; write http://HOST:{DASHBOARD_PORT}")
     right = f"http://{_bracketed(parts.hostname)}:{DASHBOARD_PORT}"
     if parts.scheme in ("http", "https"):
         return address
     if parts.scheme:
-        raise ConfigError(
-            f"--address {address}: jobs are submitted to the cluster's dashboard, here perhaps {right}"
-        )
+        raise ConfigError(f"{shown}: jobs are submitted to the cluster's dashboard, here perhaps {right}")
     if parts.port is None:
-        raise ConfigError(f"--address {address}: no port; write {right}")
+        raise ConfigError(f"{shown}: no port; write {right}")
     kind = _what_answers(parts.hostname, parts.port)
     if kind == "nothing":
         raise ConfigError(
-            f"--address {address}: nobody answers there within {ANSWER_SECONDS:g} s; the dashboard of a cluster is "
-            f"{right}, through a tunnel if need be"
+            f"{shown}: nobody answers there within {ANSWER_SECONDS:g} s; the dashboard of a cluster is {right}, "
+            "through a tunnel if need be"
         )
     if kind == "other":
-        raise ConfigError(f"--address {address}: no Ray cluster answers there; the dashboard is {right}")
+        raise ConfigError(f"{shown}: no Ray cluster answers there; the dashboard is {right}")
     return f"http://{address}" if kind == "http" else address
 
 

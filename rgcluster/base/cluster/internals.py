@@ -1,19 +1,37 @@
-"""What this package uses of Ray's private parts, because Ray's public ones have no equivalent.
+"""What this package uses of other libraries' private parts, because the public ones have no equivalent.
 
-Read in the sources of Ray 2.60; each function says what to look for when another version moves it.
+Read in the sources of Ray 2.60, Starlette 1.10 and torch 2.14; each function says what to look for when another
+version moves it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-__all__ = ["autoscaler_node_groups", "is_preempted", "num_cpus_here", "quiet_driver", "times_restarted"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "autoscaler_node_groups",
+    "has_fast_bf16",
+    "is_preempted",
+    "lerp_all",
+    "num_cpus_here",
+    "pack_directory",
+    "quiet_driver",
+    "quiet_tokens",
+    "routed_path",
+    "times_restarted",
+    "walk_directory",
+]
 
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
@@ -43,8 +61,12 @@ def quiet_driver() -> Iterator[None]:
 @contextmanager
 def _without_lines(mark: bytes) -> Iterator[None]:
     """Hold back what is written to the file descriptor of stderr; then write all lines but those with the mark."""
-    sys.stderr.flush()
-    real = os.dup(2)
+    try:
+        sys.stderr.flush()
+        real = os.dup(2)
+    except OSError:  # a daemon without stderr
+        yield
+        return
     try:
         with tempfile.TemporaryFile() as held:
             os.dup2(held.fileno(), 2)
@@ -92,9 +114,54 @@ def is_preempted() -> bool:
     `ray.train.get_preemption_info` is a barrier over all workers, too slow for every step
     (`ray.train.v2._internal.execution.context`).
     """
-    from ray.train.v2._internal.execution.context import get_train_context
-
     try:
+        from ray.train.v2._internal.execution.context import get_train_context
+
         return get_train_context().preemption_context.preemption_info is not None
-    except RuntimeError:  # no worker of Ray Train
+    except (RuntimeError, ImportError, AttributeError):  # no worker of Ray Train, or of another version
         return False
+
+
+def quiet_tokens() -> None:
+    """Keep Ray from saying on every start that its tokens are on (`ray._private.authentication`)."""
+    name = "ray._private.authentication.authentication_token_setup"
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+_packaging_log = logging.getLogger("rgcluster.upload")
+_packaging_log.setLevel(logging.ERROR)
+
+
+def walk_directory(directory: Path, note: Callable[[Path], None], gitignore: bool) -> None:
+    """Call `note` with every path that Ray would upload of a job's directory (`ray._private.runtime_env.packaging`)."""
+    from ray._private.runtime_env import packaging
+
+    packaging._dir_travel(directory, [], note, include_gitignore=gitignore, logger=_packaging_log)
+
+
+def pack_directory(directory: Path, target: Path, gitignore: bool) -> None:
+    """Write what Ray would upload of a job's directory as a zip file (`ray._private.runtime_env.packaging`)."""
+    from ray._private.runtime_env import packaging
+
+    packaging.create_package(str(directory), target, include_gitignore=gitignore, logger=_packaging_log)
+
+
+def routed_path(scope: Mapping[str, Any]) -> str:
+    """Return the path that Starlette's router compares, without the root path (`starlette._utils`)."""
+    from starlette._utils import get_route_path
+
+    return get_route_path(scope)  # type: ignore[arg-type]
+
+
+def has_fast_bf16() -> bool:
+    """Return whether this CPU multiplies bf16 itself, with AMX or AVX-512 (`torch.cpu`)."""
+    import torch
+
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def lerp_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], weight: float) -> None:
+    """Move every target in place towards its source by a share, in one call for all (`torch._foreach_lerp_`)."""
+    import torch
+
+    torch._foreach_lerp_(list(targets), list(sources), weight)

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rgcluster.base.cluster.internals import routed_path
 from rgcluster.serve.http.errors import ApiError, busy, short
 from rgcluster.serve.telemetry import RequestMetrics
 
@@ -142,7 +142,7 @@ class ApiKeyCheck:
         self._key = api_key.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and get_route_path(scope) not in self._public and not self._has_key(scope):
+        if scope["type"] == "http" and routed_path(scope) not in self._public and not self._has_key(scope):
             self._metrics.failed("no_key")
             await send_error(send, _no_key())  # sent here, so that the middleware around adds CORS headers
             return
@@ -171,7 +171,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message["headers"], *HEADERS]
-                if get_route_path(scope).startswith("/v1/") and all(
+                if routed_path(scope).startswith("/v1/") and all(
                     name != b"cache-control" for name, _ in headers
                 ):
                     headers.append((b"cache-control", b"no-store"))
