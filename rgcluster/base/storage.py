@@ -200,6 +200,9 @@ class Location:
         """
         if not self.is_local:
             return self._ask(lambda: create_object(self._fs, self.path, content))
+        made = [self.parent]  # directories that get an entry
+        while not made[-1].exists():
+            made.append(made[-1].parent)
         temporary = self.parent / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp"
         temporary.write_bytes(content)
         try:
@@ -215,7 +218,8 @@ class Location:
             os.rename(temporary.path, self.path)
         finally:
             temporary.remove()
-        _sync(self.parent.path)
+        for directory in made:
+            _sync(directory.path)
         return True
 
     def modified_below(self) -> float:
