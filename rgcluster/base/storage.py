@@ -213,6 +213,9 @@ class Location:
             if self._fs.type_name == "s3":
                 return self._ask(lambda: create_object(self._fs, self.path, content))
             return self._create_by_claim(content)
+        made = [self.parent]  # directories that get an entry
+        while not made[-1].exists():
+            made.append(made[-1].parent)
         temporary = self.parent / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp"
         temporary.write_bytes(content)
         try:
@@ -226,7 +229,8 @@ class Location:
             return self._create_by_claim(content)
         finally:
             temporary.remove()
-        _sync(self.parent.path)
+        for directory in made:
+            _sync(directory.path)
         return True
 
     def _create_by_claim(self, content: bytes) -> bool:

@@ -123,8 +123,8 @@ def test_a_second_writer_is_refused_on_s3(bucket: str, cache: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("work", "fault", "stays", "every"),
     [
-        ("add", "lost", False, 4),
-        ("compact", "cut", True, 40),
+        ("add", "lost", False, 6),
+        ("compact", "cut", True, 50),
         *(
             pytest.param(work, fault, stays, 1, marks=pytest.mark.long)
             for work in ("add", "compact")
