@@ -77,8 +77,7 @@ def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
 def demo(config: Config, run: str) -> Location:
     """Draw faces, into the run directory if it is local, and do everything; return the report."""
     location, faces = Location(run), config.faces
-    drawn = faces_of(FaceSet(faces.seed, faces.count), CELEBA_ATTRIBUTES, config)
-    require(check_run(config, drawn, location))  # before anything is drawn
+    _require_demo(config, location)  # before anything is drawn
     with ray_session():
         placement(config)
         if location.is_local:
@@ -95,7 +94,15 @@ def demo(config: Config, run: str) -> Location:
 
 def fit_to_time(config: Config, run: str, minutes: float) -> tuple[Config, str]:
     """Return the configuration whose demo ends within `minutes` on this machine, and what was chosen and why."""
-    return ladder.fit_to_time(config, Location(run), minutes)
+    location = Location(run)
+    _require_demo(config, location)  # before anything is timed
+    return ladder.fit_to_time(config, location, minutes)
+
+
+def _require_demo(config: Config, run: Location) -> None:
+    """Raise ConfigError where the configuration does not fit the faces that it draws, or the machine."""
+    faces = FaceSet(config.faces.seed, config.faces.count)
+    require(check_run(config, faces_of(faces, CELEBA_ATTRIBUTES, config), run))
 
 
 def draw_faces(target: Path, count: int, seed: int) -> None:
