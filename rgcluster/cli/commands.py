@@ -92,7 +92,7 @@ def demo(
     """
     drawn = faces_of(FaceSet(config.faces.seed, config.faces.count), CELEBA_ATTRIBUTES, config)
     with _driving(run) as location:
-        require(check_run(config, drawn, location))  # before anything is drawn
+        require(check_run(config, drawn, location))  # before anything is timed or drawn
         if minutes is not None:
             config, chosen = ladder.fit_to_time(config, location, minutes)
             if chosen:

@@ -22,6 +22,10 @@ from rgcluster.base.storage import Location
         (["demo", "--set", "guidance.retrieval_cuont=3"], "did you mean 'guidance.retrieval_count'"),
         (["demo", "--set", "translation.steps"], "expected section.key=value"),
         (["train", "all", "--data", "nowhere", "--run", "x"], "rgcluster data shard"),
+        (
+            ["demo", "--preset", "smoke", "--set", "guidance.retrieval_count=500", "--run", "x"],
+            "will hold only 127",
+        ),
         (["evaluate", "--run", "nowhere"], "not a run directory"),
         (["data", "shard", "nowhere", "shards"], "rgcluster data faces"),
         (
