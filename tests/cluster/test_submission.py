@@ -98,7 +98,7 @@ def test_what_is_uploaded_is_what_ray_would_upload(tmp_path: Path) -> None:
     assert set(zipfile.ZipFile(tmp_path / "out.zip").namelist()) == set(kept)
     with pytest.raises(
         ConfigError,
-        match=r"an upload of 0.0 MiB, the limit is 0.001; the largest files are .*keep.*name what",
+        match=r"an upload of 0.0 MiB, the limit is 0.001; the largest files are .*keep.*list files",
     ):
         pack_upload(tmp_path / "in", 0.001, tmp_path / "no.zip")
     assert not (tmp_path / "no.zip").exists()
