@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import command
 from processes import start
 
@@ -61,5 +62,5 @@ def test_a_pipeline_at_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         result = command(*arguments, timeout=200)
         assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr[-3000:]
-    assert f"{safe_name(run.name)}: {run}" in result.stdout.replace("\n", "")
+    assert yaml.safe_load(result.stdout)["runs"] == {safe_name(run.name): str(run)}
     assert (tmp_path / "après.png").exists() and (tmp_path / "modèle.pt2").exists()
