@@ -104,9 +104,13 @@ class Translator(nn.Module):
 
         `own` is E_s's mean of the images, if the caller has computed it.
         """
-        if own is None and self.generator.own_style:
-            own = self.style_encoder(image).mean
-        return self.generator(fused.content, style, image, attention, fused.paint, _constant(own))
+        # An image's own style is an observation, not a way to a smaller loss.
+        own = self.own_style(image) if own is None else own.detach()
+        return self.generator(fused.content, style, image, attention, fused.paint, own)
+
+    def own_style(self, image: Tensor) -> Tensor | None:
+        """Return E_s's mean of images [B, 3, h, w] as G compares styles with it; None for a G that does not."""
+        return self.style_encoder(image).mean.detach() if self.generator.own_style else None
 
     def freeze_encoders(self) -> None:
         self.content_encoder.requires_grad_(False)
@@ -187,11 +191,6 @@ class TranslationObjective(nn.Module):
         if self._perceptual[0] is not None:
             parts["perceptual"] = self._perceptual[0](translated, x)
         return translated, parts
-
-
-def _constant(style: Tensor | None) -> Tensor | None:
-    """Return the style without its graph: an image's own style is an observation, not a way to a smaller loss."""
-    return None if style is None else style.detach()
 
 
 def recoloured(image: Tensor, mask: Tensor, change: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def generate_negatives(
     `image` is x and `reference` x_r; `styles` holds "target" s_t, "hard" s_r and "own" s_i, each
     [B, n * style_dim]. Only the pictures of drawn categories are generated.
     """
-    content = translator.content_encoder(image)
-    positive = translator.generate(Fused(content), styles["target"], image).image
+    content, own = translator.content_encoder(image), translator.own_style(image)
+    positive = translator.generate(Fused(content), styles["target"], image, own=own).image
     negatives = reference.unsqueeze(1).repeat(1, categories.shape[1], 1, 1, 1)
     for kind, name in enumerate(CATEGORIES[1:], start=1):
         wanted = torch.from_numpy((categories == kind).any(axis=1)).to(image.device)
@@ -65,7 +65,10 @@ def generate_negatives(
         if name == "medium":  # same style, other content
             made = translator(reference[wanted], styles["target"][wanted]).image
         else:  # same content, other style
-            made = translator.generate(Fused(content[wanted]), styles[name][wanted], image[wanted]).image
+            made = translator.generate(
+                Fused(content[wanted]), styles[name][wanted], image[wanted],
+                own=None if own is None else own[wanted],
+            ).image  # fmt: skip
         full = torch.zeros_like(image)
         full[wanted] = made
         places = torch.from_numpy(categories == kind).to(image.device)

@@ -106,8 +106,8 @@ def _require_answer(address: str) -> None:
         raise ConfigError(
             f"{address}: no Ray dashboard answers there ({type(error).__name__}); {remedy}"
         ) from None
-    json_expected = response.ok and "json" not in response.headers.get("Content-Type", "")
-    if json_expected or response.status_code == 404:
+    other = response.ok and "json" not in response.headers.get("Content-Type", "")
+    if other or response.status_code == 404:
         raise ConfigError(f"{address}: the web server there is no Ray dashboard; {remedy}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,20 @@ class Outcome:
     seconds: float
 
 
+class _Batch(NamedTuple):
+    """The pictures of B jobs, encoded, and the styles of their R rows.
+
+    owner [R] is the job of each row; image [B, 3, h, w]; content [B, C, h, w]; own_style [B, n * style_dim], where G
+    compares styles with it; style [R, n * style_dim].
+    """
+
+    owner: npt.NDArray[np.int64]
+    image: Tensor
+    content: Tensor
+    own_style: Tensor | None
+    style: Tensor
+
+
 @dataclass
 class _Rows:
     """The rows of a batch with the same kind of guidance, and their results."""
@@ -128,19 +142,19 @@ class Translators:
         own, targets = self._targets(jobs, image)
         owner = np.repeat(np.arange(len(jobs)), [job.rows for job in jobs])
         with self.device.autocast():
-            content = self._base.content_encoder(image)
-        style = self._styles(jobs, targets)
+            content, own_style = self._base.content_encoder(image), self._base.own_style(image)
+        batch = _Batch(owner, image, content, own_style, self._styles(jobs, targets))
         known = self._familiarity
         unlikeness = known.distance(content).tolist() if known else [0.0] * len(jobs)
 
         kinds = np.array([job.guidance for job in jobs])[owner]
         groups = {kind: _Rows(np.flatnonzero(kinds == kind)) for kind in ("off", "random", "on")}
         for kind in ("on", "random"):  # issued first, collected last
-            self._ask(kind, groups[kind], jobs, owner, content, style)
+            self._ask(kind, groups[kind], jobs, batch)
         images = np.empty((len(owner), *jobs[0].pixels.shape), np.uint8)
         masks = np.empty(images.shape[:3], np.uint8)
         for kind, rows in groups.items():
-            self._generate(kind, rows, owner, content, style, image, images, masks)
+            self._generate(kind, rows, batch, images, masks)
 
         seconds = time.perf_counter() - start
         outcomes: list[Outcome | RGClusterError] = []
@@ -237,18 +251,16 @@ class Translators:
         kind: Literal["on", "random"],
         rows: _Rows,
         jobs: Sequence[Job],
-        owner: npt.NDArray[np.int64],
-        content: Tensor,
-        style: Tensor,
+        batch: _Batch,
     ) -> None:
         """Issue the group's queries, at most max_rows of them a call."""
-        store, count = self.retriever.store, self.config.guidance.retrieval_count
+        owner, store, count = batch.owner, self.retriever.store, self.config.guidance.retrieval_count
         first = np.searchsorted(owner, owner)  # first row of each row's job
         try:
             for chunk in self._chunks(rows.index):
                 barred = np.array([jobs[number].row_id for number in owner[chunk]], np.int64)
                 if kind == "on":
-                    query = self.retriever.query(content[owner[chunk]], style[chunk])
+                    query = self.retriever.query(batch.content[owner[chunk]], batch.style[chunk])
                     rows.pending.append(store.neighbours_async(query, count, barred))
                 else:
                     keys = [
@@ -263,10 +275,7 @@ class Translators:
         self,
         kind: str,
         rows: _Rows,
-        owner: npt.NDArray[np.int64],
-        content: Tensor,
-        style: Tensor,
-        image: Tensor,
+        batch: _Batch,
         images: UInt8Array,
         masks: UInt8Array,
     ) -> None:
@@ -282,11 +291,12 @@ class Translators:
         model = self._models["off" if rows.degraded or kind == "off" else kind]  # type: ignore[index]
         near = iter(found)
         for chunk in self._chunks(rows.index):
-            mine = content[owner[chunk]]
+            mine = batch.owner[chunk]
+            own = None if batch.own_style is None else batch.own_style[mine]
             with self.device.autocast():
                 references = self.retriever.encode(next(near)) if found else None
-                fused = model.translator.fuse(mine, references)
-                made = model.translator.generate(fused, style[chunk], image[owner[chunk]])
+                fused = model.translator.fuse(batch.content[mine], references)
+                made = model.translator.generate(fused, batch.style[chunk], batch.image[mine], own=own)
             images[chunk] = to_pixels(made.image)
             masks[chunk] = made.mask[:, 0].float().mul(255).round_().to(torch.uint8).cpu().numpy()
 

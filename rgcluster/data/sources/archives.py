@@ -7,7 +7,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from rgcluster.data.sources.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover
+from rgcluster.data.sources.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover, limit_size
 from rgcluster.errors import DataError, quoted
 
 __all__ = ["TarTree", "ZipTree", "open_tree"]
@@ -90,8 +90,7 @@ class TarTree:
 
     def read(self, name: str) -> bytes:
         offset, size = self._place(name)
-        if size > MAX_FILE_BYTES:
-            raise OSError(f"{size >> 20} MiB, the limit is {MAX_FILE_BYTES >> 20}")
+        limit_size(size)
         content = self._read(offset, size)
         if len(content) < size:
             raise OSError(f"damaged in {self.path.name}: {len(content)} bytes of {size}")

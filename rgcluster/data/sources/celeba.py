@@ -13,7 +13,7 @@ from rgcluster.data.sources.files import Files, files_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, decode_text, parse_table
-from rgcluster.data.sources.tree import Tree
+from rgcluster.data.sources.tree import Tree, content_of
 from rgcluster.data.sources.words import NUMBERED_SPLITS
 from rgcluster.errors import DataError, cut, quoted
 
@@ -122,10 +122,7 @@ def _find_images(path: Path, files: Files, release: _Release) -> Files:
 
 
 def _text(tree: Tree, name: str) -> str:
-    try:
-        return decode_text(tree.read(name), f"{tree}/{name}")
-    except OSError as error:
-        raise DataError(f"{tree}/{name}: cannot be read ({error.strerror or error})") from None
+    return decode_text(content_of(tree, name), f"{tree}/{name}")
 
 
 def _read_attributes(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-import numpy as np
-
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
+from rgcluster.data.sources.tabular import one_hot
 from rgcluster.data.sources.words import split_and_domain, split_of
 from rgcluster.errors import DataError
 
@@ -81,15 +80,11 @@ def read_classes(path: Path, files: Files) -> ImageTable:
         splits = [split for split in inner if split] if all(inner) else None
     # Systems encode the same accented name in different ways.
     of_row = [unicodedata.normalize("NFC", name) for name in of_row]
-    classes = tuple(sorted(set(of_row)))
-    if len(classes) < 2:
-        raise DataError(
-            f"{path}: one class alone, {classes[0]!r}; a translator needs two, or use --layout images"
-        )
-    labels = (np.array(of_row)[:, None] == np.array(classes)[None]).astype(np.int8)
+    labels = one_hot(of_row, sorted(set(of_row)), str(path))
     return ImageTable(
-        path, files.tree, "classes", classes, files.images, labels, splits, True, files.left_out()
-    )
+        path, files.tree, "classes", labels.names, files.images, labels.values, splits, labels.one_hot,
+        files.left_out(),
+    )  # fmt: skip
 
 
 def _below_splits(path: Path, images: list[str]) -> tuple[list[str], list[str]]:

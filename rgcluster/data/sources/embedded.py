@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
-from rgcluster.data.sources.words import split_in
+from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError
 
 __all__ = ["ParquetTree", "holds_images", "read_embedded"]
@@ -64,7 +64,7 @@ def read_embedded(path: Path, names: list[str], columns: Columns, files: Files |
     The split is that in the files' or folders' names, unless a column has it.
     """
     folder = path if names else path.parent
-    parts, images, splits = [], [], []
+    parts, images, counts = [], [], []
     column = ""
     for name in names or [path.name]:
         try:
@@ -86,7 +86,7 @@ def read_embedded(path: Path, names: list[str], columns: Columns, files: Files |
         parts.append(pq.ParquetFile(folder / name).read(columns=others) if others else None)
         paths = _paths(folder / name, schema, column)
         images += [f"{name}/{row}" + (f"/{path}" if path else "") for row, path in enumerate(paths)]
-        splits += [split_in(name) if names else None] * len(paths)
+        counts.append(len(paths))
     if not images:
         raise DataError(f"{path}: no rows")
     tables = [part for part in parts if part is not None]
@@ -102,13 +102,8 @@ def read_embedded(path: Path, names: list[str], columns: Columns, files: Files |
         ) from None
     sheet = Sheet(rows, str(path), 1, _class_names(rows.schema))
     split_column, own = sheet.splits(columns)
-    if own is None and any(splits):
-        unnamed = next((name for name in names if split_in(name) is None), None)
-        if unnamed is not None:
-            raise DataError(
-                f"{folder / unnamed}: its name says no split, others' do; rename it to train-..., val-... or test-..."
-            )
-        own = [split or "" for split in splits]
+    if own is None and names and (of_file := splits_in(folder, names)):
+        own = [split for split, count in zip(of_file, counts, strict=True) for _ in range(count)]
     labels = sheet.labels(columns, [split_column] if split_column else [])
     tree = ParquetTree(folder, column, images)
     left_out = files.without(names).left_out() if files else {}

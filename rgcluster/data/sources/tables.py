@@ -12,6 +12,7 @@ from rgcluster.data.sources.files import Files, LeftOut, files_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
+from rgcluster.data.sources.tree import content_of
 from rgcluster.data.sources.words import split_of
 from rgcluster.errors import DataError
 
@@ -97,11 +98,7 @@ def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
 
 
 def _sheet(files: Files, name: str) -> Sheet:
-    source = f"{files.tree}/{name}"
-    try:
-        return parse_table(files.tree.read(name), name, source)
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror or error})") from None
+    return parse_table(content_of(files.tree, name), name, f"{files.tree}/{name}")
 
 
 def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> ImageTable:

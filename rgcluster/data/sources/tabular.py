@@ -21,7 +21,7 @@ from rgcluster.base.attributes import nearest
 from rgcluster.data.sources.words import NUMBERED_SPLITS, SPLITS, split_of
 from rgcluster.errors import DataError, quoted
 
-__all__ = ["Columns", "Labels", "Sheet", "decode_text", "parse_table"]
+__all__ = ["Columns", "Labels", "Sheet", "decode_text", "one_hot", "parse_table"]
 
 FILE_COLUMNS = (
     "file", "file_name", "filename", "image", "image_id", "image_name", "image_path", "path", "file_path",
@@ -49,6 +49,16 @@ class Labels:
     names: tuple[str, ...]
     values: npt.NDArray[np.int8]
     one_hot: bool
+
+
+def one_hot(values: Sequence[str], classes: Sequence[str], source: str) -> Labels:
+    """Return the labels of rows that each have one of the classes; DataError for one class alone."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{source}: one class alone, {classes[0]!r}; a translator needs two, or use --layout images"
+        )
+    labels = np.array(values)[:, None] == np.array(classes)[None]
+    return Labels(tuple(classes), labels.astype(np.int8), True)
 
 
 @dataclass(frozen=True)
@@ -153,13 +163,8 @@ class Sheet:
                 )
             values.append(known[int(value)] if known else text)
         numbers = all(value.isdecimal() for value in set(values))
-        classes = tuple(sorted(set(values), key=lambda value: (int(value) if numbers else 0, value)))
-        if len(classes) < 2:
-            raise DataError(
-                f"{self.source}: one class alone, {classes[0]!r}; a translator needs two, or use --layout images"
-            )
-        labels = np.array(values)[:, None] == np.array(classes)[None]
-        return Labels(classes, labels.astype(np.int8), True)
+        classes = sorted(set(values), key=lambda value: (int(value) if numbers else 0, value))
+        return one_hot(values, classes, self.source)
 
     @property
     def _names(self) -> list[str]:

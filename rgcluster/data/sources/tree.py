@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rgcluster.errors import DataError
 
-__all__ = ["MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "leftover"]
+__all__ = ["MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "content_of", "leftover", "limit_size"]
 
 MAX_FILE_BYTES = 64 << 20
 """Larger files are no training images; reading them could exhaust the memory."""
@@ -48,6 +48,20 @@ class Tree(Protocol):
     def __str__(self) -> str: ...
 
 
+def content_of(tree: Tree, name: str) -> bytes:
+    """Return one file's content; DataError names the file where it cannot be read."""
+    try:
+        return tree.read(name)
+    except OSError as error:
+        raise DataError(f"{tree}/{name}: cannot be read ({error.strerror or error})") from None
+
+
+def limit_size(size: int) -> None:
+    """Raise OSError for a file of more than `MAX_FILE_BYTES`."""
+    if size > MAX_FILE_BYTES:
+        raise OSError(f"{size >> 20} MiB, the limit is {MAX_FILE_BYTES >> 20}")
+
+
 class FolderTree:
     """A folder with everything below; symbolic links are followed."""
 
@@ -66,9 +80,7 @@ class FolderTree:
 
     def read(self, name: str) -> bytes:
         path = self.path / name
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise OSError(f"{size >> 20} MiB, the limit is {MAX_FILE_BYTES >> 20}")
+        limit_size(path.stat().st_size)
         return path.read_bytes()
 
     def _walk(self, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rgcluster.data.sources.archives import TarTree
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
-from rgcluster.data.sources.words import split_in
+from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError, quoted
 
 __all__ = ["TarsTree", "is_webdataset", "read_webdataset"]
@@ -85,14 +85,8 @@ def read_webdataset(path: Path, files: Files, columns: Columns) -> ImageTable:
     if kinds == [CLASS] and not columns.attributes and not columns.classes:
         chosen = Columns(columns.file, columns.split, (), CLASS[1:])
     split_column, splits = sheet.splits(chosen)
-    if splits is None:
-        named = [split_in(name.partition(".tar/")[0]) if ".tar/" in name else None for name in files.images]
-        splits = [split for split in named if split] if all(named) else None
-        if splits is None and any(named):
-            odd = files.images[named.index(None)].partition(".tar/")[0]
-            raise DataError(
-                f"{path}/{odd}.tar: its name says no split, others' do; rename it to train-..., val-... or test-..."
-            )
+    if splits is None and isinstance(files.tree, TarsTree):
+        splits = splits_in(path, [f"{name.partition('.tar/')[0]}.tar" for name in files.images])
     labels = sheet.labels(chosen, [split_column] if split_column else [])
     used = {f"{key}{kind}" for key in by_key for kind in kinds}
     left_out = files.without(used).left_out()

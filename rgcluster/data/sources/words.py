@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["NUMBERED_SPLITS", "SPLITS", "split_and_domain", "split_in", "split_of"]
+from rgcluster.errors import DataError
+
+__all__ = ["NUMBERED_SPLITS", "SPLITS", "split_and_domain", "split_of", "splits_in"]
 
 SPLITS = ("train", "val", "test")
 
@@ -30,7 +34,20 @@ def split_and_domain(word: str) -> tuple[str, str] | None:
     return (found[1].lower(), found[2]) if found else None
 
 
-def split_in(name: str) -> str | None:
+def splits_in(folder: Path, names: Sequence[str]) -> list[str] | None:
+    """Return the split in each name of a file of the folder, None where no name has one; DataError if some have."""
+    found = {name: _split_in(name) for name in dict.fromkeys(names)}
+    if not any(found.values()):
+        return None
+    odd = next((name for name, split in found.items() if split is None), None)
+    if odd is not None:
+        raise DataError(
+            f"{folder / odd}: its name says no split, others' do; rename it to train-..., val-... or test-..."
+        )
+    return [found[name] or "" for name in names]
+
+
+def _split_in(name: str) -> str | None:
     """Return the split in a file's name such as `data/train-00000-of-00002.parquet`; None without one."""
     *folders, last = name.split("/")
     found = re.match(r"[a-z]+", last.casefold())
