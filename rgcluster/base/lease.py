@@ -34,7 +34,7 @@ LEASE = "lease"
 """Directory, below the location, of the holders' files."""
 REFRESH_SECONDS = 5.0
 STALE_SECONDS = 60.0
-"""Without a sign of life for so long, a holder has lost its lease: it stops, and others may take over."""
+"""Time without a sign of life after which a holder has lost its lease: it stops, and others may take over."""
 
 _ATTEMPTS = 20
 
@@ -86,7 +86,7 @@ class Holder:
 
 
 class Lease:
-    """The lease of `location`, one of several with other names.
+    """The lease of `location`; `name` distinguishes several leases of one location.
 
     As a context manager it is acquired, refreshed by a thread, and released. If it is lost meanwhile, the thread
     interrupts the body as Ctrl-C does where the main thread runs it, and the context manager raises LeaseLost.

@@ -25,7 +25,7 @@ console = Console(stderr=True, highlight=False)
 
 
 class Update(Protocol):
-    """Takes what is done, the total, and a word on how it goes."""
+    """Callback that takes the finished amount, the total and a short note."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
@@ -58,7 +58,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 class _Silence:
-    """Prints a line now and then until there is progress."""
+    """Prints how long it has waited, at growing intervals, until there is progress."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
         self._describe, self._start = describe, time.monotonic()
@@ -74,7 +74,7 @@ class _Silence:
         self._following.__exit__(None, None, None)
 
     def progress(self, done: int) -> None:
-        """Note what is done; what an earlier start had done is none of it."""
+        """Record progress; work that an earlier start had finished does not count."""
         if self._at_start is None:
             self._at_start = done if time.monotonic() - self._start < AT_START_SECONDS else 0
         if done > self._at_start:
@@ -91,7 +91,7 @@ class _Silence:
 def task(title: str) -> Iterator[Update]:
     """Show one piece of work; a finished one leaves a line with its time.
 
-    A line says what it waits for where its first result does not come soon.
+    If the first result is slow to come, a line says what it waits for.
     """
     start = time.monotonic()
     silence = _Silence(lambda: f"{title}: waiting for {_explained()}")

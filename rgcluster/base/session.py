@@ -45,9 +45,9 @@ __all__ = [
 ]
 
 TASK = Claim("task", 1, CPUS_PER_READER)
-"""What almost all work on a cluster needs at least."""
+"""Minimum resources of almost all work on a cluster."""
 MOST_NODES = 512
-"""Of a kind that an autoscaler may add: more are not counted."""
+"""Limit on the counted nodes of one kind that an autoscaler may add."""
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _require(claim: Claim) -> None:
 
 
 def _what_is_free() -> str:
-    """Return what work on the cluster may be waiting for."""
+    """Return a description of what work on the cluster may be waiting for."""
     total, free = ray.cluster_resources().get("CPU", 0.0), ray.available_resources().get("CPU", 0.0)
     return f"its first result; {free:g} of the cluster's {total:g} CPUs are free"
 

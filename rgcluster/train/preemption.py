@@ -1,4 +1,4 @@
-"""Checkpoints before their time: where a machine is about to be taken away, or the run was asked to stop.
+"""Early checkpoints: before a machine is preempted, or when the run is asked to stop.
 
 The driver asks by a file in the stage's directory. Every worker looks whether its own machine got its cloud's
 notice, and tells the first worker by a file, too. Ray tells the first worker of nodes that it drains.
@@ -20,10 +20,10 @@ __all__ = ["NOTICED", "STOPPED", "PreemptionWatch", "clear_requests", "request_s
 NOTICED, STOPPED = "a machine is about to be taken away", "asked to stop"
 
 SECONDS, REMOTE_SECONDS = 0.5, 5.0
-"""Between two looks at the stage's directory, local or remote."""
+"""Interval at which the stage's directory is polled, local or remote."""
 NOTICE_SECONDS = 5.0
 FAILURES = 3
-"""A metadata service that did not respond so often is not asked again."""
+"""Consecutive failures after which a metadata service is no longer polled."""
 
 
 def request_stop(directory: Location) -> None:

@@ -18,9 +18,9 @@ from rgcluster.errors import ConfigError, RGClusterError, StorageError, root_cau
 __all__ = ["check_nodes", "check_storage"]
 
 SECONDS = 60.0
-"""Of a node without an answer."""
+"""Time limit for the answer of a node."""
 GRACE_SECONDS = 2.0
-"""Once a node reported a problem, others have so long to report theirs."""
+"""Time after the first reported problem in which other nodes can report theirs."""
 
 
 def check_nodes(directory: Location, weights: Iterable[Weights] = ()) -> None:
@@ -91,7 +91,7 @@ def _on(task: Any, node: str) -> Any:
 
 
 def _asked(answers: Mapping[str, Any], nodes: Mapping[str, str]) -> list[str]:
-    """Return the problems that nodes report; what a node that left the cluster would say does not matter."""
+    """Return the problems that nodes report; nodes that left the cluster are ignored."""
     problems: list[str] = []
     pending, deadline = dict(answers), time.monotonic() + SECONDS
     with waiting(f"{len(pending)} other nodes to read and write the run directory"):

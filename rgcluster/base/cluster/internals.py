@@ -38,7 +38,7 @@ _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 @contextmanager
 def quiet_driver() -> Iterator[None]:
-    """Keep the C++ part of a driver that connects within the body from printing what is no business of users.
+    """Keep the C++ part of a driver that connects within the body from printing internal messages.
 
     Ray reads the level from the environment, which the processes that `ray.init` starts get, too; theirs must stay.
     So it is set while `ray._private.worker.connect` runs, which comes after they were started. Ray says so in a

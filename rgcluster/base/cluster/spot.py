@@ -16,7 +16,7 @@ TOKEN_SECONDS = 21600
 
 @dataclass(frozen=True)
 class MetadataService:
-    """Where a machine of a cloud finds out that it is to be taken away.
+    """The endpoint at which a cloud announces the preemption of a machine.
 
     `notice` answers 404 as long as nothing is planned, unless it answers with `nothing`. Where `token` is set, a
     token must be fetched there first.
