@@ -58,7 +58,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 class _Silence:
-    """Prints how long it has waited, at growing intervals, until there is progress."""
+    """Prints a line after `SILENT_SECONDS`, then every `MORE_SECONDS`, until there is progress."""
 
     def __init__(self, describe: Callable[[], str]) -> None:
         self._describe, self._start = describe, time.monotonic()
