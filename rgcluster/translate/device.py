@@ -27,9 +27,13 @@ class Device:
     channels_last: bool | None = None
     """None: channels-last where it is faster."""
     compiles: bool = False
+    caches_casts: bool = True
+    """Whether a weight is cast once for all its uses under an `autocast`."""
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        return torch.autocast(self.torch.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch.type, torch.bfloat16, cache_enabled=self.caches_casts)
 
     @property
     def layout(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -38,6 +39,7 @@ class Retriever:
         self.store, self.network, self.translator = store, network, translator
         self.config, self.device = config, device
         self.waited = 0.0
+        self._lock = threading.Lock()
 
     def query(self, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
         """Return the query vectors [B, retrieval_dim] of contents [B, C, h, w] and styles [B, n * style_dim]."""
@@ -68,7 +70,8 @@ class Retriever:
         """Wait for the neighbours; return them with their contents."""
         start = time.perf_counter()
         neighbours = pending.result()
-        self.waited += time.perf_counter() - start
+        with self._lock:
+            self.waited += time.perf_counter() - start
         return self.encode(neighbours)
 
     def encode(self, neighbours: Neighbours) -> References:

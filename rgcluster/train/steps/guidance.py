@@ -7,6 +7,7 @@ encoded and collected after the reconstruction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -37,6 +38,7 @@ from rgcluster.model.translator import Batch, Translator, style_of
 from rgcluster.store.client import Neighbours, Pending
 from rgcluster.store.store import RayStore
 from rgcluster.train.stage import Run, Stage, Worker
+from rgcluster.train.steps.side_by_side import SideBySide
 from rgcluster.train.steps.translation import SAMPLE_ROWS, make_ingest, make_perceptual, stream_blocks
 from rgcluster.train.steps.translator import Piece, TranslatorTrainer
 from rgcluster.translate.retriever import Retriever
@@ -142,7 +144,8 @@ class GuidanceStage(Stage):
         self.frozen = frozen
         self.retriever = Retriever(store, network, frozen, config, device)
         perceptual = make_perceptual(run, self.settings.loss.perceptual, worker)
-        self.trainers = {}
+        self.side_by_side = SideBySide(len(self.settings.variants), worker)
+        self.trainers: dict[str, TranslatorTrainer] = {}
         for name in self.settings.variants:
             torch.manual_seed(config.seed)  # every f starts with the same weights
             translator = Translator(config, guided=is_guided(name))
@@ -150,7 +153,13 @@ class GuidanceStage(Stage):
             translator.freeze_encoders()
             discriminator = load_discriminator(upstream, config)
             self.trainers[name] = TranslatorTrainer(
-                translator, discriminator, config, self.settings, device, worker.world, perceptual
+                translator,
+                discriminator,
+                config,
+                self.settings,
+                self.side_by_side.device,
+                worker.world,
+                perceptual,
             )
 
     def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
@@ -211,12 +220,13 @@ class GuidanceStage(Stage):
         return GuidedBatch(batch, guides, share)
 
     def step(self, step: int, item: list[GuidedBatch]) -> Parts:
-        parts: Parts = {}
-        for name, trainer in self.trainers.items():
+        def update(name: str) -> Parts:
             pieces = [Piece(piece.batch, piece.guides[name], piece.share) for piece in item]
-            measured = trainer.update_in_pieces(step, pieces)
-            parts |= {f"{name}/{key}": value for key, value in measured.items()}
-        return parts
+            measured = self.trainers[name].update_in_pieces(step, pieces)
+            return {f"{name}/{key}": value for key, value in measured.items()}
+
+        updated = self.side_by_side([partial(update, name) for name in self.trainers])
+        return dict(itertools.chain.from_iterable(parts.items() for parts in updated))
 
     def state(self) -> dict[str, Any]:
         return {name: trainer.state() for name, trainer in self.trainers.items()}
