@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rgcluster.config import Config
 from rgcluster.model.kernels.convolution import Conv3x3
 
-__all__ = ["AttentionFusion", "ConvolutionFusion", "Fused", "References", "fusion_network"]
+__all__ = ["AttentionFusion", "ConvolutionFusion", "Fused", "Memory", "References", "fusion_network"]
 
 POOLING = 4
 """Downsampling factor of the encoders: pixels a side that a place of the content covers."""
@@ -27,6 +27,18 @@ class References(NamedTuple):
 
     images: Tensor
     contents: Tensor
+
+
+class Memory(NamedTuple):
+    """What f computes from the references alone, for every content that it is fused with.
+
+    Eq. 9 has the references' convolved contents as `values` [B, C, h, w]. Where f attends, P = M * h * w places have
+    keys [B, P, C / 2], values [B, P, C] and colours [B, P, 3].
+    """
+
+    values: Tensor
+    keys: Tensor | None = None
+    colours: Tensor | None = None
 
 
 class Fused(NamedTuple):
@@ -59,8 +71,12 @@ class ConvolutionFusion(nn.Module):
             nn.init.zeros_(self.outer.weight)
             nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
 
-    def forward(self, content: Tensor, references: References) -> Fused:
-        merged = self.inner(references.contents.flatten(1, 2))
+    def remember(self, references: References) -> Memory:
+        """Return the inner convolution of the references' contents."""
+        return Memory(self.inner(references.contents.flatten(1, 2)))
+
+    def forward(self, content: Tensor, references: References | Memory) -> Fused:
+        merged = (references if isinstance(references, Memory) else self.remember(references)).values
         if self.form == "linear":
             return Fused(self.outer(torch.cat([content, merged], dim=1)))
         update = self.outer(torch.cat([content, F.relu(merged)], dim=1))
@@ -98,24 +114,30 @@ class AttentionFusion(nn.Module):
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
 
-    def forward(self, content: Tensor, references: References) -> Fused:
+    def remember(self, references: References) -> Memory:
+        """Return the keys, values and colours of all places of the references."""
         images, (batch, count) = references.images.flatten(0, 1), references.images.shape[:2]
 
         def places(x: Tensor) -> Tensor:
             """[B * M, C, h, w] -> [B, M * h * w, C]: the places of all references of a row."""
             return x.flatten(2).unflatten(0, (batch, count)).transpose(2, 3).flatten(1, 2)
 
-        queries = (self.query(content) + self.place).flatten(2).transpose(1, 2)
         keys = places(self.key(references.contents.flatten(0, 1)) + self.place)
+        return Memory(places(self.value(images)), keys, places(F.avg_pool2d(images, POOLING).float()))
+
+    def forward(self, content: Tensor, references: References | Memory) -> Fused:
+        values, keys, colours = references if isinstance(references, Memory) else self.remember(references)
+        assert keys is not None and colours is not None
+        queries = (self.query(content) + self.place).flatten(2).transpose(1, 2)
         weights = torch.softmax(queries @ keys.transpose(1, 2) * self.scale, dim=-1)
 
         def gathered(x: Tensor) -> Tensor:
-            """[B * M, C, h, w] -> [B, C, h, w]: the weighted mean of what each place attends to."""
-            return (weights.to(x.dtype) @ places(x)).transpose(1, 2).unflatten(2, content.shape[2:])
+            """[B, M * h * w, C] -> [B, C, h, w]: the weighted mean of what each place attends to."""
+            return (weights.to(x.dtype) @ x).transpose(1, 2).unflatten(2, content.shape[2:])
 
-        found = gathered(self.value(images))
+        found = gathered(values)
         update = self.outer(F.relu(self.join(torch.cat([content, found], dim=1))))
-        colour = gathered(F.avg_pool2d(images, POOLING).float())
+        colour = gathered(colours)
         paint = self.paint(torch.cat([found, colour.to(found.dtype)], dim=1))
         wide = F.interpolate(paint, scale_factor=POOLING, mode="bilinear", align_corners=False)
         return Fused(content + update, colour, wide)

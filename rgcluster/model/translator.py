@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rgcluster.base.cluster.internals import lerp_all
 from rgcluster.config import Config, LossConfig
-from rgcluster.model.fusion import Fused, References, fusion_network
+from rgcluster.model.fusion import Fused, Memory, References, fusion_network
 from rgcluster.model.gmm import kl_divergence, prior_mean
 from rgcluster.model.losses import Parts, appearance_loss, l1
 from rgcluster.model.networks import (
@@ -80,7 +80,11 @@ class Translator(nn.Module):
         """Return images [B, M, 3, H, W] with their contents."""
         return References(images, self.content_encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
 
-    def fuse(self, content: Tensor, references: References | None) -> Fused:
+    def remember(self, references: References | None) -> Memory | None:
+        """Return what f computes from the references alone, None where there are none."""
+        return None if self.fusion is None or references is None else self.fusion.remember(references)
+
+    def fuse(self, content: Tensor, references: References | Memory | None) -> Fused:
         """Return f(c, references), or c itself where there are none."""
         if self.fusion is None or references is None:
             return Fused(content)
@@ -156,20 +160,26 @@ class TranslationObjective(nn.Module):
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0
-        own = net.fuse(content, guide.reconstruction() if guide else None)
+        own_references = guide.reconstruction() if guide else None
+        own_memory = net.remember(own_references)
+        own = net.fuse(content, own_memory)
         reconstructed = net.generate(own, style, x, own_attention, posterior.mean).image
+
+        def cycle_memory(answer: Tensor) -> Memory | None:
+            references = guide.cycle(answer) if guide else None
+            return own_memory if references is own_references else net.remember(references)
 
         answer = x
         if self.loss.cycle_form == "cycle":
             behind_mask = translated if self.loss.cycle_blend == "translated" else x
-            again = net.fuse(content_again, guide.cycle(answer) if guide else None)
+            again = net.fuse(content_again, cycle_memory(answer))
             cycled = net.generate(again, style_back, behind_mask, own_attention, style_again).image
         else:
             if guide and batch.recolour is not None:
                 answer = recoloured(x, made.mask.detach(), batch.recolour)
             given = translated.detach()
             known = content_again.detach() if batch.content is not None else net.content_encoder(given)
-            again = net.fuse(known, guide.cycle(answer) if guide else None)
+            again = net.fuse(known, cycle_memory(answer))
             cycled = net.generate(again, style_back, given, attention, style_again).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean

@@ -17,6 +17,7 @@ from rgcluster.model.handover import encoder_digests
 from rgcluster.model.retrieval import RetrievalEncoder
 from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Pending, Store
+from rgcluster.translate.contents import StoredContents
 from rgcluster.translate.device import Device
 from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
@@ -33,13 +34,23 @@ class Retriever:
     """
 
     def __init__(
-        self, store: Store, network: RetrievalEncoder, translator: Translator, config: Config, device: Device
+        self,
+        store: Store,
+        network: RetrievalEncoder,
+        translator: Translator,
+        config: Config,
+        device: Device,
+        *,
+        keep_contents: bool = False,
     ) -> None:
+        """With `keep_contents`, every stored image is encoded once, if the contents of all fit into memory."""
         store.check({**encoder_digests(translator), "retrieval": network_digest(network)})
         self.store, self.network, self.translator = store, network, translator
         self.config, self.device = config, device
         self.waited = 0.0
         self._lock = threading.Lock()
+        keeps = keep_contents and StoredContents.fit(config, store.count)
+        self._contents = StoredContents(translator, device) if keeps else None
 
     def query(self, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
         """Return the query vectors [B, retrieval_dim] of contents [B, C, h, w] and styles [B, n * style_dim]."""
@@ -76,13 +87,20 @@ class Retriever:
 
     def encode(self, neighbours: Neighbours) -> References:
         """Return the given neighbours with their contents."""
-        return encode_references(self.translator, neighbours.images, self.device)
+        if self._contents is None:
+            return encode_references(self.translator, neighbours.images, self.device)
+        return References(
+            _images(neighbours.images, self.device), self._contents(neighbours.ids, neighbours.images)
+        )
 
 
 @torch.no_grad()
 def encode_references(translator: Translator, images: npt.NDArray[np.uint8], device: Device) -> References:
     """Return images uint8 [B, M, h, w, 3] as references."""
     with device.autocast():
-        return translator.encode_references(
-            to_images(images.reshape(-1, *images.shape[2:]), device).unflatten(0, images.shape[:2])
-        )
+        return translator.encode_references(_images(images, device))
+
+
+def _images(images: npt.NDArray[np.uint8], device: Device) -> Tensor:
+    """Return [B, M, 3, h, w] from uint8 [B, M, h, w, 3]."""
+    return to_images(images.reshape(-1, *images.shape[2:]), device).unflatten(0, images.shape[:2])

@@ -142,7 +142,7 @@ class GuidanceStage(Stage):
         network = networks[config.retrieval.negatives[-1]].to(device.torch)
         store = RayStore.connect(run.upstream["store"], timeout=config.store.timeout_s)
         self.frozen = frozen
-        self.retriever = Retriever(store, network, frozen, config, device)
+        self.retriever = Retriever(store, network, frozen, config, device, keep_contents=True)
         perceptual = make_perceptual(run, self.settings.loss.perceptual, worker)
         self.side_by_side = SideBySide(len(self.settings.variants), worker)
         self.trainers: dict[str, TranslatorTrainer] = {}
