@@ -47,6 +47,8 @@ class ModelConfig(Section):
     retrieval_norm: Literal["instance", "layer"] = "instance"
     discriminator_layers: int = Field(4, ge=1, le=5)
     discriminator_scales: int = Field(1, ge=1, le=3, description="D sees the image halved, too, where 2")
+    discriminator_blur: bool = False
+    """Whether D blurs before it halves the size, so that no gradient of a strided convolution prints a pattern."""
     discriminator_slope: float = Field(0.01, ge=0, lt=1, description="of D's leaky ReLU")
     discriminator_width: int = Field(0, ge=0, description="width of D's first layer, 0: that of the others")
     class_bias: bool = Field(True, description="whether D's class head has a bias")

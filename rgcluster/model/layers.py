@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.model.kernels.convolution import Conv3x3, conv3x3
-from rgcluster.model.kernels.resampling import ReflectedConv2d, upsample_bilinear
+from rgcluster.model.kernels.resampling import ReflectedConv2d, blur, upsample_bilinear
 
 __all__ = [
     "AdaptiveInstanceNorm",
@@ -67,7 +67,8 @@ def layer_norm(channels: int, kind: str) -> LayerNorm2d:
 class ConvBlock(nn.Module):
     """Convolution that keeps or halves the size, then norm, then activation.
 
-    `norm` is False, True for instance norm, or a module.
+    `norm` is False, True for instance norm, or a module. `blurred` smooths the input before the convolution, as
+    anti-aliased networks do (Zhang 2019).
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ConvBlock(nn.Module):
         norm: bool | nn.Module = False,
         activation: str = "relu",
         slope: float = 0.01,
+        blurred: bool = False,
     ) -> None:
         super().__init__()
         self.conv: nn.Conv2d
@@ -89,10 +91,10 @@ class ConvBlock(nn.Module):
             padding = (kernel - 1) // 2 if stride == 1 else 1
             self.conv = ReflectedConv2d(inputs, outputs, kernel, stride, padding)
         self.norm = norm
-        self.activation, self.slope = activation, slope
+        self.activation, self.slope, self.blurred = activation, slope, blurred
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+        x = self.conv(blur(x) if self.blurred else x)
         if isinstance(self.norm, nn.Module):
             x = self.norm(x)
         elif self.norm:

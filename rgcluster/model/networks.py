@@ -206,7 +206,15 @@ class _ScaleDiscriminator(nn.Module):
         widths = [3, *(min(2**layer, 8) * width for layer in range(model.discriminator_layers))]
         self.layers = nn.Sequential(
             *(
-                ConvBlock(before, after, 4, 2, activation="leaky", slope=model.discriminator_slope)
+                ConvBlock(
+                    before,
+                    after,
+                    4,
+                    2,
+                    activation="leaky",
+                    slope=model.discriminator_slope,
+                    blurred=model.discriminator_blur,
+                )
                 for before, after in itertools.pairwise(widths)
             )
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rgcluster.model.kernels.convolution import conv3x3, convolutions, use_convolutions, winograd_conv3x3
-from rgcluster.model.kernels.resampling import bilinear_slices, reflect_slices
+from rgcluster.model.kernels.resampling import bilinear_slices, blur, reflect_slices
 
 
 @pytest.fixture(autouse=True)
@@ -128,12 +128,18 @@ def bilinear(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
+def binomial(x: Tensor) -> Tensor:
+    line = torch.tensor([1, 2, 1], dtype=x.dtype) / 4
+    square = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), square, groups=x.shape[1])
+
+
 PAIRS = [(lambda x: reflect_slices(x, 3), reflect), (bilinear_slices, bilinear)]
 
 
-@pytest.mark.parametrize(("ours", "native"), PAIRS)
+@pytest.mark.parametrize(("ours", "native"), [*PAIRS, (blur, binomial)])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 2, 4, 4), (1, 1, 16, 8)])
-def test_slices_are_the_native_result(
+def test_results_and_gradients_are_the_native_ones(
     ours: Callable[[Tensor], Tensor], native: Callable[[Tensor], Tensor], shape: tuple[int, ...]
 ) -> None:
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)

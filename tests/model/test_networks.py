@@ -573,3 +573,16 @@ def test_embeddings_are_computed_in_fp32_at_every_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert network(content, style).dtype == torch.float32
     assert seen == [torch.float32]
+
+
+def test_a_discriminator_that_blurs_does_not_see_a_checkerboard() -> None:
+    torch.manual_seed(0)
+    plain = Discriminator(tiny_config())
+    blurred = Discriminator(tiny_config("model.discriminator_blur=true"))
+    blurred.load_state_dict(plain.state_dict())
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    board = (1 - 2 * ((rows + columns) % 2)).float().expand(1, 3, 32, 32)
+    grey = torch.zeros_like(board)
+    for found, expected in zip(blurred(board), blurred(grey), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert not torch.allclose(plain(board)[0], plain(grey)[0])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ReflectedConv2d", "bilinear_slices", "reflect", "reflect_slices", "upsample_bilinear"]
+__all__ = ["ReflectedConv2d", "bilinear_slices", "blur", "reflect", "reflect_slices", "upsample_bilinear"]
 
 
 class ReflectedConv2d(nn.Conv2d):
@@ -21,6 +21,11 @@ class ReflectedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(reflect(x, int(self.padding[0])), self.weight, self.bias, self.stride)
+
+
+def blur(x: Tensor) -> Tensor:
+    """Smooth [B, C, h, w] along h and w by the filter [1, 2, 1] / 4, the borders reflected."""
+    return F.avg_pool2d(F.avg_pool2d(reflect(x, 1), 2, 1), 2, 1)
 
 
 def reflect(x: Tensor, width: int) -> Tensor:
