@@ -100,13 +100,13 @@ class AttentionFusion(nn.Module):
         self.key = nn.Conv2d(channels, channels // 2, 1)
         self.place = nn.Parameter(config.model.place_std * torch.randn(1, channels // 2, side, side))
         self.value = nn.Sequential(
-            nn.Conv2d(3, channels, 4, 2, padding=1),
+            nn.Conv2d(3, 2 * width, 4, 2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 4, 2, padding=1),
+            nn.Conv2d(2 * width, channels, 4, 2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 1),
         )
-        self.join = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.join = nn.Conv2d(2 * channels, channels, 1)
         self.outer = nn.Conv2d(channels, channels, 3, padding=1)
         painted = nn.Conv2d(2 * width, width, 3, padding=1)
         self.paint = nn.Sequential(nn.Conv2d(channels + 3, 2 * width, 3, padding=1), nn.ReLU(), painted)
