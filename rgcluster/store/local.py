@@ -28,7 +28,6 @@ class LocalStore(Store):
         *,
         num_shards: int | None = None,
         index: IndexSettings | None = None,
-        verify_checksums: bool = True,
         timeout: float = 60.0,
         max_in_flight: int = 16,
     ) -> None:
@@ -37,7 +36,7 @@ class LocalStore(Store):
         super().__init__(place, manifest, num_shards or manifest.num_shards, timeout, max_in_flight)
         owner = secrets.token_hex(8)
         self._hosts = [
-            Host(str(place), part, self.num_shards, index or IndexSettings(), owner, verify=verify_checksums)
+            Host(str(place), part, self.num_shards, index or IndexSettings(), owner)
             for part in range(self.num_shards)
         ]
         self._everyone("origin", (), 0.0)

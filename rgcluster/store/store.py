@@ -74,7 +74,6 @@ class RayStore(Store):
         replicas: int = 1,
         index: IndexSettings | None = None,
         detached: bool = False,
-        verify: bool = True,
         timeout: float = 60.0,
         max_in_flight: int = 16,
     ) -> RayStore:
@@ -112,7 +111,7 @@ class RayStore(Store):
                     # Of several drivers that start a store, the one whose first actor gets the name starts it.
                     actors[part].append(
                         ShardActor.options(**options).remote(
-                            name, str(place), (part, parts), (replica, replicas), settings, verify, key
+                            name, str(place), (part, parts), (replica, replicas), settings, key
                         )
                     )
             _await_room(group, name, settings.gpu)

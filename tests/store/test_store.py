@@ -388,11 +388,14 @@ def test_a_corrupt_file_is_named(tmp_path: Path, name: str) -> None:
     content[-1] ^= 1
     file.write_bytes(content)
     whole = read_manifest(path)
-    for attempt in (verify, LocalStore):
+    attempts = [verify, LocalStore, lambda place: Shard(Location(place), whole, 1, 3, verify=True)]
+    for attempt in attempts[: 1 if name == "images.npy" else 3]:
         with pytest.raises(CheckpointError, match=f"shard-00001-.*/{name}: differs from its checksum"):
             attempt(path)
-    with pytest.raises(CheckpointError, match=name):
-        Shard(Location(path), whole, 1, 3, verify=True)
+    file.write_bytes(content[:-1])  # a start reads no images, but their size
+    for attempt in attempts:
+        with pytest.raises(CheckpointError, match=f"shard-00001-.*/{name}: differs from its checksum"):
+            attempt(path)
     file.unlink()
     with pytest.raises(CheckpointError, match=f"shard-00001-.*/{name}: missing"):
         verify(path)

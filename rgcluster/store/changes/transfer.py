@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,8 @@ import numpy as np
 
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.store.changes.journal import Change, ChangeFile, change_files
+from rgcluster.store.disk.indexes import INDEXES, verify_indexes
+from rgcluster.store.disk.locks import locked
 from rgcluster.store.disk.orphans import RETIRED_SECONDS
 from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import (
@@ -40,9 +41,7 @@ def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEn
     cache = private_directory(f"cache/{digest_bytes(str(location).encode())}")
     for entry in entries:
         directory = cache / entry.directory
-        directory.mkdir(exist_ok=True)
-        with (directory / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(directory / "lock"):
             for name in FILES:
                 file, expected = directory / name, entry.files[name]
                 if not file.exists() or file.stat().st_size != expected.bytes:
@@ -55,11 +54,12 @@ def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEn
 
 
 def _remove_other_generations(cache: Path, location: Location, manifest: Manifest) -> None:
-    """Remove cached shards that neither this manifest nor the current one names, after an hour."""
-    named = manifest.directories | read_manifest(location).directories
-    for directory in cache.glob("shard-*"):
-        if directory.name not in named and time.time() - directory.stat().st_mtime > RETIRED_SECONDS:
-            shutil.rmtree(directory, ignore_errors=True)
+    """Remove cached shards and indexes that belong neither to this manifest nor to the current one, after an hour."""
+    live = manifest, read_manifest(location)
+    kept = tuple({each.digest for each in live}.union(*(each.directories for each in live)))
+    for path in (*cache.glob("shard-*"), *cache.glob(f"{INDEXES}/*")):
+        if not path.name.startswith(kept) and time.time() - path.stat().st_mtime > RETIRED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -> Manifest:
@@ -85,6 +85,7 @@ def verify(location: Place) -> Manifest:
         verify_shard(place, entry)
     for file in change_files(place, manifest):
         file.read()
+    verify_indexes(place)
     return manifest
 
 

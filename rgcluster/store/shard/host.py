@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -55,11 +55,10 @@ class Host:
         owner: str,
         *,
         restarts: int = 0,
-        verify: bool = False,
-        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._location, self._part, self._parts = Location(location), part, parts
-        self._settings, self._verify, self._log = settings, verify, log
+        # No file of a snapshot changes, so a restarted process does not verify them again.
+        self._settings, self._verify = settings, not restarts
         self._shards: dict[int, tuple[Shard, Searches]] = {}
         self._current = -1
         self._loading, self._state = threading.Lock(), threading.Condition()
@@ -238,7 +237,7 @@ class Host:
         if found is None or found[0].manifest != manifest:
             shard = Shard(
                 self._location, manifest, self._part, self._parts, self._settings,
-                verify=self._verify, log=self._log,
+                verify=self._verify,
             )  # fmt: skip
             searches = Searches(
                 partial(search_together, shard), _SEARCH_ROWS, lambda search: len(search.queries),
