@@ -22,8 +22,8 @@ from rgcluster.errors import DataError, RGClusterError, StaleGeneration, StoreMi
 from rgcluster.store.changes.compaction import compact
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
-from rgcluster.store.disk.writer import as_images, as_tags
-from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors, excluded_ids, too_few
+from rgcluster.store.disk.writer import as_rows
+from rgcluster.store.index.exact import as_ids, as_vectors, excluded_ids, too_few
 from rgcluster.store.index.rows import Filter
 from rgcluster.store.results import Found, Neighbours, Pending
 from rgcluster.store.shard.requests import HostCall
@@ -147,17 +147,12 @@ class Store(ABC):
         After it returns, the rows survive a crash of every process, and new queries find them. If it fails, some
         rows may have been added; repeating the call is safe.
         """
-        numbers, rows = as_ids(ids), as_vectors(np.array(vectors), self.manifest.dimension)
-        if (
-            numbers.shape != (len(rows),)
-            or len(np.unique(numbers)) != len(numbers)
-            or (numbers == NO_ID).any()
-        ):
-            raise DataError(
-                f"ids of shape {list(numbers.shape)} for {len(rows)} rows: give each its own, not -1"
-            )
-        pictures = as_images(np.array(images), len(rows), self.manifest.image_shape)
-        return self._write(Change(numbers, rows, pictures, as_tags(tags, len(rows))))
+        shape = self.manifest.dimension, self.manifest.image_shape
+        change = Change(*as_rows(ids, np.array(vectors), np.array(images), tags, *shape))
+        unique, counts = np.unique(change.ids, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(f"the id {unique[counts > 1][0]} is given twice: give each row its own")
+        return self._write(change)
 
     def remove(self, ids: ArrayLike) -> int:
         """Remove ids [N] durably, ignoring unknown ones; return how many were in the store."""

@@ -34,7 +34,7 @@ from rgcluster.store.disk.versions import MANIFEST, Versions
 from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors
 from rgcluster.store.index.rows import SPLITS
 
-__all__ = ["SnapshotWriter", "as_images", "as_tags", "discard", "publish"]
+__all__ = ["SnapshotWriter", "as_rows", "discard", "publish"]
 
 _PARTIAL, _LOCK = "partial-", "lock"
 _PUBLISH_SECONDS = 6 * 3600.0
@@ -94,16 +94,10 @@ class SnapshotWriter:
         """Append ids [N], vectors float32 [N, d], images uint8 [N, H, W, C], tags [N] (`rows.SPLITS`; train
         if not given); DataError if the shapes or types do not match."""
         self._require_open()
-        numbers, rows = as_ids(ids), as_vectors(vectors, self._dimension)
-        pictures = as_images(images, len(rows), self._image_shape)
-        if numbers.shape != (len(rows),) or (numbers == NO_ID).any():
-            raise DataError(
-                f"ids of shape {list(numbers.shape)} for {len(rows)} rows: give each an id other than -1"
-            )
-        codes, owners = as_tags(tags, len(rows)), shard_of(numbers, len(self.plans))
+        rows = as_rows(ids, vectors, images, tags, self._dimension, self._image_shape)
+        owners = shard_of(rows[0], len(self.plans))
         for owner in np.unique(owners):
-            mine = owners == owner
-            self._here()[owner].append([numbers[mine], rows[mine], pictures[mine], codes[mine]])
+            self._here()[owner].append([column[owners == owner] for column in rows])
 
     def commit(self, *, origin: str = "", each: Callable[[str], list[Any]] | None = None) -> Manifest:
         """Publish the snapshot; DataError for no rows or a duplicate id.
@@ -247,23 +241,28 @@ def discard(place: Location, candidate: str) -> None:
     (place / candidate).remove()
 
 
-def as_images(images: ArrayLike, count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return images as an array; DataError unless uint8 [count, H, W, C]."""
-    pictures = np.asarray(images)
-    if pictures.dtype != np.uint8 or pictures.shape != (count, *shape):
+def as_rows(
+    ids: ArrayLike,
+    vectors: ArrayLike,
+    images: ArrayLike,
+    tags: ArrayLike | None,
+    dimension: int,
+    image_shape: tuple[int, int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return rows as arrays [N], [N, d], [N, H, W, C], [N]; DataError for a wrong shape, type or value."""
+    numbers, points, pictures = as_ids(ids), as_vectors(vectors, dimension), np.asarray(images)
+    count = len(points)
+    if numbers.shape != (count,) or (numbers == NO_ID).any():
         raise DataError(
-            f"images {pictures.dtype} {list(pictures.shape)}: this store needs uint8 {[count, *shape]}"
+            f"ids of shape {list(numbers.shape)} for {count} rows: give each an id other than {NO_ID}"
         )
-    return pictures
-
-
-def as_tags(tags: ArrayLike | None, count: int) -> NDArray[np.uint8]:
-    """Return tags as uint8 [count], zeros if not given; DataError for an invalid tag."""
-    if tags is None:
-        return np.zeros(count, np.uint8)
-    codes = np.asarray(tags)
+    if pictures.dtype != np.uint8 or pictures.shape != (count, *image_shape):
+        raise DataError(
+            f"images {pictures.dtype} {list(pictures.shape)}: this store needs uint8 {[count, *image_shape]}"
+        )
+    codes = np.zeros(count, np.uint8) if tags is None else np.asarray(tags)
     if codes.shape != (count,) or not np.isin(codes, np.arange(len(SPLITS))).all():
         raise DataError(
             f"tags of shape {list(codes.shape)} for {count} rows: give each 0 to {len(SPLITS) - 1}"
         )
-    return codes.astype(np.uint8)
+    return numbers, points, pictures, codes.astype(np.uint8)
