@@ -33,6 +33,8 @@ __all__ = ["Found", "Neighbours", "Pending", "Store"]
 
 T = TypeVar("T")
 
+MAX_IN_FLIGHT = 16
+"""Requests of a client that run at once; the next one waits."""
 _THREADS = 8
 log = logging.getLogger(__name__)
 
@@ -49,16 +51,12 @@ class Store(ABC):
         location: Location,
         manifest: Manifest,
         num_shards: int,
-        timeout: float = 60.0,
-        max_in_flight: int = 16,
+        timeout: float,
     ) -> None:
         self.location, self.manifest = location, manifest
         self.num_shards, self.timeout = num_shards, timeout
-        self._max_in_flight = max_in_flight
-        self._slots = threading.BoundedSemaphore(max_in_flight)
-        self._threads = ThreadPoolExecutor(
-            min(_THREADS, max_in_flight), thread_name_prefix=f"store-{manifest.name}"
-        )
+        self._slots = threading.BoundedSemaphore(MAX_IN_FLIGHT)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"store-{manifest.name}")
         self._expected: dict[str, str] = {}
         self._ids: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
@@ -220,7 +218,7 @@ class Store(ABC):
         deadline = time.monotonic() + self.timeout
         if not self._slots.acquire(timeout=self.timeout):
             raise StoreUnavailable(
-                f"store {self.manifest.name}: {self._max_in_flight} requests in flight and none ended within "
+                f"store {self.manifest.name}: {MAX_IN_FLIGHT} requests in flight and none ended within "
                 f"{self.timeout:g} s; collect results sooner, or look at `rgcluster store info`"
             )
         return deadline

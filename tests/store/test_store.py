@@ -23,6 +23,7 @@ from rgcluster.store import (
     ExactIndex,
     LocalStore,
     SnapshotWriter,
+    client,
     copy_snapshot,
     read_manifest,
     verify,
@@ -252,9 +253,12 @@ def test_the_caller_may_write_over_its_batch(faces: tuple[Path, NDArray, NDArray
         assert handle.done() and handle.wait_seconds >= 0
 
 
-def test_requests_in_flight_are_bounded(faces: tuple[Path, NDArray, NDArray]) -> None:
+def test_requests_in_flight_are_bounded(
+    faces: tuple[Path, NDArray, NDArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, _, vectors = faces
-    store = LocalStore(path, timeout=0.2, max_in_flight=1)
+    monkeypatch.setattr(client, "MAX_IN_FLIGHT", 1)
+    store = LocalStore(path, timeout=0.2)
     with store._slots:
         with pytest.raises(StoreUnavailable, match="1 requests in flight"):
             store.search(vectors[:1], 1)

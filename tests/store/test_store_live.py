@@ -310,12 +310,13 @@ def test_random_draws_follow_the_changes(place: Path) -> None:
         assert all(set(row) == set(store.ids()) for row in drawn.ids)
 
 
-def test_searches_that_meet_are_answered_as_if_alone(place: Path) -> None:
+def test_searches_that_meet_are_answered_as_if_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_IN_FLIGHT", 24)
     ids, vectors = sample(60)
     asked = [
         (vectors[n : n + 1 + n % 3], 1 + n % 4, ids[n : n + 1 + n % 3] if n % 2 else None) for n in range(24)
     ]
-    with LocalStore(place, max_in_flight=24) as store:
+    with LocalStore(place) as store:
         alone = [store.search(*one) for one in asked]
         for _ in range(5):
             together = [store.search_async(*one) for one in asked]

@@ -15,6 +15,7 @@ from rgcluster.errors import StaleGeneration, StoreUnavailable
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.changes.lease import Writer, release
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
+from rgcluster.store.index.plan import EXACT_LIMIT
 from rgcluster.store.shard.coalesce import Coalescer, Search, search_together
 from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings, Shard
@@ -25,7 +26,10 @@ _RETIRE_SECONDS = 30.0
 _SEARCH_ROWS = 1024
 _WRITE_BYTES = 64 << 20
 COMPACT_ROWS, COMPACT_SHARE = 10_000, 0.5
-"""Changed rows of a shard, and their share of the snapshot's, from which compaction pays."""
+"""Changed rows of a shard, and their share of the snapshot's, from which compaction pays.
+
+It always does from `EXACT_LIMIT` rows, since a search compares with all that were added.
+"""
 _COMPACT_SECONDS = 600.0
 """After a shard has asked for a compaction, it does not ask again for this time."""
 
@@ -193,9 +197,8 @@ class Host:
 
     def _asks_to_compact(self, shard: Shard) -> bool:
         """Return, on behalf of all shards and seldom, whether so much has changed that compaction pays."""
-        if self._part or shard.changed < max(
-            COMPACT_ROWS, COMPACT_SHARE * shard.manifest.count / self._parts
-        ):
+        share = COMPACT_SHARE * shard.manifest.count / self._parts
+        if self._part or shard.changed < max(COMPACT_ROWS, min(share, EXACT_LIMIT)):
             return False
         now = time.monotonic()
         if now < self._ask_after:
