@@ -151,6 +151,8 @@ def _build(
         held = {split: ray.put(source) for split, source in sources.items()}
         read: Any = ray.remote(_read).options(num_cpus=CPUS_PER_READER, num_returns=2)
         appending = deque[tuple[int, list[Any]]]()
+        # Enough to keep all cores and embedders busy.
+        most = max(2 * len(workers), int(ray.cluster_resources().get("CPU", 1)))
         for number, (split, start, stop) in enumerate(pieces[first:], first):
             embed = workers[number % len(workers)].embed.options(num_returns=len(shards))
             parts = embed.remote(*read.remote(held[split], start, stop), tag_of(split))
@@ -158,7 +160,7 @@ def _build(
             # An actor runs the calls of one driver in their order.
             appended = [shard.append.remote(part, number) for shard, part in zip(shards, parts, strict=True)]
             appending.append((stop - start, appended))
-            while len(appending) > (2 * len(workers) if number + 1 < len(pieces) else 0):
+            while len(appending) > (most if number + 1 < len(pieces) else 0):
                 count, appended = appending.popleft()
                 ray.get(appended)
                 done += count
