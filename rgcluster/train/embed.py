@@ -28,16 +28,13 @@ from rgcluster.errors import RGClusterError, StoreUnavailable
 from rgcluster.model.handover import encoder_digests, load_retrieval, load_translator
 from rgcluster.store.disk.shard_writer import ShardWriter
 from rgcluster.store.disk.snapshot import shard_of
-from rgcluster.store.disk.writer import SnapshotWriter
-from rgcluster.store.index.exact import as_vectors
+from rgcluster.store.disk.writer import SnapshotWriter, as_rows
 from rgcluster.store.index.rows import tag_of
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.query import query_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Embedder", "build_store", "store_digests"]
-
-Columns = tuple[npt.NDArray[Any], ...]
 
 SAVE_SECONDS = 15.0
 BATCH = 128
@@ -58,10 +55,12 @@ class Embedder:
 
     def embed(self, ids: npt.NDArray[np.int64], images: npt.NDArray[np.uint8], tag: int) -> Any:
         """Return what each shard's `ShardWriter.append` takes of rows [N], images uint8 [N, H, W, 3]."""
-        shards = self.config.store.shards
+        shards, size = self.config.store.shards, self.config.data.image_size
         batches = [self._vectors(images[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
-        vectors = as_vectors(np.concatenate(batches), self.config.model.retrieval_dim)
-        columns: Columns = (ids, vectors, images, np.full(len(ids), tag, np.uint8))
+        columns = as_rows(
+            ids, np.concatenate(batches), images, np.full(len(ids), tag), self.config.model.retrieval_dim,
+            (size, size, 3),
+        )  # fmt: skip
         owners = shard_of(ids, shards)
         parts = [tuple(column[owners == shard] for column in columns) for shard in range(shards)]
         return parts if shards > 1 else parts[0]
@@ -101,7 +100,10 @@ def build_store(
         try:
             return _build(config, sources, translator, retrieval, target, embedders, gpu, progress)
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, RGClusterError) else error) from None
+            cause = error.cause
+            while isinstance(cause, RayTaskError):  # of a task on which another depended
+                cause = cause.cause
+            raise (cause if isinstance(cause, RGClusterError) else error) from None
         except RayActorError as error:
             log.warning("a process that builds the store ended; going on with what was saved: %s", error)
     raise StoreUnavailable(

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from places import SUPPORT
 from tiny import write_celeba
 from untrained import untrained_run
 
+from rgcluster.base.storage import Location
+from rgcluster.model.handover import encoder_digests, load_translator, save_networks
+from rgcluster.model.retrieval import JointEncoder
 from rgcluster.store import LocalStore
 
 pytestmark = pytest.mark.long
@@ -74,6 +78,24 @@ def test_a_killed_build_goes_on_behind_what_it_saved(tmp_path: Path) -> None:
     ids = [np.sort(store.ids()) for store in stores]
     assert len(ids[0]) > 3 * 128 and np.array_equal(ids[0], ids[1])
     assert stores[0].manifest.digest == stores[1].manifest.digest
+
+
+def test_a_network_that_returns_nan_is_named(tmp_path: Path) -> None:
+    write_celeba(tmp_path / "celeba", 40)
+    config = untrained_run(tmp_path / "run", "data.crop=40")
+    translator = load_translator(Location(tmp_path / "run" / "translation" / "model"), config)
+    network = JointEncoder(config)
+    for weights in network.parameters():
+        torch.nn.init.constant_(weights, torch.nan)
+    save_networks(
+        Location(tmp_path / "run" / "retrieval" / "model"),
+        dict.fromkeys(config.retrieval.negatives, network),
+        {"trained_against": encoder_digests(translator)},
+    )
+    failed = build(tmp_path, 0, "nan")
+    assert (
+        failed.returncode == 1 and "DataError: row 0 of the vectors is NaN" in failed.stderr.splitlines()[-1]
+    )
 
 
 def test_nodes_write_the_shards_and_may_lose_processes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stores import DIGESTS, IMAGE, images_of, sample, write
 
-from rgcluster.errors import CheckpointError, DataError
+from rgcluster.errors import CheckpointError, DataError, StorageError
 from rgcluster.store import LocalStore, Manifest, SnapshotWriter, copy_snapshot, read_manifest, verify
 from rgcluster.store.disk import growing, shard_writer
 from rgcluster.store.disk.shard_writer import ShardWriter
@@ -70,7 +70,10 @@ def test_other_work_does_not_begin_with_what_was_left(tmp_path: Path) -> None:
         with SnapshotWriter(tmp_path / "t", 1, 8, IMAGE, DIGESTS, resume=key) as writer:
             shard = ShardWriter(writer.plans[0])
             assert shard.pieces() == 0
-            shard.append([ids, vectors, images_of(ids), np.zeros(20, np.uint8)], 0)
+            columns = [ids, vectors, images_of(ids), np.zeros(20, np.uint8)]
+            with pytest.raises(StorageError, match="piece 1 came after 0"):
+                shard.append(columns, 1)
+            shard.append(columns, 0)
             shard.close()
     assert [path.name for path in (tmp_path / "t").iterdir()] == ["partial-b"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgcluster.base.storage import Location, digest_bytes
-from rgcluster.errors import DataError
+from rgcluster.errors import DataError, StorageError
 from rgcluster.store.disk.growing import GrowingArray
 from rgcluster.store.disk.locks import take_lock
 from rgcluster.store.disk.private import private_directory
@@ -83,10 +83,14 @@ class ShardWriter:
     def append(self, columns: Sequence[NDArray[Any]], piece: int | None = None) -> None:
         """Append ids [N], vectors [N, d], images [N, H, W, C] and tags [N], valid ones of this shard.
 
-        A piece that is held already is ignored.
+        A piece that is held already is ignored; StorageError for one after a gap.
         """
         if piece is not None and piece < self._pieces:
             return
+        if piece is not None and piece > self._pieces:
+            raise StorageError(
+                f"{self._rows}: piece {piece} came after {self._pieces}; run the same command again"
+            )
         for name, values in zip(FILES, columns, strict=True):
             self._files[name].append(values)
         self._count += len(columns[0])
