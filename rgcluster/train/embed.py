@@ -105,7 +105,8 @@ def build_store(
                 cause = cause.cause
             raise (cause if isinstance(cause, RGClusterError) else error) from None
         except RayActorError as error:
-            log.warning("a process that builds the store ended; going on with what was saved: %s", error)
+            reason = str(error).splitlines()[0]
+            log.warning("a process that builds the store ended (%s); going on with what was saved", reason)
     raise StoreUnavailable(
         f"{target}: processes that build the store ended {ATTEMPTS} times, perhaps for lack of memory; "
         "run the same command again, what was saved is kept"
