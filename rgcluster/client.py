@@ -133,7 +133,7 @@ class Client:
         return list(self._send("GET", "models", {})["models"])
 
     def ready(self) -> bool:
-        """Return whether every model can answer; False where nobody listens."""
+        """Return whether every model can answer; False where no server listens."""
         try:
             return self._session.get(f"{self.url}/v1/ready", timeout=self._timeout).status_code == 200
         except requests.RequestException:

@@ -127,7 +127,7 @@ class _Flat:
 
 @contextmanager
 def _served(place: Path, name: str, shards: int, index: IndexSettings | None = None) -> Iterator[RayStore]:
-    with RayStore.start(place, name, num_actors=shards, index=index, verify=False) as store:
+    with RayStore.start(place, name, num_actors=shards, index=index) as store:
         # Warm up: each thread of a shard allocates memory on its first call.
         for batch in BATCHES:
             for _ in range(CALLS):
@@ -256,7 +256,7 @@ def _approximate(place: Path, count: int, progress: Progress) -> list[Row]:
     flat = _Flat(vectors)
     case = f"{count:,} vectors, auto"
     start = time.perf_counter()
-    with _served(place, "bench-many", 2, IndexSettings("auto", recall=0.95, threads=1)) as store:
+    with _served(place, "bench-many", 2, IndexSettings("auto", recall=0.95)) as store:
         built = time.perf_counter() - start
         info = store.info()
         progress(

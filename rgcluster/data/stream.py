@@ -130,11 +130,11 @@ def in_order(source: ImageSource) -> Iterator[Block]:
     yield from batches(rows_dataset(source), ROWS_PER_READ)
 
 
-def rows_dataset(source: ImageSource, start: int = 0) -> Dataset:
-    """Return a dataset of the source's rows from `start` on: row_id, row, labels, image."""
+def rows_dataset(source: ImageSource) -> Dataset:
+    """Return a dataset of the source's rows: row_id, row, labels, image."""
     _configure()
     total = len(source.index)
-    ranges = [(at, min(at + ROWS_PER_READ, total)) for at in range(start, total, ROWS_PER_READ)]
+    ranges = [(at, min(at + ROWS_PER_READ, total)) for at in range(0, total, ROWS_PER_READ)]
     return _read(ranges, _ReadRows(ray.put(source)))
 
 

@@ -22,8 +22,8 @@ from rgcluster.errors import DataError, RGClusterError, StaleGeneration, StoreMi
 from rgcluster.store.changes.compaction import compact
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.disk.snapshot import Manifest, shard_of
-from rgcluster.store.disk.writer import as_images, as_tags
-from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors, excluded_ids, too_few
+from rgcluster.store.disk.writer import as_rows
+from rgcluster.store.index.exact import as_ids, as_vectors, excluded_ids, too_few
 from rgcluster.store.index.rows import Filter
 from rgcluster.store.results import Found, Neighbours, Pending
 from rgcluster.store.shard.requests import HostCall
@@ -33,6 +33,8 @@ __all__ = ["Found", "Neighbours", "Pending", "Store"]
 
 T = TypeVar("T")
 
+MAX_IN_FLIGHT = 16
+"""Requests of a client that run at once; the next one waits."""
 _THREADS = 8
 log = logging.getLogger(__name__)
 
@@ -49,16 +51,12 @@ class Store(ABC):
         location: Location,
         manifest: Manifest,
         num_shards: int,
-        timeout: float = 60.0,
-        max_in_flight: int = 16,
+        timeout: float,
     ) -> None:
         self.location, self.manifest = location, manifest
         self.num_shards, self.timeout = num_shards, timeout
-        self._max_in_flight = max_in_flight
-        self._slots = threading.BoundedSemaphore(max_in_flight)
-        self._threads = ThreadPoolExecutor(
-            min(_THREADS, max_in_flight), thread_name_prefix=f"store-{manifest.name}"
-        )
+        self._slots = threading.BoundedSemaphore(MAX_IN_FLIGHT)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"store-{manifest.name}")
         self._expected: dict[str, str] = {}
         self._ids: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
 
@@ -147,17 +145,12 @@ class Store(ABC):
         After it returns, the rows survive a crash of every process, and new queries find them. If it fails, some
         rows may have been added; repeating the call is safe.
         """
-        numbers, rows = as_ids(ids), as_vectors(np.array(vectors), self.manifest.dimension)
-        if (
-            numbers.shape != (len(rows),)
-            or len(np.unique(numbers)) != len(numbers)
-            or (numbers == NO_ID).any()
-        ):
-            raise DataError(
-                f"ids of shape {list(numbers.shape)} for {len(rows)} rows: give each its own, not -1"
-            )
-        pictures = as_images(np.array(images), len(rows), self.manifest.image_shape)
-        return self._write(Change(numbers, rows, pictures, as_tags(tags, len(rows))))
+        shape = self.manifest.dimension, self.manifest.image_shape
+        change = Change(*as_rows(ids, np.array(vectors), np.array(images), tags, *shape))
+        unique, counts = np.unique(change.ids, return_counts=True)
+        if (counts > 1).any():
+            raise DataError(f"the id {unique[counts > 1][0]} is given twice: give each row its own")
+        return self._write(change)
 
     def remove(self, ids: ArrayLike) -> int:
         """Remove ids [N] durably, ignoring unknown ones; return how many were in the store."""
@@ -225,7 +218,7 @@ class Store(ABC):
         deadline = time.monotonic() + self.timeout
         if not self._slots.acquire(timeout=self.timeout):
             raise StoreUnavailable(
-                f"store {self.manifest.name}: {self._max_in_flight} requests in flight and none ended within "
+                f"store {self.manifest.name}: {MAX_IN_FLIGHT} requests in flight and none ended within "
                 f"{self.timeout:g} s; collect results sooner, or look at `rgcluster store info`"
             )
         return deadline

@@ -28,16 +28,14 @@ class LocalStore(Store):
         *,
         num_shards: int | None = None,
         index: IndexSettings | None = None,
-        verify_checksums: bool = True,
         timeout: float = 60.0,
-        max_in_flight: int = 16,
     ) -> None:
         place = Location(location)
         manifest = read_manifest(place)
-        super().__init__(place, manifest, num_shards or manifest.num_shards, timeout, max_in_flight)
+        super().__init__(place, manifest, num_shards or manifest.num_shards, timeout)
         owner = secrets.token_hex(8)
         self._hosts = [
-            Host(str(place), part, self.num_shards, index or IndexSettings(), owner, verify=verify_checksums)
+            Host(str(place), part, self.num_shards, index or IndexSettings(), owner)
             for part in range(self.num_shards)
         ]
         self._everyone("origin", (), 0.0)

@@ -56,11 +56,10 @@ class RayStore(Store):
         location: Location,
         manifest: Manifest,
         timeout: float,
-        max_in_flight: int,
         group: PlacementGroup | None = None,
     ) -> None:
         """With `group`, the resources of the actors, `close` stops the store."""
-        super().__init__(location, manifest, len(pool.actors), timeout, max_in_flight)
+        super().__init__(location, manifest, len(pool.actors), timeout)
         self.name, self._pool, self._group = pool.name, pool, group
         self._meter = ClientMeter(pool.name)
 
@@ -74,9 +73,7 @@ class RayStore(Store):
         replicas: int = 1,
         index: IndexSettings | None = None,
         detached: bool = False,
-        verify: bool = True,
         timeout: float = 60.0,
-        max_in_flight: int = 16,
     ) -> RayStore:
         """Start an actor for each shard (by default as many as on disk) and replica; wait until all have loaded.
 
@@ -112,7 +109,7 @@ class RayStore(Store):
                     # Of several drivers that start a store, the one whose first actor gets the name starts it.
                     actors[part].append(
                         ShardActor.options(**options).remote(
-                            name, str(place), (part, parts), (replica, replicas), settings, verify, key
+                            name, str(place), (part, parts), (replica, replicas), settings, key
                         )
                     )
             _await_room(group, name, settings.gpu)
@@ -126,10 +123,10 @@ class RayStore(Store):
                     f"a store {name} is running: stop it with `rgcluster store stop {name}`, or take its name"
                 ) from None
             raise
-        return cls(pool, place, manifest, timeout, max_in_flight, None if detached else group)
+        return cls(pool, place, manifest, timeout, None if detached else group)
 
     @classmethod
-    def connect(cls, name: str, *, timeout: float = 60.0, max_in_flight: int = 16) -> RayStore:
+    def connect(cls, name: str, *, timeout: float = 60.0) -> RayStore:
         """Connect to a running store; StoreUnavailable if there is none or it does not respond."""
         deadline = time.monotonic() + timeout
         held = [replica for running, part, replica in running_actors() if (running, part) == (name, 0)]
@@ -141,25 +138,24 @@ class RayStore(Store):
             [_find(name, part, replica, deadline) for replica in range(replicas)] for part in range(parts)
         ]
         pool = ActorPool(name, actors, ShardConnections(key))
-        return cls(pool, Location(location), manifest, timeout, max_in_flight)
+        return cls(pool, Location(location), manifest, timeout)
 
     @classmethod
-    def share(cls, location: Place, name: str, **options: Any) -> RayStore:
+    def share(cls, location: Place, name: str, *, timeout: float = 60.0, **options: Any) -> RayStore:
         """Connect to the store of that name, or start it. Training, evaluation and serving can share one store.
 
         Of several that call it at once, one starts the store and the others wait for it.
         """
-        shared = {key: options[key] for key in ("timeout", "max_in_flight") if key in options}
         while True:
             try:
-                store = cls.connect(name, **shared)
+                store = cls.connect(name, timeout=timeout)
                 store.reload()  # the snapshot may have been rebuilt since the store started
                 return store
             except StoreUnavailable:
                 if name in list_stores():
                     raise
             with suppress(_NameTaken):
-                return cls.start(location, name, **options)
+                return cls.start(location, name, timeout=timeout, **options)
 
     @property
     def replicas(self) -> int:
@@ -203,7 +199,7 @@ class RayStore(Store):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reconnect, (self.name, self.timeout, self._max_in_flight)
+        return _reconnect, (self.name, self.timeout)
 
 
 def list_stores() -> dict[str, int]:
@@ -225,8 +221,8 @@ def stop_store(name: str) -> int:
     return sum(replica == 0 for _, replica in held)
 
 
-def _reconnect(name: str, timeout: float, max_in_flight: int) -> RayStore:
-    return RayStore.connect(name, timeout=timeout, max_in_flight=max_in_flight)
+def _reconnect(name: str, timeout: float) -> RayStore:
+    return RayStore.connect(name, timeout=timeout)
 
 
 def _bundle(gpu: bool) -> dict[str, float]:

@@ -99,7 +99,9 @@ def _require_answer(address: str) -> None:
         return
     import requests
 
-    remedy = f"give --address http://HOST:{DASHBOARD_PORT} of the head, through a tunnel if need be"
+    remedy = (
+        f"give --address http://HOST:{DASHBOARD_PORT} of the head, through a tunnel if it is out of reach"
+    )
     try:
         response = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS)
     except requests.exceptions.RequestException as error:
@@ -252,7 +254,7 @@ def _answered(address: str) -> Iterator[None]:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EndpointError(
             f"{address}: no Ray dashboard answers there ({line[:160]}); give --address http://HOST:8265 of the head, "
-            "through a tunnel if need be"
+            "through a tunnel if it is out of reach"
         ) from None
     except RuntimeError as error:
         if isinstance(error, RGClusterError):

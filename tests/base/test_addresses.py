@@ -98,7 +98,7 @@ def test_what_answers_is_told_apart(web: str, monkeypatch: pytest.MonkeyPatch) -
         check_driver_address("RAY_ADDRESS", web)
     assert dashboard_address("--address", web) == f"http://{web}"
     with listening(b"SSH-2.0-OpenSSH\r\n") as other:
-        with pytest.raises(ConfigError, match="something else than a Ray cluster answers there"):
+        with pytest.raises(ConfigError, match="something other than a Ray cluster answers there"):
             check_driver_address("RAY_ADDRESS", other)
         with pytest.raises(
             ConfigError, match="no Ray cluster answers there; the dashboard is http://127.0.0.1:8265"
@@ -107,7 +107,9 @@ def test_what_answers_is_told_apart(web: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
     start = time.monotonic()
     for wrong in ("127.0.0.1:9", "no.such.host.invalid:6379", "192.0.2.1:6379"):
-        with pytest.raises(ConfigError, match="nobody answers there within 1 s; `ray start --head`"):
+        with pytest.raises(
+            ConfigError, match="nothing answers at this address within 1 s; `ray start --head`"
+        ):
             check_driver_address("RAY_ADDRESS", wrong)
     assert time.monotonic() - start < 10
 
@@ -115,7 +117,7 @@ def test_what_answers_is_told_apart(web: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_silent_server_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(ConfigError, match="something else"):
+        with pytest.raises(ConfigError, match="something other"):
             check_driver_address("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
 
 
@@ -155,12 +157,14 @@ def test_an_endpoint_needs_a_url(url: str, message: str) -> None:
         Client(url)
 
 
-def test_an_endpoint_that_nobody_serves_is_told_soon(monkeypatch: pytest.MonkeyPatch, web: str) -> None:
+def test_an_endpoint_that_no_server_serves_is_told_soon(monkeypatch: pytest.MonkeyPatch, web: str) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
-    with pytest.raises(ConfigError, match="nobody answers there within 1 s; `rgcluster serve --run DIR`"):
+    with pytest.raises(
+        ConfigError, match="nothing answers at this address within 1 s; `rgcluster serve --run DIR`"
+    ):
         require_endpoint("http://127.0.0.1:9")
     require_endpoint(f"http://{web}")
 
@@ -169,7 +173,7 @@ def test_an_endpoint_that_nobody_serves_is_told_soon(monkeypatch: pytest.MonkeyP
     ("arguments", "words"),
     [
         (["translate", "x.jpg", "--url", "127.0.0.1:8000", "--to", "Male", "--out", "o.png"], "http://127.0.0.1:8000"),
-        (["translate", "x.jpg", "--url", "http://127.0.0.1:9", "--to", "Male", "--out", "o.png"], "nobody answers"),
+        (["translate", "x.jpg", "--url", "http://127.0.0.1:9", "--to", "Male", "--out", "o.png"], "nothing answers"),
         (["submit", "pipeline", "--address", "http://127.0.0.1:9", "--", "--run", "/r"], "no Ray dashboard answers"),
         (["submit", "pipeline", "--address", "ray://head:10001", "--", "--run", "/r"], "perhaps http://head:8265"),
     ],
@@ -192,5 +196,5 @@ def test_a_run_at_a_dead_cluster_ends_and_leaves_nothing(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     result = command("demo", "--preset", "smoke", "--run", str(tmp_path / "run"), timeout=300)
     assert result.returncode == 2, result.stderr
-    assert "RAY_ADDRESS=127.0.0.1:9: nobody answers there within 5 s" in result.stderr
+    assert "RAY_ADDRESS=127.0.0.1:9: nothing answers at this address within 5 s" in result.stderr
     assert result.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []

@@ -146,6 +146,13 @@ def test_verify_reads_every_file(place: Path) -> None:
         store.add(ids[:2], vectors[:2], images_of(ids[:2]))
     shown = CliRunner().invoke(store_app, ["verify", "--at", str(place)])
     assert shown.exit_code == 0 and "60 images, all files match" in " ".join(shown.output.split())
+    (place / "indexes").mkdir(exist_ok=True)
+    (place / "indexes" / "a.faiss").write_bytes(b"damaged")
+    (place / "indexes" / "a.json").write_text(json.dumps({"sha256": "0" * 64}))
+    failed = CliRunner().invoke(store_app, ["verify", "--at", str(place)]).exception
+    assert isinstance(failed, CheckpointError) and "a.faiss: differs from its checksum; remove it" in str(
+        failed
+    )
     change = next(place.glob("changes/*/*.npz"))
     content = bytearray(change.read_bytes())
     content[len(content) // 2] ^= 1

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from stores import ArrayRows, brute_force, clustered, images_of, write
 
+from rgcluster.base.storage import Location
 from rgcluster.errors import DataError
 from rgcluster.store import Filter, IndexSettings, LocalStore, tag_of
+from rgcluster.store.disk.indexes import make_index
 from rgcluster.store.index.approximate import ApproximateIndex
-from rgcluster.store.index.exact import ExactIndex
+from rgcluster.store.index.exact import ExactIndex, Index
 from rgcluster.store.index.plan import EXACT_LIMIT, choose, plan_of
-from rgcluster.store.shard.built import load_index, make_index
 
 KINDS = ("ivf", "hnsw", "ivfpq")
 COUNT = 6000
@@ -24,10 +27,17 @@ def vectors() -> np.ndarray:
     return clustered(COUNT + 64)
 
 
-def build(kind: str, vectors: np.ndarray, file: Path | None = None) -> ApproximateIndex:
-    rows = vectors[:COUNT]
+def build(kind: str, vectors: np.ndarray) -> ApproximateIndex:
     plan = choose(kind, COUNT, 16, None, 0.95)  # type: ignore[arg-type]
-    index = make_index(plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(rows), file)
+    return ApproximateIndex.build(
+        plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT])
+    )
+
+
+def made(kind: str, vectors: np.ndarray, file: Path, *, verify: bool = False) -> ApproximateIndex:
+    plan = choose(kind, COUNT, 16, None, 0.95)  # type: ignore[arg-type]
+    rows = np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT])
+    index = make_index(plan, *rows, file, verify=verify)
     assert isinstance(index, ApproximateIndex)
     return index
 
@@ -60,29 +70,66 @@ def test_an_answer_is_never_short(kind: str, vectors: np.ndarray) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_index_is_kept_and_a_damaged_one_is_made_again(
-    kind: str, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     file, queries = tmp_path / "indexes" / "a.faiss", vectors[COUNT:]
-    first = build(kind, vectors, file)
-    expected = first.nearest(queries, 3)
+    first = made(kind, vectors, file)
+    expected = build(kind, vectors).nearest(queries, 3)
     with monkeypatch.context() as patched:
         patched.setattr(ApproximateIndex, "build", lambda *args, **options: pytest.fail("it was not read"))
-        again = build(kind, vectors, file)
-    np.testing.assert_array_equal(again.nearest(queries, 3)[1], expected[1])
-    assert again.measured_recall == first.measured_recall
+        again = made(kind, vectors, file, verify=True)
+    for index in (first, again):
+        np.testing.assert_array_equal(index.nearest(queries, 3)[1], expected[1])
+        np.testing.assert_array_equal(index.nearest(queries, 3)[0], expected[0])
+    assert again.measured_recall == first.measured_recall and mapped(file)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    said: list[str] = []
-    made = make_index(
-        first.plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT]), file,
-        log=said.append,
-    )  # fmt: skip
-    assert "differs from its checksum" in said[0]
-    np.testing.assert_array_equal(made.nearest(queries, 3)[1], expected[1])
+    del first, again
+    for damage, found_by in ((bytes(content), True), (bytes(content[:1000]), False), (b"", False)):
+        file.unlink()
+        file.write_bytes(damage)
+        caplog.clear()
+        rebuilt = made(kind, vectors, file, verify=found_by)
+        assert "differs from its checksum; rebuilding the index" in caplog.text
+        np.testing.assert_array_equal(rebuilt.nearest(queries, 3)[1], expected[1])
+    assert {path.suffix for path in file.parent.iterdir()} == {".faiss", ".json", ".lock"}
+
+
+def mapped(file: Path) -> bool:
+    return any(line.endswith(str(file)) for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_an_index_is_built_once_and_kept_with_a_remote_snapshot(
+    vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build_once = ApproximateIndex.build
+
+    def count(*args: Any, **options: Any) -> ApproximateIndex:
+        built.append(1)
+        return build_once(*args, **options)
+
+    monkeypatch.setattr(ApproximateIndex, "build", count)
+    plan = choose("ivf", COUNT, 16, None, 0.95)
     rows = np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT])
-    load_index(file, first.plan, *rows)
-    assert not list(file.parent.glob("*.tmp"))
+    remote = Location(tmp_path / "snapshot" / "indexes")
+
+    def serve(machine: str) -> Index:
+        return make_index(plan, *rows, tmp_path / machine / "a.faiss", remote=remote)
+
+    replicas = [threading.Thread(target=serve, args=("first",)) for _ in range(3)]
+    for replica in replicas:
+        replica.start()
+    for replica in replicas:
+        replica.join()
+    held = serve("second")
+    assert len(built) == 1 and mapped(tmp_path / "second" / "a.faiss") and len(held) == COUNT
+    (tmp_path / "snapshot" / "indexes" / "a.faiss").write_bytes(b"damaged")
+    serve("third")
+    assert len(built) == 2
+    serve("fourth")
+    assert len(built) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,16 +193,9 @@ def test_the_reckoned_memory_is_that_of_the_index(kind: str, vectors: np.ndarray
 @pytest.mark.parametrize("kind", ["exact", *KINDS])
 def test_rows_removed_from_among_the_nearest_are_passed_over(kind: str, vectors: np.ndarray) -> None:
     queries = vectors[:32]
-    index = (
-        make_index(
-            plan_of("exact", COUNT, 16, 1.0),
-            np.arange(COUNT) * 3,
-            np.zeros(COUNT, np.uint8),
-            ArrayRows(vectors),
-        )
-        if kind == "exact"
-        else build(kind, vectors)
-    )
+    index: Index = build(kind, vectors) if kind != "exact" else ExactIndex(16)
+    if isinstance(index, ExactIndex):
+        index.add(np.arange(COUNT) * 3, vectors[:COUNT])
     for _ in range(6):
         _, near = index.nearest(queries, 8)
         assert (near >= 0).all()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from stores import DIGESTS, IMAGE, brute_force, images_of, sample, write
+from stores import DIGESTS, brute_force, images_of, sample, write
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import (
@@ -27,7 +27,7 @@ from rgcluster.errors import (
     UnknownId,
     WriterConflict,
 )
-from rgcluster.store import Filter, LocalStore, SnapshotWriter, copy_snapshot, read_manifest, tag_of
+from rgcluster.store import Filter, LocalStore, copy_snapshot, read_manifest, tag_of
 from rgcluster.store import client as client_module
 from rgcluster.store.changes import compaction, lease
 from rgcluster.store.changes.journal import Change, ChangeFile, Journal, change_files
@@ -301,39 +301,6 @@ def test_copies_hold_the_changes_and_fit_any_number_of_shards(place: Path, tmp_p
             )
 
 
-def test_a_writer_goes_on_where_it_was_saved(tmp_path: Path) -> None:
-    ids, vectors = sample(50)
-    images = images_of(ids)
-
-    def open_writer(key: str) -> SnapshotWriter:
-        return SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS, resume=key)
-
-    with open_writer("a") as writer:
-        writer.append(ids[:20], vectors[:20], images[:20])
-        writer.save()
-        writer.append(ids[20:30], vectors[20:30], images[20:30])  # lost: not saved
-    with pytest.raises(CheckpointError, match="no store here"):
-        read_manifest(tmp_path / "s")
-    with open_writer("a") as writer:
-        np.testing.assert_array_equal(writer.held, np.sort(ids[:20]))
-        writer.append(ids[20:], vectors[20:], images[20:])
-        assert writer.commit().count == 50
-    with LocalStore(tmp_path / "s") as store:
-        np.testing.assert_array_equal(store.fetch(ids), images)
-    # Other work does not begin with what this left.
-    with SnapshotWriter(tmp_path / "t", 2, 8, IMAGE, DIGESTS, resume="a") as writer:
-        writer.append(ids[:20], vectors[:20], images[:20])
-        writer.save()
-    with SnapshotWriter(tmp_path / "t", 2, 8, IMAGE, DIGESTS, resume="b") as writer:
-        assert not len(writer.held) and not (tmp_path / "t" / "partial-a").exists()
-
-
-def test_the_same_key_twice_at_once_is_refused(tmp_path: Path) -> None:
-    with SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS, resume="a"):
-        with pytest.raises(DataError, match="another process is writing"):
-            SnapshotWriter(tmp_path / "s", 2, 8, IMAGE, DIGESTS, resume="a")
-
-
 def test_random_draws_follow_the_changes(place: Path) -> None:
     ids, vectors = sample(3, seed=5)
     with LocalStore(place) as store:
@@ -343,12 +310,13 @@ def test_random_draws_follow_the_changes(place: Path) -> None:
         assert all(set(row) == set(store.ids()) for row in drawn.ids)
 
 
-def test_searches_that_meet_are_answered_as_if_alone(place: Path) -> None:
+def test_searches_that_meet_are_answered_as_if_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_IN_FLIGHT", 24)
     ids, vectors = sample(60)
     asked = [
         (vectors[n : n + 1 + n % 3], 1 + n % 4, ids[n : n + 1 + n % 3] if n % 2 else None) for n in range(24)
     ]
-    with LocalStore(place, max_in_flight=24) as store:
+    with LocalStore(place) as store:
         alone = [store.search(*one) for one in asked]
         for _ in range(5):
             together = [store.search_async(*one) for one in asked]

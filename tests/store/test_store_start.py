@@ -13,7 +13,7 @@ from ray.util import list_named_actors, placement_group_table
 from stores import images_of, sample, write
 
 from rgcluster.errors import ConfigError
-from rgcluster.store import NAMESPACE, RayStore, list_stores, stop_store
+from rgcluster.store import NAMESPACE, RayStore, client, list_stores, stop_store
 from rgcluster.store.actors import actor
 from rgcluster.store.actors.actor import ShardProcess
 from rgcluster.store.shard.requests import ShardRequest
@@ -91,9 +91,10 @@ def test_control_calls_do_not_wait_for_writers(place: Path, monkeypatch: pytest.
                 time.sleep(6)
             return super().call(request)
 
+    monkeypatch.setattr(client, "MAX_IN_FLIGHT", 40)
     monkeypatch.setattr("rgcluster.store.store.ShardActor", ray.remote(**actor._ACTOR)(Slow))
     ids, vectors = sample(24, seed=3)
-    with RayStore.start(place, "busy", num_actors=1, max_in_flight=40) as store:
+    with RayStore.start(place, "busy", num_actors=1) as store:
         threads = [
             threading.Thread(
                 target=store.add, args=(ids[n : n + 1], vectors[n : n + 1], images_of(ids[n : n + 1]))

@@ -34,7 +34,7 @@ def add_all(place: Path, ids: np.ndarray, log: Path) -> None:
     todo = [row for row in ids.tolist() if row not in set(acknowledged(log))]
     while todo:
         burst, todo = todo[:BURST], todo[BURST:]
-        with LocalStore(place, num_shards=1 + len(todo) // BURST % 2, verify_checksums=False) as store:
+        with LocalStore(place, num_shards=1 + len(todo) // BURST % 2) as store:
             threads = [
                 threading.Thread(target=_add, args=(store, burst[first::THREADS], log))
                 for first in range(THREADS)
@@ -63,7 +63,7 @@ def compact_once(place: Path, moment: str | None) -> None:
     if moment is not None:
         setattr(compaction, moment, lambda *given: os.kill(os.getpid(), signal.SIGKILL))
     try:
-        with LocalStore(place, verify_checksums=False) as store:
+        with LocalStore(place) as store:
             store.compact()
     except StorageError as error:
         assert "replaced by another process meanwhile" in str(error), error

@@ -63,12 +63,12 @@ def check_driver_address(source: str, address: str) -> None:
     kind = _what_answers(parts.hostname, parts.port)
     if kind == "nothing":
         raise ConfigError(
-            f"{shown}: nobody answers there within {ANSWER_SECONDS:g} s; `ray start --head` starts a cluster on this "
-            f"machine, `ray status` shows the address of one that runs, HOST:{CLUSTER_PORT}"
+            f"{shown}: nothing answers at this address within {ANSWER_SECONDS:g} s; `ray start --head` starts a "
+            f"cluster on this machine, `ray status` shows the address of one that runs, HOST:{CLUSTER_PORT}"
         )
     if kind != "cluster":
         what = (
-            "a web server, perhaps the dashboard," if kind == "http" else "something else than a Ray cluster"
+            "a web server, perhaps the dashboard," if kind == "http" else "something other than a Ray cluster"
         )
         raise ConfigError(
             f"{shown}: {what} answers there; set {source}={own}, the address that `ray start` printed"
@@ -97,8 +97,8 @@ def dashboard_address(source: str, address: str) -> str:
     kind = _what_answers(parts.hostname, parts.port)
     if kind == "nothing":
         raise ConfigError(
-            f"{shown}: nobody answers there within {ANSWER_SECONDS:g} s; the dashboard of a cluster is {right}, "
-            "through a tunnel if need be"
+            f"{shown}: nothing answers at this address within {ANSWER_SECONDS:g} s; the dashboard of a cluster is "
+            f"{right}, through a tunnel if it is out of reach"
         )
     if kind == "other":
         raise ConfigError(f"{shown}: no Ray cluster answers there; the dashboard is {right}")
@@ -117,7 +117,7 @@ def require_url(url: str) -> None:
 
 
 def require_endpoint(url: str) -> None:
-    """Raise ConfigError unless `url` has the right form and somebody listens there."""
+    """Raise ConfigError unless `url` has the right form and a server accepts connections there."""
     require_url(url)
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -128,8 +128,8 @@ def require_endpoint(url: str) -> None:
         socket.create_connection((host, port), ANSWER_SECONDS).close()
     except (OSError, UnicodeError):
         raise ConfigError(
-            f"{url}: nobody answers there within {ANSWER_SECONDS:g} s; `rgcluster serve --run DIR` starts an endpoint "
-            "and prints its address"
+            f"{url}: nothing answers at this address within {ANSWER_SECONDS:g} s; `rgcluster serve --run DIR` starts "
+            "an endpoint and prints its address"
         ) from None
 
 
@@ -166,7 +166,7 @@ def _what_answers(host: str, port: int) -> Literal["cluster", "http", "other", "
 
 
 def _response(host: str, port: int, request: bytes) -> bytes:
-    """Return the first bytes of a server's response, none where it is silent; OSError where nobody listens."""
+    """Return the first bytes of a server's response, none where it is silent; OSError where nothing listens."""
     with socket.create_connection((host, port), ANSWER_SECONDS / 2) as connection:
         connection.settimeout(ANSWER_SECONDS / 5)
         try:

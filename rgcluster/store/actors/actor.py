@@ -38,21 +38,12 @@ class ShardProcess(Host):
         shard: tuple[int, int],
         copy: tuple[int, int],
         settings: IndexSettings,
-        verify: bool,
         key: str,
     ) -> None:
         """`shard` is its number and how many there are, `copy` that of the replica."""
         self._restarts = _restarts()
-        # Shard files never change, so a restart does not verify them again.
         owner = digest_bytes(key.encode())
-        super().__init__(
-            location,
-            *shard,
-            settings,
-            owner,
-            restarts=self._restarts,
-            verify=verify and not self._restarts,
-        )
+        super().__init__(location, *shard, settings, owner, restarts=self._restarts)
         self._replica, self._replicas = copy
         self._meter: ShardMeter | None = None
         self._metering = threading.Lock()

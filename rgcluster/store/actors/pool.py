@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rgcluster.errors import RGClusterError, StoreUnavailable
 from rgcluster.store.actors.connections import PendingResponse, ShardConnections
@@ -89,34 +89,11 @@ class ActorPool:
         deadline: float,
         allowed: float,
     ) -> None:
-        """Fill in the results of the calls that went through Ray."""
-        patience = self._patience(deadline) - time.monotonic()
-        try:
-            # The common case: every shard responds.
-            received = ray.get(list(refs.values()), timeout=max(0.0, patience))
-        except RayTaskError as error:
-            raise _typed(error) from None
-        except (GetTimeoutError, RayError):
-            self._retry(calls, results, refs, turn, deadline, allowed)
-            return
-        for place, result in zip(refs, received, strict=True):
-            results[place] = result
-
-    def _retry(
-        self,
-        calls: Sequence[HostCall],
-        results: list[Any],
-        refs: dict[int, Any],
-        turn: int,
-        deadline: float,
-        allowed: float,
-    ) -> None:
-        """Collect the available results and repeat the other calls, on another replica if there is one."""
-        until = 0.0
+        """Fill in the results of the calls that went through Ray; repeat them, on another replica if there is one."""
         while True:
-            slow: list[int] = []
-            down: list[int] = []
-            ready = self._ready(list(refs.values()), until)
+            slow, down = list[int](), list[int]()
+            timeout = max(0.0, self._patience(deadline) - time.monotonic())
+            ready = set(ray.wait(list(refs.values()), num_returns=len(refs), timeout=timeout)[0])
             for place, ref in list(refs.items()):
                 if ref not in ready:
                     slow.append(place)
@@ -144,7 +121,6 @@ class ActorPool:
             again = down if self.replicas == 1 else down + slow
             for place in again:
                 refs[place] = self._submit(calls[place], turn)
-            until = self._patience(deadline)
 
     def everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
         """Call every actor; wait for the restart of one that is down."""
@@ -193,10 +169,6 @@ class ActorPool:
         if writes or request is None:
             method = method.options(concurrency_group="writes" if writes else "control")
         return method.remote(*call.args)
-
-    def _ready(self, refs: Sequence[Any], until: float) -> set[Any]:
-        timeout = max(0.0, until - time.monotonic())
-        return set(ray.wait(list(refs), num_returns=len(refs), timeout=timeout)[0])
 
     def _require_named(self, part: int) -> None:
         """Raise if the shard was stopped rather than killed; Ray reports both as dead."""

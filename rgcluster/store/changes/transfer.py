@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.store.changes.journal import Change, ChangeFile, change_files
+from rgcluster.store.disk.indexes import INDEXES, verify_indexes
+from rgcluster.store.disk.locks import locked
 from rgcluster.store.disk.orphans import RETIRED_SECONDS
 from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import (
@@ -21,6 +25,7 @@ from rgcluster.store.disk.snapshot import (
     ShardEntry,
     damaged,
     read_manifest,
+    shard_of,
     verify_shard,
 )
 from rgcluster.store.disk.writer import SnapshotWriter
@@ -40,9 +45,7 @@ def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEn
     cache = private_directory(f"cache/{digest_bytes(str(location).encode())}")
     for entry in entries:
         directory = cache / entry.directory
-        directory.mkdir(exist_ok=True)
-        with (directory / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(directory / "lock"):
             for name in FILES:
                 file, expected = directory / name, entry.files[name]
                 if not file.exists() or file.stat().st_size != expected.bytes:
@@ -55,23 +58,23 @@ def local_copy(location: Location, manifest: Manifest, entries: Sequence[ShardEn
 
 
 def _remove_other_generations(cache: Path, location: Location, manifest: Manifest) -> None:
-    """Remove cached shards that neither this manifest nor the current one names, after an hour."""
-    named = manifest.directories | read_manifest(location).directories
-    for directory in cache.glob("shard-*"):
-        if directory.name not in named and time.time() - directory.stat().st_mtime > RETIRED_SECONDS:
-            shutil.rmtree(directory, ignore_errors=True)
+    """Remove cached shards and indexes that belong neither to this manifest nor to the current one, after an hour."""
+    live = manifest, read_manifest(location)
+    kept = tuple({each.digest for each in live}.union(*(each.directories for each in live)))
+    for path in (*cache.glob("shard-*"), *cache.glob(f"{INDEXES}/*")):
+        if not path.name.startswith(kept) and time.time() - path.stat().st_mtime > RETIRED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def copy_snapshot(source: Place, target: Place, num_shards: int | None = None) -> Manifest:
     """Copy a store with all its changes, to another number of shards if given.
 
     Either place may be remote. Every checksum of the source is verified. Memory holds a few hundred images
-    and, at most, the ids of the changes.
+    and, at most, the ids of the rows and of the changes.
     """
     manifest = read_manifest(source)
-    with _writer_like(manifest, target, num_shards, replace=False) as writer:
-        files = change_files(Location(source), manifest)
-        _fill(writer, Location(source), manifest, files)
+    files = change_files(Location(source), manifest)
+    with _copied(Location(source), manifest, files, target, num_shards or manifest.num_shards) as writer:
         return writer.commit(origin=manifest.built_digest if files else manifest.origin)
 
 
@@ -85,6 +88,7 @@ def verify(location: Place) -> Manifest:
         verify_shard(place, entry)
     for file in change_files(place, manifest):
         file.read()
+    verify_indexes(place)
     return manifest
 
 
@@ -93,33 +97,46 @@ def write_compacted(location: Location, manifest: Manifest, epoch: int) -> str:
 
     Returns the name of its manifest, for `publish`.
     """
-    with _writer_like(manifest, location, None, replace=True) as writer:
-        _fill(writer, location, manifest, change_files(location, manifest, last=epoch - 1))
+    files = change_files(location, manifest, last=epoch - 1)
+    with _copied(location, manifest, files, location, manifest.num_shards, name=manifest.name) as writer:
         return writer.commit_beside(
             origin=manifest.built_digest, generation=manifest.generation + 1, changes_from=epoch
         )
 
 
-def _writer_like(manifest: Manifest, target: Place, num_shards: int | None, replace: bool) -> SnapshotWriter:
-    return SnapshotWriter(
-        target, num_shards or manifest.num_shards, manifest.dimension, manifest.image_shape, manifest.digests,
-        name=manifest.name if replace else None, replace=replace,
-    )  # fmt: skip
-
-
-def _fill(writer: SnapshotWriter, source: Location, manifest: Manifest, files: Sequence[ChangeFile]) -> None:
-    """Append the rows of a snapshot as these changes leave them."""
-    last: dict[int, tuple[int, int]] = {}
+@contextmanager
+def _copied(
+    source: Location,
+    manifest: Manifest,
+    files: Sequence[ChangeFile],
+    target: Place,
+    num_shards: int,
+    name: str | None = None,
+) -> Iterator[SnapshotWriter]:
+    """Yield a writer of the rows of a snapshot as these changes leave them; with a name, one beside the snapshot."""
+    last: dict[int, tuple[int, int, bool]] = {}
     for number, file in enumerate(files):
         for turn, change in enumerate(file.read()):
-            last |= dict.fromkeys(change.ids.tolist(), (number, turn))
+            last |= dict.fromkeys(change.ids.tolist(), (number, turn, change.adds))
     changed = np.array(sorted(last), np.int64)
-    for rows in _pieces(source, manifest):
-        _append(writer, rows.select(~np.isin(rows.ids, changed)))
-    for number, file in enumerate(files):
-        for turn, change in enumerate(file.read()):
-            newest = [last[row] == (number, turn) for row in change.ids.tolist()]
-            _append(writer, change.select(np.array(newest, bool)))
+    shards = [_verified(source, manifest, entry) for entry in manifest.shards]
+    stay = [~np.isin(columns[0], changed) for columns in shards]
+    ids = [columns[0][rows] for columns, rows in zip(shards, stay, strict=True)]
+    ids.append(np.array([row for row, (_, _, adds) in last.items() if adds], np.int64))
+    expected = np.bincount(shard_of(np.concatenate(ids), num_shards), minlength=num_shards)
+    with SnapshotWriter(
+        target, num_shards, manifest.dimension, manifest.image_shape, manifest.digests,
+        name=name, replace=name is not None, expected=expected.tolist(),
+    ) as writer:  # fmt: skip
+        for columns, rows in zip(shards, stay, strict=True):
+            for start in range(0, len(rows), _COPY_ROWS):
+                piece = slice(start, start + _COPY_ROWS)
+                _append(writer, Change(*(np.array(each[piece]) for each in columns)).select(rows[piece]))
+        for number, file in enumerate(files):
+            for turn, change in enumerate(file.read()):
+                newest = [last[row][:2] == (number, turn) for row in change.ids.tolist()]
+                _append(writer, change.select(np.array(newest, bool)))
+        yield writer
 
 
 def _append(writer: SnapshotWriter, rows: Change) -> None:
@@ -127,17 +144,9 @@ def _append(writer: SnapshotWriter, rows: Change) -> None:
         writer.append(rows.ids, rows.vectors, rows.images, rows.tags)
 
 
-def _pieces(source: Location, manifest: Manifest) -> Iterator[Change]:
-    """Yield the rows of the snapshot's files, a few hundred at a time."""
-    for entry in manifest.shards:
-        place = local_copy(source, manifest, [entry])
-        if source.is_local:
-            verify_shard(source, entry)
-        ids, vectors, images, tags = (
-            np.load(place / entry.directory / name, mmap_mode="r", allow_pickle=False) for name in FILES
-        )
-        for start in range(0, entry.count, _COPY_ROWS):
-            rows = slice(start, start + _COPY_ROWS)
-            yield Change(
-                np.array(ids[rows]), np.array(vectors[rows]), np.array(images[rows]), np.array(tags[rows])
-            )
+def _verified(source: Location, manifest: Manifest, entry: ShardEntry) -> list[NDArray[Any]]:
+    """Return the columns of a shard, mapped from its files, whose checksums match."""
+    place = local_copy(source, manifest, [entry]) / entry.directory
+    if source.is_local:
+        verify_shard(source, entry)
+    return [np.load(place / name, mmap_mode="r", allow_pickle=False) for name in FILES]

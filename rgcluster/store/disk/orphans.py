@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import CheckpointError
+from rgcluster.store.disk.indexes import INDEXES
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
 from rgcluster.store.disk.versions import MANIFEST, Versions
 
@@ -62,7 +63,7 @@ def _remove_beside(place: Location, live: dict[str, Manifest]) -> None:
         if epoch.isdigit() and int(epoch) < first:
             (place / "changes" / epoch).remove()
     digests = tuple(manifest.digest for manifest in live.values())
-    indexes = place / "indexes"
+    indexes = place / INDEXES
     for name in indexes.names():
         if not name.startswith(digests) and time.time() - (indexes / name).modified_below() > RETIRED_SECONDS:
             (indexes / name).remove()

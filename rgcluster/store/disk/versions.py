@@ -5,7 +5,7 @@
 A version never changes. The next one is created exclusively under the next number, so each follows the one that
 its author has read: taking the right to write, publishing a generation and sealing the changes so far are the
 same step. The number is the *epoch* of the changes made under a version. A change is acknowledged only if its
-epoch is still the newest after it was written. Whoever then lists the changes before a version of its own sees
+epoch is still the newest after it was written. A process that then lists the changes before a version of its own sees
 every acknowledged one.
 """
 
@@ -27,7 +27,7 @@ _DIRECTORY = "versions"
 _NAME = re.compile(r"(\d{12})\.json")
 _MANIFEST_NAME = re.compile(r"manifest(-[0-9a-f]{8})?\.json")
 _KEPT = 8
-"""Number of versions that remain, for whoever is about to read one."""
+"""Number of versions that remain, for processes that are about to read one."""
 
 
 @dataclass(frozen=True)

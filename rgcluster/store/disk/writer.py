@@ -7,32 +7,26 @@ writer continues it if both have the same `resume` key, or removes it.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rgcluster.base.storage import Location, digest_bytes
+from rgcluster.base.storage import Location
 from rgcluster.errors import DataError, StorageError
-from rgcluster.store.disk.growing import GrowingArray
+from rgcluster.store.disk.locks import take_lock
 from rgcluster.store.disk.orphans import remove_orphans
-from rgcluster.store.disk.private import private_directory
+from rgcluster.store.disk.shard_writer import ShardPlan, ShardWriter, building_directory, is_saved
 from rgcluster.store.disk.snapshot import (
-    FILES,
-    FileEntry,
     Manifest,
     Place,
     ShardEntry,
-    file_digest,
     read_manifest,
     shard_of,
 )
@@ -40,9 +34,9 @@ from rgcluster.store.disk.versions import MANIFEST, Versions
 from rgcluster.store.index.exact import NO_ID, as_ids, as_vectors
 from rgcluster.store.index.rows import SPLITS
 
-__all__ = ["SnapshotWriter", "as_images", "as_tags", "discard", "publish"]
+__all__ = ["SnapshotWriter", "as_rows", "discard", "publish"]
 
-_PARTIAL, _LOCK, _PROGRESS = "partial-", "lock", "progress.json"
+_PARTIAL, _LOCK = "partial-", "lock"
 _PUBLISH_SECONDS = 6 * 3600.0
 """A snapshot that was written longer ago is not published, since its files might count as orphans."""
 
@@ -50,9 +44,9 @@ _PUBLISH_SECONDS = 6 * 3600.0
 class SnapshotWriter:
     """Streams rows into a new snapshot. Exiting the context without `commit` removes them.
 
-    With a `resume` key, the digest of everything the rows depend on, rows up to the last `save` remain instead,
-    and the next writer with that key continues from them. DataError if the location already holds a snapshot,
-    unless `replace` is set; then `commit` replaces it.
+    With a `resume` key, the digest of everything the rows depend on, what the writers of the shards saved remains
+    instead, and the next writer with that key continues it. DataError if the location already holds a snapshot,
+    unless `replace` is set; then `commit` replaces it. `expected` is the number of rows of each shard, if known.
     """
 
     def __init__(
@@ -66,6 +60,7 @@ class SnapshotWriter:
         name: str | None = None,
         replace: bool = False,
         resume: str | None = None,
+        expected: Sequence[int] | None = None,
     ) -> None:
         if num_shards < 1:
             raise DataError(f"{num_shards} shards: a store needs 1 or more")
@@ -73,27 +68,25 @@ class SnapshotWriter:
         self._name, self._dimension, self._digests = name or self._target.name, dimension, dict(digests)
         self._image_shape = (int(image_shape[0]), int(image_shape[1]), int(image_shape[2]))
         self._refuse_to_overwrite()
-        self._token = uuid.uuid4().hex[:8]
-        self._home = _home(self._target)
-        self._partial = self._home / f"{_PARTIAL}{resume or self._token}"
+        token = uuid.uuid4().hex[:8]
+        self._home = building_directory(self._target)
+        self._partial = self._home / f"{_PARTIAL}{resume or token}"
         self._made_home = not self._target.is_local or not self._home.exists()
         self._partial.mkdir(parents=True, exist_ok=True)
-        lock = _take(self._partial)
+        lock = take_lock(self._partial / _LOCK)
         if lock is None:
             raise DataError(f"{self._target}: another process is writing this snapshot; wait for it")
         self._lock, self._open = lock, True
         self._remove_stale()
-        try:
-            self._files = self._open_files(num_shards)
-            self._ids = np.unique(np.concatenate([files["ids.npy"].read() for files in self._files]))
-        except BaseException:
-            self.abort()
-            raise
-
-    @property
-    def held(self) -> NDArray[np.int64]:
-        """Ids [N] that an interrupted writer with the same key had saved, ascending."""
-        return self._ids
+        self.plans = [
+            ShardPlan(
+                str(self._target), self._partial.name, number, f"shard-{number:05d}-{token}", dimension,
+                self._image_shape, 0 if expected is None else int(expected[number]),
+            )
+            for number in range(num_shards)
+        ]  # fmt: skip
+        """What is needed to write a shard in another process."""
+        self._writers: list[ShardWriter] = []
 
     def append(
         self, ids: ArrayLike, vectors: ArrayLike, images: ArrayLike, tags: ArrayLike | None = None
@@ -101,37 +94,20 @@ class SnapshotWriter:
         """Append ids [N], vectors float32 [N, d], images uint8 [N, H, W, C], tags [N] (`rows.SPLITS`; train
         if not given); DataError if the shapes or types do not match."""
         self._require_open()
-        numbers, rows = as_ids(ids), as_vectors(vectors, self._dimension)
-        pictures = as_images(images, len(rows), self._image_shape)
-        if numbers.shape != (len(rows),) or (numbers == NO_ID).any():
-            raise DataError(
-                f"ids of shape {list(numbers.shape)} for {len(rows)} rows: give each an id other than -1"
-            )
-        arrays: tuple[NDArray[Any], ...] = (numbers, rows, pictures, as_tags(tags, len(rows)))
-        columns = dict(zip(FILES, arrays, strict=True))
-        owners = shard_of(numbers, len(self._files))
+        rows = as_rows(ids, vectors, images, tags, self._dimension, self._image_shape)
+        owners = shard_of(rows[0], len(self.plans))
         for owner in np.unique(owners):
-            mine = owners == owner
-            for file, values in columns.items():
-                self._files[owner][file].append(values[mine])
+            self._here()[owner].append([column[owners == owner] for column in rows])
 
-    def save(self) -> None:
-        """Make the appended rows durable, for writers with a `resume` key."""
-        self._require_open()
-        for files in self._files:
-            for file in files.values():
-                file.sync()
-        Location(self._partial / _PROGRESS).write_json([files["ids.npy"].count for files in self._files])
-
-    def commit(self, *, origin: str = "") -> Manifest:
+    def commit(self, *, origin: str = "", each: Callable[[str], list[Any]] | None = None) -> Manifest:
         """Publish the snapshot; DataError for no rows or a duplicate id.
 
-        Changes made before this call do not apply to it.
+        Changes made before this call do not apply to it. `each` calls a method of the writers of all shards, if
+        they are in other processes.
         """
         self._require_open()
         try:
-            manifest = self._finish(origin)
-            self._move_shards(manifest)
+            manifest = self._finish(origin, each)
             if (self._target / MANIFEST).exists():
                 manifest = self._replace_current(manifest)
             elif not (self._target / MANIFEST).create(manifest.to_bytes()):
@@ -147,7 +123,6 @@ class SnapshotWriter:
         self._require_open()
         try:
             manifest = replace(self._finish(origin), generation=generation, changes_from=changes_from)
-            self._move_shards(manifest)
             name = self._write_beside(manifest)
         except BaseException:
             self.abort()
@@ -156,12 +131,9 @@ class SnapshotWriter:
         return name
 
     def abort(self) -> None:
-        """Remove all rows written, or those since the last `save`. Does nothing after `commit`."""
+        """Remove all rows written, or those that no later writer may continue with. Does nothing after `commit`."""
         if self._open:
-            for files in getattr(self, "_files", []):
-                for file in files.values():
-                    file.close()
-            self._close(remove=not (self._resume and (self._partial / _PROGRESS).exists()))
+            self._close(remove=not (self._resume and is_saved(self._partial)))
 
     def __enter__(self) -> Self:
         return self
@@ -171,66 +143,27 @@ class SnapshotWriter:
     ) -> None:
         self.abort()
 
-    def _open_files(self, num_shards: int) -> list[dict[str, GrowingArray]]:
-        progress = Location(self._partial / _PROGRESS)
-        counts = progress.read_json() if progress.exists() else [0] * num_shards
-        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "ids.npy": (np.int64, ()),
-            "vectors.npy": (np.float32, (self._dimension,)),
-            "images.npy": (np.uint8, self._image_shape),
-            "tags.npy": (np.uint8, ()),
-        }
-        opened = []
-        for number in range(num_shards):
-            directory = self._partial / f"shard-{number:05d}"
-            directory.mkdir(exist_ok=True)
-            opened.append(
-                {
-                    name: GrowingArray(directory / name, dtype, shape, counts[number])
-                    for name, (dtype, shape) in kinds.items()
-                }
-            )
-        return opened
+    def _here(self) -> list[ShardWriter]:
+        """Return writers of the shards in this process."""
+        if not self._writers:
+            self._writers = [ShardWriter(plan) for plan in self.plans]
+        return self._writers
 
-    def _finish(self, origin: str) -> Manifest:
-        entries = []
-        for files in self._files:
-            for file in files.values():
-                file.finish()
-            path = files["ids.npy"].path
-            unique, counts = np.unique(np.load(path, allow_pickle=False), return_counts=True)
-            if (counts > 1).any():
-                raise DataError(
-                    f"the id {unique[counts > 1][0]} was appended twice: remove one of the two images"
-                )
-            sums = {
-                name: FileEntry(file.path.stat().st_size, file_digest(file.path))
-                for name, file in files.items()
-            }
-            entries.append(ShardEntry(f"{path.parent.name}-{self._token}", len(unique), sums))
+    def _finish(self, origin: str, each: Callable[[str], list[Any]] | None = None) -> Manifest:
+        """Complete the shards and move them to their places; return the manifest."""
+
+        def each_here(method: str) -> list[Any]:
+            return [getattr(writer, method)() for writer in self._here()]
+
+        entries: list[ShardEntry] = (each or each_here)("finish")
         count = sum(entry.count for entry in entries)
         if not count:
             raise DataError(f"{self._target}: nothing was appended; a store needs 1 image or more")
-        return Manifest(
-            self._name,
-            self._dimension,
-            self._image_shape,
-            count,
-            self._digests,
-            tuple(entries),
-            origin=origin,
-        )
-
-    def _move_shards(self, manifest: Manifest) -> None:
         self._refuse_to_overwrite()
-        for number, entry in enumerate(manifest.shards):
-            source, place = self._partial / f"shard-{number:05d}", self._target / entry.directory
-            if self._target.is_local:
-                os.utime(source)  # its age as an orphan counts from here
-                source.rename(place.local())
-            else:
-                for name in FILES:
-                    (place / name).upload(source / name)
+        (each or each_here)("move")
+        return Manifest(
+            self._name, self._dimension, self._image_shape, count, self._digests, tuple(entries), origin=origin
+        )  # fmt: skip
 
     def _replace_current(self, manifest: Manifest) -> Manifest:
         """Publish the manifest as the generation after the current one, whichever that is."""
@@ -258,10 +191,10 @@ class SnapshotWriter:
     def _remove_stale(self) -> None:
         """Remove what interrupted writers left. A running writer holds its lock."""
         for directory in self._home.glob(f"{_PARTIAL}*"):
-            lock = None if directory == self._partial else _take(directory)
+            lock = None if directory == self._partial else take_lock(directory / _LOCK)
             if lock is not None:
                 lock.close()
-                if self._resume or not (directory / _PROGRESS).exists():
+                if self._resume or not is_saved(directory):
                     shutil.rmtree(directory, ignore_errors=True)
         remove_orphans(self._target)
 
@@ -271,6 +204,8 @@ class SnapshotWriter:
 
     def _close(self, *, remove: bool) -> None:
         self._open = False
+        for writer in self._writers:
+            writer.close()
         if remove:
             shutil.rmtree(self._partial, ignore_errors=True)
         self._lock.close()
@@ -306,41 +241,28 @@ def discard(place: Location, candidate: str) -> None:
     (place / candidate).remove()
 
 
-def as_images(images: ArrayLike, count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return images as an array; DataError unless uint8 [count, H, W, C]."""
-    pictures = np.asarray(images)
-    if pictures.dtype != np.uint8 or pictures.shape != (count, *shape):
+def as_rows(
+    ids: ArrayLike,
+    vectors: ArrayLike,
+    images: ArrayLike,
+    tags: ArrayLike | None,
+    dimension: int,
+    image_shape: tuple[int, int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return rows as arrays [N], [N, d], [N, H, W, C], [N]; DataError for a wrong shape, type or value."""
+    numbers, points, pictures = as_ids(ids), as_vectors(vectors, dimension), np.asarray(images)
+    count = len(points)
+    if numbers.shape != (count,) or (numbers == NO_ID).any():
         raise DataError(
-            f"images {pictures.dtype} {list(pictures.shape)}: this store needs uint8 {[count, *shape]}"
+            f"ids of shape {list(numbers.shape)} for {count} rows: give each an id other than {NO_ID}"
         )
-    return pictures
-
-
-def as_tags(tags: ArrayLike | None, count: int) -> NDArray[np.uint8]:
-    """Return tags as uint8 [count], zeros if not given; DataError for an invalid tag."""
-    if tags is None:
-        return np.zeros(count, np.uint8)
-    codes = np.asarray(tags)
+    if pictures.dtype != np.uint8 or pictures.shape != (count, *image_shape):
+        raise DataError(
+            f"images {pictures.dtype} {list(pictures.shape)}: this store needs uint8 {[count, *image_shape]}"
+        )
+    codes = np.zeros(count, np.uint8) if tags is None else np.asarray(tags)
     if codes.shape != (count,) or not np.isin(codes, np.arange(len(SPLITS))).all():
         raise DataError(
             f"tags of shape {list(codes.shape)} for {count} rows: give each 0 to {len(SPLITS) - 1}"
         )
-    return codes.astype(np.uint8)
-
-
-def _home(target: Location) -> Path:
-    """Return the parent of partial directories: the target, or a local directory if the target is remote."""
-    if target.is_local:
-        return target.local()
-    return private_directory(f"building/{digest_bytes(str(target).encode())}")
-
-
-def _take(directory: Path) -> IO[bytes] | None:
-    """Return the held lock of a partial directory; None if another process holds it."""
-    stream = (directory / _LOCK).open("wb")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
+    return numbers, points, pictures, codes.astype(np.uint8)

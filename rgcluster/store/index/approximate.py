@@ -7,7 +7,8 @@ results reads all vectors instead, so a result is never short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from rgcluster.errors import CheckpointError
 from rgcluster.store.index.exact import (
     NO_ID,
     Found64,
@@ -26,7 +28,7 @@ from rgcluster.store.index.exact import (
     on_gpu,
 )
 from rgcluster.store.index.plan import HNSW_LINKS, Plan
-from rgcluster.store.index.rows import Rows
+from rgcluster.store.index.rows import SPLITS, Rows
 
 __all__ = ["ApproximateIndex"]
 
@@ -37,6 +39,38 @@ _PROBES = 256
 _RECALL_AT = 3
 _MARGIN = 0.01
 _SEED = 7
+log = logging.getLogger(__name__)
+
+
+class _Live:
+    """The rows that were not removed: a bit for each, and the number of each tag. A removal costs O(its rows)."""
+
+    def __init__(self, tags: NDArray[np.uint8]) -> None:
+        self._tags = tags
+        self._bits = np.packbits(np.ones(len(tags), bool), bitorder="little")
+        self._counts = np.bincount(tags, minlength=len(SPLITS))
+        self._tagged: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+
+    def __len__(self) -> int:
+        return int(self._counts.sum())
+
+    def has(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return (self._bits[positions >> 3] >> (positions & 7) & 1).astype(bool)
+
+    def remove(self, positions: NDArray[np.int64]) -> None:
+        held = np.unique(positions)
+        held = held[self.has(held)]
+        np.bitwise_and.at(self._bits, held >> 3, ~(1 << (held & 7)).astype(np.uint8))
+        self._counts -= np.bincount(self._tags[held], minlength=len(SPLITS))
+
+    def among(self, tags: Sequence[int] | None) -> tuple[int, NDArray[np.uint8]]:
+        """Return the number of rows with these tags, and a bit for each row; all tags if None."""
+        if tags is None:
+            return len(self), self._bits
+        wanted = tuple(tags)
+        if wanted not in self._tagged:
+            self._tagged[wanted] = np.packbits(np.isin(self._tags, wanted), bitorder="little")
+        return int(self._counts[list(wanted)].sum()), self._tagged[wanted] & self._bits
 
 
 class ApproximateIndex:
@@ -56,9 +90,7 @@ class ApproximateIndex:
     ) -> None:
         self.plan, self.effort, self.measured_recall = plan, effort, measured
         self.kind: str = plan.kind
-        self._inner, self._ids, self._tags, self._vectors = inner, ids, tags, vectors
-        self._alive = np.ones(len(ids), bool)
-        self._bits, self._removed = np.packbits(self._alive, bitorder="little"), 0
+        self._inner, self._ids, self._vectors, self._live = inner, ids, vectors, _Live(tags)
         self._searcher = on_gpu(inner) if gpu and self.kind != "hnsw" else inner
 
     @classmethod
@@ -69,9 +101,7 @@ class ApproximateIndex:
         tags: NDArray[np.uint8],
         vectors: Rows,
         *,
-        threads: int = 1,
         gpu: bool = False,
-        log: Callable[[str], None] = lambda line: None,
     ) -> ApproximateIndex:
         """Train and fill an index, then raise its effort (cells or nodes visited) until it reaches the planned recall.
 
@@ -80,8 +110,8 @@ class ApproximateIndex:
         """
         count = len(ids)
         plan = replace(plan, vectors=count)
-        log(plan.describe())
-        configure_faiss(count, threads)
+        log.info("%s", plan.describe())
+        configure_faiss(count)
         generator = np.random.default_rng(_SEED)
         inner = _empty(plan)
         if not inner.is_trained:
@@ -90,7 +120,7 @@ class ApproximateIndex:
         for start in range(0, count, _PIECE):
             inner.add(vectors.read(np.arange(start, min(count, start + _PIECE))))
         built = cls(plan, inner, ids, tags, vectors, 1, 0.0, gpu=gpu)
-        built._tune(generator, log)
+        built._tune(generator)
         return built
 
     @classmethod
@@ -106,23 +136,25 @@ class ApproximateIndex:
         *,
         gpu: bool = False,
     ) -> ApproximateIndex:
-        """Read an index that `write` wrote."""
-        return cls(plan, faiss.read_index(str(file)), ids, tags, vectors, effort, measured, gpu=gpu)
+        """Map an index that `write` wrote into memory; CheckpointError if it is damaged at its beginning."""
+        try:
+            inner = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise CheckpointError(f"{file}: damaged ({error})") from None
+        return cls(plan, inner, ids, tags, vectors, effort, measured, gpu=gpu)
 
     def write(self, file: Path) -> None:
         faiss.write_index(self._inner, str(file))
 
     def __len__(self) -> int:
-        return len(self._ids) - self._removed
+        return len(self._live)
 
     @property
     def memory(self) -> int:
         return self.plan.bytes
 
     def remove(self, positions: NDArray[np.int64]) -> None:
-        self._removed += int(self._alive[positions].sum())
-        self._alive[positions] = False
-        np.bitwise_and.at(self._bits, positions >> 3, ~(1 << (positions & 7)).astype(np.uint8))
+        self._live.remove(positions)
 
     def nearest(
         self,
@@ -132,8 +164,7 @@ class ApproximateIndex:
         tags: Sequence[int] | None = None,
     ) -> Found64:
         rows = as_vectors(queries, self._inner.d)
-        allowed = None if tags is None else self._alive & np.isin(self._tags, tags)
-        size = len(self) if allowed is None else int(allowed.sum())
+        size, bits = self._live.among(tags)
         out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
         if not len(rows) or not size:
             return out
@@ -141,22 +172,22 @@ class ApproximateIndex:
         spare = 0 if exclude is None else exclude.shape[1]
         # PQ codes are coarse, so take more candidates; their exact distances rank them.
         width = min(len(self._ids), (10 * k + 30 if self.kind == "ivfpq" else k + 4) + spare)
-        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
         # Few rows have been removed, so it is faster to propose them, too, and to search again where they matter.
-        best, ids = self._measured(rows, self._propose(rows, width, bits), k, exclude)
+        best, ids = self._measured(
+            rows, self._propose(rows, width, None if tags is None else bits), k, exclude
+        )
         wanted = min(k, size - spare)
 
         def short() -> NDArray[np.int64]:
             return np.flatnonzero(np.isfinite(best).sum(axis=1) < wanted)
 
-        if bits is None and self._removed and len(again := short()):
+        if tags is None and size < len(self._ids) and len(again := short()):
             excluded = None if exclude is None else exclude[again]
-            positions = self._propose(rows[again], width, self._bits)
+            positions = self._propose(rows[again], width, bits)
             best[again], ids[again] = self._measured(rows[again], positions, k, excluded)
         for row in short():
             excluded = None if exclude is None else exclude[row : row + 1]
-            mask = self._alive if allowed is None else allowed
-            found = self._exhaustive(rows[row : row + 1], k, excluded, mask)
+            found = self._exhaustive(rows[row : row + 1], k, excluded, bits)
             best[row], ids[row] = found[0][0], found[1][0]
         out[0][:, : best.shape[1]], out[1][:, : best.shape[1]] = best, ids
         return out
@@ -185,7 +216,7 @@ class ApproximateIndex:
         exclude: NDArray[np.int64] | None,
     ) -> Found64:
         at = np.maximum(positions, 0)
-        missing = (positions < 0) | ~self._alive[at]
+        missing = (positions < 0) | ~self._live.has(at)
         ids = np.where(missing, NO_ID, self._ids[at])
         unique, back = np.unique(at.ravel(), return_inverse=True)
         candidates = self._vectors.read(unique)[back]
@@ -198,11 +229,11 @@ class ApproximateIndex:
         query: NDArray[np.float32],
         k: int,
         exclude: NDArray[np.int64] | None,
-        allowed: NDArray[np.bool_],
+        bits: NDArray[np.uint8],
     ) -> Found64:
-        """Search all vectors for one query [1, d], a piece at a time."""
+        """Search all vectors whose bit is set for one query [1, d], a piece at a time."""
         best, ids = np.full((1, 0), np.inf), np.full((1, 0), NO_ID, np.int64)
-        positions = np.flatnonzero(allowed)
+        positions = np.flatnonzero(np.unpackbits(bits, count=len(self._ids), bitorder="little"))
         for start in range(0, len(positions), _PIECE):
             piece = positions[start : start + _PIECE]
             squared = measure(query, self._vectors.read(piece), self._ids[piece][None], exclude)
@@ -211,7 +242,7 @@ class ApproximateIndex:
         pad = ((0, 0), (0, k - best.shape[1]))
         return np.pad(best, pad, constant_values=np.inf), np.pad(ids, pad, constant_values=NO_ID)
 
-    def _tune(self, generator: np.random.Generator, log: Callable[[str], None]) -> None:
+    def _tune(self, generator: np.random.Generator) -> None:
         probes = np.sort(generator.choice(len(self._ids), min(len(self._ids), 2 * _PROBES), replace=False))
         generator.shuffle(probes)
         truth = self._truth(probes)
@@ -223,9 +254,10 @@ class ApproximateIndex:
         ):
             self.effort = min(ceiling, -(-self.effort * 3 // 2))
         self.measured_recall = self._recall(probes[half:], truth[half:])
-        log(
-            f"{self.kind}: recall@{_RECALL_AT} {self.measured_recall:.4f} measured, effort {self.effort} of {ceiling}"
-        )
+        log.info(
+            "%s: recall@%d %.4f, effort %d of %d",
+            self.kind, _RECALL_AT, self.measured_recall, self.effort, ceiling,
+        )  # fmt: skip
 
     def _recall(self, probes: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
         if not len(probes):

@@ -322,9 +322,9 @@ def too_few(k: int, held: int, excluding: bool) -> TooFewNeighbours:
     )
 
 
-def configure_faiss(rows: int, threads: int = 1) -> None:
+def configure_faiss(rows: int) -> None:
     """Set FAISS's global options. Call it before every search, since OpenMP's number of threads is thread-local."""
-    faiss.omp_set_num_threads(threads)
+    faiss.omp_set_num_threads(1)
     # The default of 128,000 disables BLAS for the batches of a training step. For one or two rows BLAS is
     # several times slower.
     faiss.cvar.distance_compute_blas_threshold = 1 if rows >= _BLAS_FROM else 1 << 30

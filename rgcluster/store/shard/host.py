@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from rgcluster.errors import StaleGeneration, StoreUnavailable
 from rgcluster.store.changes.journal import Change
 from rgcluster.store.changes.lease import Writer, release
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
+from rgcluster.store.index.plan import EXACT_LIMIT
 from rgcluster.store.shard.coalesce import Coalescer, Search, search_together
 from rgcluster.store.shard.requests import ShardRequest
 from rgcluster.store.shard.shard import IndexSettings, Shard
@@ -25,7 +26,10 @@ _RETIRE_SECONDS = 30.0
 _SEARCH_ROWS = 1024
 _WRITE_BYTES = 64 << 20
 COMPACT_ROWS, COMPACT_SHARE = 10_000, 0.5
-"""Changed rows of a shard, and their share of the snapshot's, from which compaction pays."""
+"""Changed rows of a shard, and their share of the snapshot's, from which compaction pays.
+
+It always does from `EXACT_LIMIT` rows, since a search compares with all that were added.
+"""
 _COMPACT_SECONDS = 600.0
 """After a shard has asked for a compaction, it does not ask again for this time."""
 
@@ -55,11 +59,10 @@ class Host:
         owner: str,
         *,
         restarts: int = 0,
-        verify: bool = False,
-        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._location, self._part, self._parts = Location(location), part, parts
-        self._settings, self._verify, self._log = settings, verify, log
+        # No file of a snapshot changes, so a restarted process does not verify them again.
+        self._settings, self._verify = settings, not restarts
         self._shards: dict[int, tuple[Shard, Searches]] = {}
         self._current = -1
         self._loading, self._state = threading.Lock(), threading.Condition()
@@ -194,9 +197,8 @@ class Host:
 
     def _asks_to_compact(self, shard: Shard) -> bool:
         """Return, on behalf of all shards and seldom, whether so much has changed that compaction pays."""
-        if self._part or shard.changed < max(
-            COMPACT_ROWS, COMPACT_SHARE * shard.manifest.count / self._parts
-        ):
+        share = COMPACT_SHARE * shard.manifest.count / self._parts
+        if self._part or shard.changed < max(COMPACT_ROWS, min(share, EXACT_LIMIT)):
             return False
         now = time.monotonic()
         if now < self._ask_after:
@@ -238,7 +240,7 @@ class Host:
         if found is None or found[0].manifest != manifest:
             shard = Shard(
                 self._location, manifest, self._part, self._parts, self._settings,
-                verify=self._verify, log=self._log,
+                verify=self._verify,
             )  # fmt: skip
             searches = Searches(
                 partial(search_together, shard), _SEARCH_ROWS, lambda search: len(search.queries),

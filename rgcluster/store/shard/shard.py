@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,11 @@ from rgcluster.config import StoreConfig
 from rgcluster.errors import CheckpointError, UnknownId
 from rgcluster.store.changes.journal import Change, Journal
 from rgcluster.store.changes.transfer import local_copy
+from rgcluster.store.disk.indexes import INDEXES, make_index
 from rgcluster.store.disk.snapshot import FILES, Manifest, ShardEntry, shard_of, verify_shard
 from rgcluster.store.index.exact import ExactIndex, Found64, nearest_first
 from rgcluster.store.index.plan import IndexKind, choose
 from rgcluster.store.index.rows import AddedRows, FileRows, PickedRows, Positions, Rows
-from rgcluster.store.shard.built import make_index
 
 __all__ = ["IndexSettings", "Shard"]
 
@@ -33,8 +33,6 @@ class IndexSettings:
     memory: int | None = None
     """Limit of the index in bytes, per shard."""
     recall: float = 0.95
-    threads: int = 1
-    """Threads to build with. A search uses one."""
     gpu: bool = False
 
     @classmethod
@@ -48,7 +46,8 @@ class Shard:
     """Part `part` of `parts` of a store: the rows whose id hashes there.
 
     `parts` may differ from the number of shards on disk. Searches, reads and changes may run concurrently.
-    CheckpointError if a file is unreadable or, with `verify`, if a checksum differs.
+    CheckpointError if a file is unreadable or, with `verify`, if the checksum of any but the images differs. Copies
+    of remote snapshots were verified as they came.
     """
 
     def __init__(
@@ -60,10 +59,9 @@ class Shard:
         settings: IndexSettings | None = None,
         *,
         verify: bool = False,
-        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.part, self.parts, self.manifest = part, parts, manifest
-        settings = settings or IndexSettings()
+        settings, verify = settings or IndexSettings(), verify and location.is_local
         # With as many shards as on disk, one file set holds all rows of this shard.
         mine = [
             entry
@@ -83,8 +81,8 @@ class Shard:
         plan = choose(settings.kind, len(ids), manifest.dimension, settings.memory, settings.recall)
         name = f"{manifest.digest}-{plan.kind}-{part}-{parts}.faiss"
         self._base = make_index(
-            plan, ids, tags, vectors, files / "indexes" / name,
-            gpu=settings.gpu, threads=settings.threads, log=log,
+            plan, ids, tags, vectors, files / INDEXES / name,
+            remote=None if location.is_local else location / INDEXES, verify=verify, gpu=settings.gpu,
         )  # fmt: skip
         self.catch_up()
 
@@ -167,7 +165,7 @@ class Shard:
         files: tuple[list[Rows], list[Rows]] = [], []
         for entry in entries:
             if verify:
-                verify_shard(Location(place), entry)
+                verify_shard(Location(place), entry, images=False)
             directory = place / entry.directory
             try:
                 held, labels = (
@@ -187,7 +185,8 @@ class Shard:
             numbers.append(np.full(len(mine), len(files[0])))
             files[0].append(vectors)
             files[1].append(images)
-        picked = [PickedRows(each, np.concatenate(numbers), np.concatenate(rows)) for each in files]
+        where = np.concatenate(numbers), np.concatenate(rows)
+        picked = [PickedRows(each, *where) for each in files]
         return np.concatenate(ids), np.concatenate(tags), picked[0], picked[1]
 
     def _rows(
