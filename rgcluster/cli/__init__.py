@@ -271,6 +271,7 @@ def evaluate(run: RunOption) -> None:
 @app.command()
 def report(run: RunOption) -> None:
     """Write `report/index.html` again from what the run holds."""
+    require_free(run)
     from rgcluster.cli import commands
 
     out.print(f"report: {commands.report(run)}", soft_wrap=True)

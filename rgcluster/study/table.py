@@ -24,9 +24,10 @@ def table(
 ) -> Location:
     """Compute and write the table; return its report."""
     root, config, shards = open_study(data, run, preset, overrides)
-    with Lease(root), ray_session():
-        results = make_table(Study(root, config, shards), number, seeds)
-    return write_table(root / "tables" / str(number), results)
+    with Lease(root):
+        with ray_session():
+            results = make_table(Study(root, config, shards), number, seeds)
+        return write_table(root / "tables" / str(number), results)
 
 
 def open_study(

@@ -125,6 +125,7 @@ def test_names_are_written_where_their_letters_cannot_be(monkeypatch: pytest.Mon
         ["train", "guidance", "--data", "shards"],
         ["store", "build", "--data", "shards"],
         ["evaluate"],
+        ["report"],
         ["table", "2"],
         ["sweep", "--retrieval-count", "1,3"],
     ],
