@@ -115,9 +115,10 @@ def _find_images(path: Path, files: Files, release: _Release) -> Files:
         return _find_images(packed.path, files_of(packed), release)
     if path.is_file() and files.images:
         return files
+    there = f", images lie in {', '.join(sorted(files.tops)[:3]) or '.'}" if files.images else ""
     raise DataError(
-        f"{path / release.images}: no images there; expected CelebA's layout, {release.images}/000001.jpg and so on, "
-        f"or {release.images}.zip"
+        f"{path / release.images}: no images there{there}; expected CelebA's layout, {release.images}/000001.jpg and "
+        f"so on, or {release.images}.zip"
     )
 
 
