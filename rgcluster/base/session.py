@@ -22,9 +22,10 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from rgcluster.base.cluster.address import check_driver_address  # noqa: E402
+from rgcluster.base.cluster.address import check_driver_address, check_last_cluster  # noqa: E402
 from rgcluster.base.cluster.internals import (  # noqa: E402
     autoscaler_node_groups,
+    last_cluster,
     num_cpus_here,
     quiet_driver,
     quiet_tokens,
@@ -88,6 +89,9 @@ def _connect(address: str) -> None:
     # A local cluster's processes inherit the environment; those of another cluster need the paths of the weights.
     weights = chosen_paths()
     try:
+        if address == "auto":  # Ray would wait for minutes for one that was killed
+            address = last_cluster()
+            check_last_cluster(address)
         with waiting(f"the Ray cluster at {address}"):
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.WARNING,
