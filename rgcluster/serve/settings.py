@@ -175,9 +175,9 @@ def with_api_key(settings: ServeSettings) -> ServeSettings:
 
 
 def split_run(text: str) -> tuple[str, str]:
-    """Return name and directory of `NAME=DIRECTORY`, or of a directory without a name."""
+    """Return name and directory of `NAME=DIRECTORY`, or of a directory without a name, such as an existing `lr=0.1`."""
     name, equals, path = text.partition("=")
-    return (name, path) if equals and "/" not in name else ("", text)
+    return (name, path) if equals and "/" not in name and not Path(text).exists() else ("", text)
 
 
 def named_runs(texts: Iterable[str]) -> dict[str, str]:

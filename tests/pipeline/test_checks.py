@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import command
-from tiny import tiny_config
+from tiny import small_shards, tiny_config
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.rundir import enter, is_blank, link_stage
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
-from rgcluster.data.shards import Prepared, ShardSet
+from rgcluster.data.shards import Prepared
 from rgcluster.errors import ConfigError, RunConflict
 from rgcluster.faces import FaceSet
 from rgcluster.pipeline import checks
@@ -147,13 +147,6 @@ def test_an_index_that_vectors_cannot_train_is_refused_where_it_is_chosen() -> N
 
 
 # --- other settings for a run that was begun ---
-
-
-def small_shards() -> ShardSet:
-    return ShardSet(
-        "shards", "noise", "noise", CELEBA_ATTRIBUTES, False, None, {"train": 70, "test": 20, "unlabelled": 10},
-        100, 0, (), (), "0123", "0123",
-    )  # fmt: skip
 
 
 def pipeline(run: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Pipeline:

@@ -45,6 +45,7 @@ def test_a_table_is_written_under_the_lease_of_its_study(
     monkeypatch.setattr(table, "open_study", lambda *given: (Location(tmp_path), None, None))
     monkeypatch.setattr(table, "ray_session", nullcontext)
     monkeypatch.setattr(table, "Study", lambda *given: None)
+    monkeypatch.setattr(table, "check_table", lambda *given: None)
     for name in ("make_table", "write_table"):
         monkeypatch.setattr(table, name, held_by(found, tmp_path))
     table.table(2, None, str(tmp_path), None, (), 1)
