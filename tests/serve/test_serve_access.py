@@ -14,6 +14,7 @@ import pytest
 import yaml
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from inside import run_inside
 from ray import cloudpickle
 from serving import settings_for
 from starlette.applications import Starlette
@@ -198,6 +199,23 @@ def test_a_key_that_does_not_fit_is_refused_without_being_quoted(key: str) -> No
     assert key not in str(refused.value) and repr(key) not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_key: 12345678",
+        "api_key: [12345678]",
+        "api_key: '12345678",
+        "api_key: {a: 12345678}",
+        "api_key: 12345678: 1",
+    ],
+)
+def test_a_settings_file_that_is_wrong_is_refused_without_quoting_the_key(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"runs: {{a: /r}}\n{text}\n")
+    status, errors = run_inside("serve", "--run", "/r", "--config", str(file))
+    assert status == 2 and "12345678" not in errors and str(file) in errors, errors
+
+
 def test_the_key_comes_from_a_file_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise_run: Path
 ) -> None:
@@ -221,6 +239,8 @@ def test_the_key_comes_from_a_file_or_the_environment(
 def test_the_key_is_refused_where_others_can_read_it(noise_run: Path) -> None:
     with pytest.raises(ConfigError, match="RGCLUSTER_API_KEY"):
         settings_of({"runs": {"a": "x"}}, [f"api_key={KEY}"])
+    with pytest.raises(ConfigError, match="RGCLUSTER_API_KEY"):
+        settings_of({"runs": {"a": "x"}}, [f" api_key.x ={KEY}"])
     with pytest.raises(ConfigError, match="api_key_file"):
         build({"runs": {"noise": str(noise_run)}, "api_key": KEY})
 
