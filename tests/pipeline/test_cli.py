@@ -118,6 +118,18 @@ def test_names_are_written_where_their_letters_cannot_be(monkeypatch: pytest.Mon
     assert result.stdout == "un \\xe9t\\xe9 \\u2502 \\u9854\n"
 
 
+def test_any_path_works_in_the_c_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    place = tmp_path / "un été" / "x y 顔"
+    drawn = command("data", "faces", str(place / "faces"), "--count", "2")
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(list((place / "faces" / "img_align_celeba").iterdir())) == 2
+    checked = command("demo", "--preset", "smoke", "--run", str(place), "--dry-run")
+    assert checked.returncode == 0 and "store name" in checked.stdout, checked.stderr
+    refused = command("evaluate", "--run", str(place))
+    assert refused.returncode == 2 and f"{place}: not a run directory" in refused.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
