@@ -210,6 +210,7 @@ def test_every_command_that_needs_a_cluster_refuses_a_dead_one_within_ten_second
     arguments: list[str], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests did before
     monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray began to wait for it"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
