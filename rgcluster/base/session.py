@@ -122,7 +122,7 @@ def _require(claim: Claim) -> None:
     nodes = cluster_nodes()
     if pack((claim,), nodes) is None:
         raise ConfigError(
-            f"{claim} CPUs do not fit on {describe_nodes(nodes) or 'a cluster without CPUs'}; add nodes to the "
+            f"{claim} CPUs do not fit on {describe_nodes(nodes)}; add nodes to the "
             "cluster, or unset RAY_ADDRESS to work on this machine"
         )
 
