@@ -30,6 +30,7 @@ from rgcluster.base.cluster.internals import (  # noqa: E402
     quiet_driver,
     quiet_tokens,
 )
+from rgcluster.base.cluster.loss import announce_loss  # noqa: E402
 from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, describe_nodes, pack, place  # noqa: E402
 from rgcluster.base.progress import explain_waits, waiting  # noqa: E402
 from rgcluster.base.weights import chosen_paths  # noqa: E402
@@ -77,7 +78,7 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
     try:
         if needs is not None:
             _require(needs)
-        with explain_waits(_what_is_free):
+        with explain_waits(_what_is_free), announce_loss():
             yield
     finally:
         ray.shutdown()

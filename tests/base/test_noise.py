@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 from typing import Any
 
 import pytest
 
 from rgcluster.base.cluster.internals import quiet_driver, quiet_tokens
+from rgcluster.base.cluster.loss import LOST
 
 LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
@@ -68,6 +71,27 @@ def test_an_error_while_connecting_loses_no_line(
     with pytest.raises(ConnectionError), quiet_driver():
         worker.connect()
     assert capfd.readouterr().err == "why\n" and worker.connect is connect
+
+
+ENDING = """
+import os, signal, sys
+from rgcluster.base.cluster.loss import announce_loss
+with announce_loss():
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "status", "announced"),
+    [
+        ("pass", 0, False), ("sys.exit(143)", 143, False), ("raise ValueError", 1, False), ("os._exit(1)", 1, True),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, True),
+    ],
+)  # fmt: skip
+def test_a_process_that_ray_ends_says_so(way: str, status: int, announced: bool) -> None:
+    line = [sys.executable, "-c", ENDING.format(way)]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert result.returncode == status and (LOST in result.stderr) == announced
 
 
 def test_that_tokens_are_on_is_not_said_at_every_start() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 from processes import descendants, lines_of_ray, start
+
+from rgcluster.base.cluster.loss import LOST
 
 pytestmark = pytest.mark.long
 
@@ -31,3 +34,16 @@ def test_a_command_that_is_ended_while_it_starts_says_so_in_one_line(
         while left := [pid for pid in below if Path(f"/proc/{pid}").exists()]:
             assert time.monotonic() < deadline, (seconds, [below[pid] for pid in left])
             time.sleep(0.5)
+
+
+def test_a_command_whose_cluster_is_lost_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    process = start("demo", "--preset", "smoke", "--run", str(tmp_path / "run"))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "shards" / "manifest.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    (gcs,) = [pid for pid, title in descendants(process.pid).items() if "gcs_server" in title.split(" ")[0]]
+    os.kill(gcs, signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1 and LOST in errors, errors[-3000:]
