@@ -22,7 +22,7 @@ from PIL import Image
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_exponential
 
 from rgcluster.base.cluster.address import require_url
-from rgcluster.errors import DataError, EndpointError, RequestRefused
+from rgcluster.errors import ConfigError, DataError, EndpointError, RequestRefused
 
 __all__ = ["Client", "Made", "Neighbour", "Picture"]
 
@@ -34,6 +34,12 @@ Picture = str | os.PathLike[str] | bytes | UInt8Array
 BUSY = (429, 503)
 """Statuses that are retried after a pause, as are broken connections; requests have no side effects."""
 LONGEST_PAUSE_S = 10.0
+HOPELESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.TooManyRedirects,
+)
+"""Errors of `requests` that another attempt cannot mend."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,13 @@ class Client:
         try:
             answer = self._session.request(method, url, timeout=self._timeout, **options)
         except requests.RequestException as error:
+            if isinstance(error, requests.exceptions.SSLError) and "EOF" not in str(error):
+                raise ConfigError(
+                    f"{self.url}: no TLS connection ({_reason(error)}); write http:// for an endpoint without TLS, or "
+                    "let REQUESTS_CA_BUNDLE name the file of its authority"
+                ) from None
+            if isinstance(error, HOPELESS):
+                raise ConfigError(f"{self.url}: no such request is possible ({_reason(error)})") from None
             raise EndpointError(f"{self.url}: {type(error).__name__}; is the endpoint running?") from None
         if answer.ok:
             return answer
@@ -190,6 +203,14 @@ class Client:
             refused.field = _error_of(answer).get("field")
             raise refused
         raise _Unavailable(_error_message(answer), answer.headers.get("Retry-After", ""))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the text of the innermost error."""
+    inner = getattr(error, "reason", None) or next(
+        (one for one in error.args if isinstance(one, BaseException)), None
+    )
+    return _reason(inner) if isinstance(inner, BaseException) else str(error)
 
 
 class _Unavailable(EndpointError):

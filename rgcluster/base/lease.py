@@ -242,7 +242,7 @@ def holder_of(location: Location, name: str = LEASE, stale_seconds: float = STAL
     if holder is None or holder.has_ended:
         return None
     with suppress(FileNotFoundError):
-        if time.time() - _epoch_file(location / name, epoch).modified() <= stale_seconds:
+        if _now(location / name) - _epoch_file(location / name, epoch).modified() <= stale_seconds:
             return holder
     return None
 
@@ -291,13 +291,16 @@ def _content(holder: Holder, released: bool = False) -> bytes:
 
 
 def _now(directory: Location) -> float:
-    """Return the time by the clock of the storage, which a file is written for."""
+    """Return the time by the clock of the storage, for which a file is written, else by that of this machine."""
     probe = directory / f"clock-{uuid.uuid4().hex[:8]}"
-    probe.write_bytes(b"\n")
     try:
+        probe.write_bytes(b"\n")
         return probe.modified()
+    except (StorageError, OSError):
+        return time.time()
     finally:
-        probe.remove()
+        with suppress(StorageError, OSError):
+            probe.remove()
 
 
 def _machine() -> str:

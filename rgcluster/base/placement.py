@@ -207,6 +207,8 @@ def pack(claims: Sequence[Claim], nodes: Sequence[Node]) -> list[list[int]] | No
 
 def describe_nodes(nodes: Sequence[Node]) -> str:
     """Return `2 nodes of 8 CPUs and 1 GPU, 1 node of 4 CPUs`."""
+    if not nodes:
+        return "a cluster without CPUs"
     kinds: dict[Node, int] = {}
     for node in nodes:
         kinds[node] = kinds.get(node, 0) + 1
@@ -312,7 +314,7 @@ def _plan(
         raise ConfigError(
             f"{stage}: {sums} + {reserve:g} to read = {used + reserve:.4g} CPUs"
             + (f" and {gpus:.4g} GPUs" if gpus else "")
-            + f" do not fit on {describe_nodes(nodes) or 'a cluster without nodes'}; lower store.shards, "
+            + f" do not fit on {describe_nodes(nodes)}; lower store.shards, "
             "retrieval.generators or cluster.workers, or add machines"
         )
     return StagePlan(

@@ -22,13 +22,15 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from rgcluster.base.cluster.address import check_driver_address  # noqa: E402
+from rgcluster.base.cluster.address import check_driver_address, check_last_cluster  # noqa: E402
 from rgcluster.base.cluster.internals import (  # noqa: E402
     autoscaler_node_groups,
+    last_cluster,
     num_cpus_here,
     quiet_driver,
     quiet_tokens,
 )
+from rgcluster.base.cluster.loss import announce_loss  # noqa: E402
 from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, describe_nodes, pack, place  # noqa: E402
 from rgcluster.base.progress import explain_waits, waiting  # noqa: E402
 from rgcluster.base.weights import chosen_paths  # noqa: E402
@@ -76,7 +78,7 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
     try:
         if needs is not None:
             _require(needs)
-        with explain_waits(_what_is_free):
+        with explain_waits(_what_is_free), announce_loss():
             yield
     finally:
         ray.shutdown()
@@ -88,6 +90,9 @@ def _connect(address: str) -> None:
     # A local cluster's processes inherit the environment; those of another cluster need the paths of the weights.
     weights = chosen_paths()
     try:
+        if address == "auto":  # Ray would wait for minutes for one that was killed
+            address = last_cluster()
+            check_last_cluster(address)
         with waiting(f"the Ray cluster at {address}"):
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.WARNING,
@@ -118,7 +123,7 @@ def _require(claim: Claim) -> None:
     nodes = cluster_nodes()
     if pack((claim,), nodes) is None:
         raise ConfigError(
-            f"{claim} CPUs do not fit on {describe_nodes(nodes) or 'a cluster without CPUs'}; add nodes to the "
+            f"{claim} CPUs do not fit on {describe_nodes(nodes)}; add nodes to the "
             "cluster, or unset RAY_ADDRESS to work on this machine"
         )
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
-from rgcluster.cli.early import require_free
+from rgcluster.cli.early import require_cluster, require_free
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
 from rgcluster.cli.store import FitOption, store_app
@@ -195,6 +195,7 @@ def demo(
 ) -> None:
     """Draw faces, train the three stages, evaluate, and write the report."""
     require_free(run, dry_run=dry_run)
+    require_cluster()
     from rgcluster.cli import commands
 
     config = commands.resolve(preset, set_)
@@ -212,6 +213,7 @@ def demo(
 
 def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None, dry_run: bool) -> None:
     require_free(run, dry_run=dry_run)
+    require_cluster()
     from rgcluster.cli import commands
 
     config = commands.resolve(preset, set_)
@@ -263,6 +265,7 @@ def train_all(
 def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
     require_free(run)
+    require_cluster()
     from rgcluster.cli import commands
 
     out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)
@@ -271,6 +274,7 @@ def evaluate(run: RunOption) -> None:
 @app.command()
 def report(run: RunOption) -> None:
     """Write `report/index.html` again from what the run holds."""
+    require_free(run)
     from rgcluster.cli import commands
 
     out.print(f"report: {commands.report(run)}", soft_wrap=True)

@@ -240,8 +240,10 @@ def follow_store(run: str, attribute: str, dye: tuple[int, int, int]) -> Followi
 
 def report(run: str) -> Location:
     """Write the report again."""
+    refuse_relative("--run", run)
     config, location = open_run(run)
-    return write_report(config, location)
+    with _driving(run):
+        return write_report(config, location)
 
 
 def translate(

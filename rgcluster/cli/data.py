@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from rgcluster.cli.early import require_cluster
+
 if TYPE_CHECKING:
     from rgcluster.data.sources import Columns
     from rgcluster.data.survey import Survey
@@ -94,6 +96,7 @@ def shard(
     dataset: Annotated[str | None, typer.Option(help="name of the data set in row ids")] = None,
 ) -> None:
     """Write images and labels as Parquet shards; an interrupted run continues."""
+    require_cluster()
     from rgcluster.cli import commands
     from rgcluster.data.shard_writer import shard_options
 
@@ -121,6 +124,7 @@ def check(
     class_column: ClassColumnOption = None,
 ) -> None:
     """Read all images and labels; print counts, image sizes and faults. Exit status 2 if there is a fault."""
+    require_cluster()
     from rgcluster.cli import commands
 
     survey = commands.check(

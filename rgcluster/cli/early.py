@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
+from rgcluster.base.cluster.address import check_driver_address
 from rgcluster.base.cluster.job import refuse_relative
 from rgcluster.base.lease import refuse_held
 from rgcluster.base.storage import Location
 
-__all__ = ["require_free"]
+__all__ = ["require_cluster", "require_free"]
+
+
+def require_cluster() -> None:
+    """Raise ConfigError where RAY_ADDRESS names no cluster that answers."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        check_driver_address("RAY_ADDRESS", address)
 
 
 def require_free(run: str, *, dry_run: bool = False) -> None:

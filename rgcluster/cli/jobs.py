@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.main import get_command
 import rgcluster.cli
 from rgcluster.config import load_config
 from rgcluster.errors import ConfigError
-from rgcluster.serve.settings import split_run
+from rgcluster.serve.settings import named_runs, settings_of, split_run
 from rgcluster.submission.job import JobPlan, name_of_submission
 
 __all__ = ["JOBS", "plan_job", "run_job"]
@@ -55,13 +56,20 @@ def plan_job(job: str, options: Sequence[str], directory: Path, name: str | None
                 f"{place}: a relative path, which on the cluster lies in a folder that goes with the job; give an "
                 "absolute one that every machine shares, or s3://... or gs://..."
             )
+    if job == "serve":  # a key among the settings would be shown to everybody with the job's command line
+        settings_of({"runs": named_runs(values["run"])}, values.get("set_") or ())
     overrides = tuple(values.get("set_") or ()) if "preset" in values else ()
     if "preset" in values:
         load_config(values["preset"] or "celeba128", overrides)
     return JobPlan(
-        job, tuple(options), tuple(places), runs[0] if "preset" in values else None, values.get("preset"), overrides,
-        name_of_submission(name, job, places[0]),
+        job, tuple(options), tuple(map(_normal, places)), runs[0] if "preset" in values else None,
+        values.get("preset"), overrides, name_of_submission(name, job, _normal(places[0])),
     )  # fmt: skip
+
+
+def _normal(place: str) -> str:
+    """Return a location in the spelling by which jobs at the same one are found."""
+    return place.rstrip("/") if "://" in place else posixpath.normpath(place)
 
 
 def _parsed(job: str, options: Sequence[str]) -> Mapping[str, Any]:

@@ -9,6 +9,8 @@ import typer
 import yaml
 from rich.console import Console
 
+from rgcluster.cli.early import require_cluster
+
 __all__ = ["serve"]
 
 out = Console(highlight=False)
@@ -61,6 +63,7 @@ def serve(
         shown["api_key"] = "(set)" if settings.api_key else None
         out.print(yaml.safe_dump(shown, sort_keys=False), end="")
         return
+    require_cluster()
     from rgcluster.serve.deploy.launch import serving, wait_for_signal
 
     out.print("starting; the first answer comes from warm networks", style="dim")

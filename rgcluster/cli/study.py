@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rgcluster.cli.early import require_free
+from rgcluster.cli.early import require_cluster, require_free
 
 __all__ = ["sweep", "table"]
 
@@ -37,6 +37,7 @@ def table(
 ) -> None:
     """Make one of the paper's tables: train what is missing, measure, write results, CSV, LaTeX and report."""
     require_free(run)
+    require_cluster()
     from rgcluster.study.table import table as make
 
     report = make(number, data, run, preset, set_ or (), seeds)
@@ -74,6 +75,7 @@ def sweep(
 ) -> None:
     """Run many trials on Ray Tune; stages that trials share are trained once. The same command continues."""
     require_free(run)
+    require_cluster()
     from rgcluster.study.space import parse_axis
     from rgcluster.study.sweep import SweepOptions
     from rgcluster.study.sweep import sweep as make

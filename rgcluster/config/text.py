@@ -24,6 +24,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """Return the tree of keys of a YAML text; ConfigError names `source` where it has none."""
     try:
         tree = yaml.safe_load(text) or {}
+    except yaml.MarkedYAMLError as error:  # whose own text quotes the file, which may hold a key
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{source}: not valid YAML: {line}{error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):

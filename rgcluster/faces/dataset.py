@@ -19,12 +19,13 @@ from rgcluster.errors import DataError
 from rgcluster.faces.drawing import draw_face
 from rgcluster.faces.sampling import sample_attributes, with_changes
 
-__all__ = ["FaceSet", "load_face_set", "write_faces"]
+__all__ = ["RECIPE_FILE", "FaceSet", "load_face_set", "write_faces"]
 
 IMAGE_FOLDER = "img_align_celeba"
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
 PARTITION_FILE = "list_eval_partition.txt"
 RECIPE_FILE = "faces.json"
+"""File of a finished set, with its seed and count."""
 UNFINISHED_FILE = "faces.unfinished.json"
 
 _GENERATOR = "drawn-faces"

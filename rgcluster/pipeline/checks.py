@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rgcluster.base.attributes import domain_columns
+from rgcluster.base.rundir import stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.base.weights import find
 from rgcluster.config import Config
@@ -242,18 +243,21 @@ def _trackers(config: Config) -> str:
 
 
 def _disk(config: Config, images: Images, run: Location) -> str:
-    needed = sum(size for _, size in _writes(config, images))
+    parts = dict(_writes(config, images))
+    needed = sum(parts.values())
     if not run.is_local:
         return f"about {_gib(needed)} will be written"
     place = run.local()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free + _held(run)
+    free = shutil.disk_usage(place).free
+    if free < needed:  # only then look at what is there already
+        needed = max(0, needed - _held(run))
     if free < needed:
-        parts = ", ".join(f"{name} {_gib(size)}" for name, size in _writes(config, images))
+        listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
         raise ConfigError(
-            f"{run}: {_gib(free)} are free, but the run will write about {_gib(needed)} ({parts}); free some space, "
-            "or give another --run"
+            f"{run}: {_gib(free)} are free, but the run will write about {_gib(needed)} (in all {listed}); free some "
+            "space, or give another --run"
         )
     return f"about {_gib(needed)} will be written, {_gib(free)} are free"
 
@@ -276,11 +280,13 @@ def _writes(config: Config, images: Images) -> Iterator[tuple[str, int]]:
 
 
 def _held(run: Location) -> int:
-    """Return the bytes that the run has written already and will not write again."""
+    """Return the bytes that the run has written already of what `_writes` counts, and will not write again."""
+    places = [stage_directory(run, name) for name in ("translation", "retrieval", "guidance", "store")]
     total = 0
-    for path in run.local().rglob("*"):
-        with suppress(FileNotFoundError):  # a process at work there replaces files
-            total += path.stat().st_size if path.is_file() else 0
+    for place in (*places, run / "measured"):
+        for path in place.local().rglob("*"):
+            with suppress(FileNotFoundError):  # a process at work there replaces files
+                total += path.stat().st_size if path.is_file() else 0
     return total
 
 

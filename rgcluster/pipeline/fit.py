@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-
 from ray.train import LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig
@@ -20,18 +13,15 @@ from rgcluster.base.progress import Update, console, follow, task
 from rgcluster.base.rundir import FAILURE
 from rgcluster.base.session import interruptible
 from rgcluster.base.storage import Location
-from rgcluster.errors import DataError, OutOfMemory, RGClusterError, StorageError, root_cause
+from rgcluster.errors import DataError, OutOfMemory, StorageError, root_cause
 from rgcluster.train.guards import is_out_of_memory, memory_advice
 from rgcluster.train.loop import raise_failure, train_worker
-from rgcluster.train.preemption import clear_requests, request_stop
+from rgcluster.train.preemption import clear_requests, request_stop, stoppable
 from rgcluster.train.records.metrics import read_metrics
 from rgcluster.train.stage import Run
 from rgcluster.train.watch import WorkerWatch
 
 __all__ = ["fit"]
-
-STOP_SECONDS = 100.0
-"""After SIGTERM a training without a checkpoint ends; machines are taken away two minutes after their notice."""
 
 
 def fit(stage: Run, share: Resources, run: Location, title: str) -> None:
@@ -57,7 +47,7 @@ def fit(stage: Run, share: Resources, run: Location, title: str) -> None:
         follow(lambda: _show(directory, update), 0.7 if directory.is_local else 5.0),
     ):
         try:
-            with interruptible(), _stoppable(directory):
+            with interruptible(), stoppable(lambda: request_stop(directory)):
                 trainer.fit()
         except Exception as error:
             raise_failure(directory)
@@ -69,32 +59,6 @@ def fit(stage: Run, share: Resources, run: Location, title: str) -> None:
                 console.print(f"{name}: {notice}", soft_wrap=True)
                 add_event(run, name, "notice", notice)
         raise_failure(directory)
-
-
-@contextmanager
-def _stoppable(directory: Location) -> Iterator[None]:
-    """Make SIGTERM a request for a checkpoint, after which the training ends; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    late = threading.Timer(STOP_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
-    late.daemon = True
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, before)
-        late.start()
-        try:
-            request_stop(directory)
-        except (OSError, RGClusterError):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        late.cancel()
-        signal.signal(signal.SIGTERM, before)
 
 
 def _trainer(stage: Run, share: Resources, run: Location) -> TorchTrainer:

@@ -143,12 +143,14 @@ def settings_of(
     An API key among the overrides is refused: other users of the machine can read command lines.
     """
     overrides, tree = list(overrides), dict(tree)
-    if any(override.partition("=")[0].strip() == "api_key" for override in overrides):
+    if any(re.match(r"\s*api_key\s*[.=]", override) for override in overrides):
         raise ConfigError(
             f"--set api_key: command lines are visible to other users; set {API_KEY_VARIABLE} or api_key_file"
         )
     if isinstance(tree.get("api_key"), str):
         tree["api_key"] = SecretStr(tree["api_key"])  # error messages quote the values that they refuse
+    elif not isinstance(tree.get("api_key"), SecretStr | None):
+        raise ConfigError(f"{source}: api_key: not a text; write it in quotes")
     return overridden(ServeSettings, tree, overrides, source)
 
 
@@ -175,9 +177,9 @@ def with_api_key(settings: ServeSettings) -> ServeSettings:
 
 
 def split_run(text: str) -> tuple[str, str]:
-    """Return name and directory of `NAME=DIRECTORY`, or of a directory without a name."""
+    """Return name and directory of `NAME=DIRECTORY`, or of a directory without a name, such as an existing `lr=0.1`."""
     name, equals, path = text.partition("=")
-    return (name, path) if equals and "/" not in name else ("", text)
+    return (name, path) if equals and "/" not in name and not Path(text).exists() else ("", text)
 
 
 def named_runs(texts: Iterable[str]) -> dict[str, str]:

@@ -10,12 +10,13 @@ If DIR is itself a run, its finished stages are reused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import Config, with_values
 from rgcluster.data.shards import ShardSet
+from rgcluster.pipeline.checks import require
 from rgcluster.pipeline.context import Shared
 from rgcluster.pipeline.run import Pipeline
 
@@ -34,12 +35,20 @@ class Study:
         self.root, self.config, self.shards = root, config, shards
         self.shared = shared or Shared(root / "stages", root)
 
+    def check(self, cells: Iterable[Cell]) -> None:
+        """Raise ConfigError for the first cell whose run would be refused; nothing is written."""
+        for cell in cells:
+            require(self._run(cell).checks())
+
     def pipeline(self, cell: Cell) -> Pipeline:
         """Prepare the directory of a cell's run and return the run."""
-        config = with_values(self.config, cell)
-        pipeline = Pipeline(self.root / "cells" / cell_name(config, cell), config, self.shards, self.shared)
+        pipeline = self._run(cell)
         pipeline.prepare()
         return pipeline
+
+    def _run(self, cell: Cell) -> Pipeline:
+        config = with_values(self.config, cell, "the study")
+        return Pipeline(self.root / "cells" / cell_name(config, cell), config, self.shards, self.shared)
 
 
 def cell_name(config: Config, cell: Cell) -> str:

@@ -53,10 +53,9 @@ def sweep(
     if "guidance.variants" not in given | {axis.key for axis in options.axes}:
         config = with_values(config, {"guidance.variants": ["rg-unit"]})
     cells = cells_of(options.axes, options.search, options.samples, config.seed)
-    for cell in cells:  # report every mistake before anything starts
-        with_values(config, cell, "the sweep")
+    study = Study(root, config, shards)
+    study.check(cells)  # before the first of them trains for hours
     with Lease(root), ray_session(dashboard=True):
-        study = Study(root, config, shards)
         trials = _run(study, cells, options)
         return _conclude(study, trials, options)
 

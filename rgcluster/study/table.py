@@ -14,7 +14,7 @@ from rgcluster.data.shards import ShardSet, open_shards
 from rgcluster.errors import DataError
 from rgcluster.study.cells import Study
 from rgcluster.study.report import write_table
-from rgcluster.study.tables import make_table
+from rgcluster.study.tables import check_table, make_table
 
 __all__ = ["open_study", "table"]
 
@@ -24,9 +24,12 @@ def table(
 ) -> Location:
     """Compute and write the table; return its report."""
     root, config, shards = open_study(data, run, preset, overrides)
-    with Lease(root), ray_session():
-        results = make_table(Study(root, config, shards), number, seeds)
-    return write_table(root / "tables" / str(number), results)
+    study = Study(root, config, shards)
+    check_table(study, number, seeds)
+    with Lease(root):
+        with ray_session():
+            results = make_table(study, number, seeds)
+        return write_table(root / "tables" / str(number), results)
 
 
 def open_study(

@@ -21,7 +21,7 @@ from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.differences import Terms, judged, precision_differences, translation_differences
 
-__all__ = ["COUNTS", "FRACTIONS", "TABLES", "make_table"]
+__all__ = ["COUNTS", "FRACTIONS", "TABLES", "check_table", "make_table"]
 
 Row = dict[str, Any]
 
@@ -48,32 +48,38 @@ class Trained:
         return {row["model"]: row for row in self.results["tables"]["translation"]}
 
 
+def check_table(study: Study, number: int, seeds: int) -> None:
+    """Raise ConfigError for a table that the paper does not have, or a run of it that would be refused."""
+    if number not in TABLES:
+        raise ConfigError(f"no table {number}: there are {', '.join(map(str, TABLES))}")
+    if number == 3 and study.config.store.images != "all":
+        raise ConfigError("table 3 retrieves from all images: --set store.images=all")
+    cells = _cells(study.config, number).values()
+    study.check({"seed": seed, **cell} for seed in _training_seeds(study, seeds) for cell in cells)
+
+
 def make_table(study: Study, number: int, seeds: int) -> dict[str, Any]:
     """Train and measure the missing runs of a table; return its results: protocol, rows, differences.
 
-    There are `seeds` training seeds: the configuration's own and the following ones. ConfigError for a table
-    that the paper does not have.
+    There are `seeds` training seeds: the configuration's own and the following ones.
     """
-    if number not in TABLES:
-        raise ConfigError(f"no table {number}: there are {', '.join(map(str, TABLES))}")
-    _check(study.config, number)
-    training_seeds = [study.config.seed + turn for turn in range(seeds)]
+    training_seeds = _training_seeds(study, seeds)
     made = (
         _retrieval(study, training_seeds) if number in (1, 6) else _translation(study, number, training_seeds)
     )
     return {"table": number, "training_seeds": training_seeds, **made}
 
 
-def _check(config: Config, number: int) -> None:
-    if number == 3 and config.store.images != "all":
-        raise ConfigError("table 3 retrieves from all images: --set store.images=all")
+def _training_seeds(study: Study, seeds: int) -> list[int]:
+    return [study.config.seed + turn for turn in range(seeds)]
 
 
 def _retrieval(study: Study, training_seeds: Sequence[int]) -> dict[str, Any]:
     """Tables 1 and 6, which need no stage 3."""
+    (cell,) = _cells(study.config, 1).values()
     rows, queries, protocols, names = [], [], {}, []
     for seed in training_seeds:
-        pipeline = study.pipeline({"seed": seed, "retrieval.negatives": STRATEGIES})
+        pipeline = study.pipeline({"seed": seed, **cell})
         console.print(f"{pipeline.run.name}")
         pipeline.finish("precision")
         own, found = load_precision(stage_directory(pipeline.run, "precision"))
@@ -113,6 +119,8 @@ def _translation(study: Study, number: int, training_seeds: Sequence[int]) -> di
 
 def _cells(config: Config, number: int) -> dict[str, Cell]:
     """Return the cells of one training seed by name."""
+    if number in (1, 6):
+        return {"all": {"retrieval.negatives": STRATEGIES}}
     if number in (2, 7):
         return {"all": {"guidance.variants": VARIANTS}}
     if number == 3:

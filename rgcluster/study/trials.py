@@ -1,6 +1,8 @@
 """Ray Tune over the cells of a sweep. A trial trains stage 3 and measures; earlier stages are already trained.
 
-Finished work is found on disk, so the same command continues a sweep whose driver died.
+Finished work is found on disk, so the same command continues a sweep whose driver died. A sweep that is asked to stop
+says so in a file, which the driver of every trial polls: trials that train end with a checkpoint, and the others,
+which would only repeat what they measure, end with them.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ from rgcluster.base.session import cluster_nodes
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
-from rgcluster.errors import ConfigError, root_cause
+from rgcluster.errors import ConfigError, RGClusterError, Terminated, root_cause
 from rgcluster.pipeline.context import Shared
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
+from rgcluster.train.preemption import STOPPED, request_stop, stoppable
 from rgcluster.train.records.metrics import read_metrics
 
 __all__ = ["Plan", "Trial", "concurrency", "finished_results", "run_trials"]
 
 NOTES = "sweep/trials"
 """Folder of the study with a file for every trial that ended without results, and the reason."""
+STOP = "sweep/stop"
+"""File of the study that asks its trials to stop."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,10 @@ def concurrency(config: Config, most: int | None = None) -> int:
 def run_trials(
     plan: Plan, cells: Sequence[Cell], *, asha: bool, grace: int, report: Callable[[list[Trial]], None]
 ) -> list[Trial]:
-    """Run the cells without results; return every trial's state. `report` is called at every change."""
+    """Run the cells without results; return every trial's state. `report` is called at every change.
+
+    Terminated after SIGTERM, once the trials that train have written a checkpoint.
+    """
     study = plan.study()
     trials = [Trial(cell, _state(study.pipeline(cell), plan.root, asha)) for cell in cells]
     report(trials)
@@ -96,6 +104,7 @@ def run_trials(
         if asha
         else None
     )
+    stop = _Stop(plan.root / STOP, trials)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(_drive, plan=plan, cells=list(cells)), {"cpu": CPUS_PER_DRIVER}
@@ -108,16 +117,20 @@ def run_trials(
             name="tune",
             **(plan.root / "sweep").for_ray,
             verbose=0,
+            stop=stop,
             callbacks=[_Watch(trials, steps, report)],
         ),
     )
     _quiet()
-    found = tuner.fit()
+    with stop, stoppable(stop.request):
+        found = tuner.fit()
     for result in (found[at] for at in range(len(found))):
         number = result.config["cell"] if result.config else None
         if number is not None and result.error:
             trials[number].state = "failed"
             _note(plan.root, study.pipeline(cells[number]).run.name, "failed", _first_line(result.error))
+    if stop.requested:
+        raise Terminated(f"sweep: {STOPPED}; the same command continues its trials where they stopped")
     for trial in trials:
         pipeline = study.pipeline(trial.cell)
         if _finished(pipeline):
@@ -138,8 +151,11 @@ def finished_results(study: Study, cell: Cell) -> dict[str, Any] | None:
     return dict((stage_directory(pipeline.run, "evaluation") / RESULTS).read_json())
 
 
-def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, Any]:
-    """Run one trial: train stage 3, report its loss to Tune, then measure."""
+def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, Any] | None:
+    """Run one trial: train stage 3, report its loss to Tune, then measure; None where it was asked to stop."""
+    stop = plan.root / STOP
+    if stop.exists():
+        return None
     pipeline = plan.study().pipeline(cells[setting["cell"]])
     reported: dict[str, Any] = {"step": 0}
 
@@ -149,11 +165,18 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
                 reported.update(step=line["step"], loss=line[plan.loss])
                 tune.report(dict(reported))
 
+    def poll() -> None:
+        with suppress(OSError, RGClusterError):  # the workers, which need the storage, report it
+            directory = stage_directory(pipeline.run, "guidance")
+            if stop.exists() and (directory / STAGE).exists():
+                request_stop(directory)
+            report_loss()
+
     if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped earlier
         report_loss()
         return reported
     try:
-        with follow(report_loss):
+        with follow(poll):
             pipeline.finish("guidance")
         report_loss()
         if "loss" not in reported:
@@ -161,9 +184,40 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
                 f"--loss {plan.loss}: guidance/metrics.jsonl of {pipeline.run} has no such line"
             )
         pipeline.finish("evaluation")
+    except Terminated:
+        return None
     except Exception as error:
         raise root_cause(error) from None
     return reported
+
+
+class _Stop(tune.Stopper):
+    """Ends the experiment once a stop is requested and no trial trains any more."""
+
+    def __init__(self, file: Location, trials: list[Trial]) -> None:
+        self.file, self.trials = file, trials
+        self.requested = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as of `_Watch`
+
+    def __enter__(self) -> _Stop:
+        self.file.remove()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.remove()
+
+    def request(self) -> None:
+        """Ask every trial to stop."""
+        self.requested = True
+        self.file.write_bytes(b"\n")
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.requested and not any(trial.state == "training" for trial in self.trials)
 
 
 class _Watch(tune.Callback):

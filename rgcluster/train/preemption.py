@@ -6,8 +6,12 @@ notice, and tells the first worker by a file, too. Ray tells the first worker of
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from rgcluster.base.cluster.internals import is_preempted
 from rgcluster.base.cluster.spot import MetadataService, metadata_service
@@ -15,7 +19,7 @@ from rgcluster.base.rundir import PREEMPTED, STOP
 from rgcluster.base.storage import Location
 from rgcluster.errors import RGClusterError
 
-__all__ = ["NOTICED", "STOPPED", "PreemptionWatch", "clear_requests", "request_stop"]
+__all__ = ["NOTICED", "STOPPED", "PreemptionWatch", "clear_requests", "request_stop", "stoppable"]
 
 NOTICED, STOPPED = "a machine is about to be taken away", "asked to stop"
 
@@ -24,6 +28,37 @@ SECONDS, REMOTE_SECONDS = 0.5, 5.0
 NOTICE_SECONDS = 5.0
 FAILURES = 3
 """Consecutive failures after which a metadata service is no longer polled."""
+STOP_SECONDS = 100.0
+"""After SIGTERM a training without a checkpoint ends; machines are taken away two minutes after their notice."""
+
+
+@contextmanager
+def stoppable(request: Callable[[], None]) -> Iterator[None]:
+    """Make SIGTERM call `request`, which asks the trainings of the body for a checkpoint, after which they end.
+
+    A second SIGTERM ends the process at once, and so does the first one where the request fails.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    late = threading.Timer(STOP_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+    late.daemon = True
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, before)
+        late.start()
+        try:
+            request()
+        except (OSError, RGClusterError):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        late.cancel()
+        signal.signal(signal.SIGTERM, before)
 
 
 def request_stop(directory: Location) -> None:

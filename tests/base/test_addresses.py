@@ -198,3 +198,48 @@ def test_a_run_at_a_dead_cluster_ends_and_leaves_nothing(
     assert result.returncode == 2, result.stderr
     assert "RAY_ADDRESS=127.0.0.1:9: nothing answers at this address within 5 s" in result.stderr
     assert result.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo"], ["demo", "--dry-run"], ["train", "all", "--data", "s", "--run", "r"], ["evaluate", "--run", "r"],
+        ["table", "2", "--run", "r"], ["sweep", "--run", "r"], ["store", "build", "--data", "s", "--run", "r"],
+        ["store", "list"], ["data", "shard", "f", "s"], ["data", "check", "f"], ["serve", "--run", "r"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)  # fmt: skip
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "silent", "http://127.0.0.1:9", "head"])
+def test_every_command_that_needs_a_cluster_refuses_a_dead_one_within_ten_seconds(
+    arguments: list[str], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # whatever other tests did before
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray began to wait for it"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        named = f"127.0.0.1:{silent.getsockname()[1]}" if address == "silent" else address
+        monkeypatch.setenv("RAY_ADDRESS", named)
+        start = time.monotonic()
+        status, errors = run_inside(*arguments)
+        assert time.monotonic() - start < 10
+    assert (status, errors.count("\n")) == (2, 1), errors
+    assert errors.startswith(f"rgcluster: RAY_ADDRESS={named}: ") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["127.0.0.1:9", None])
+def test_a_cluster_that_was_killed_is_not_waited_for(
+    left: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray began to wait for it"))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of other tests
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if left:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(left)
+    status, errors = run_inside("store", "list")
+    assert status == 2 and errors.count("\n") == 1
+    assert errors.startswith("rgcluster: no Ray cluster a") and "`ray start --head` starts one" in errors
+    assert not left or ":9 any more, where the last one was started" in errors, errors

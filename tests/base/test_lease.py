@@ -147,6 +147,43 @@ def test_a_silent_holder_on_another_machine_is_followed_after_a_while(tmp_path: 
     second.release()
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_only_the_clock_of_the_storage_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    here = time.time
+    location = Location(tmp_path)
+    Lease(location).acquire()
+    elsewhere(location, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("rgcluster.base.lease.time.time", lambda: here() + 3600 * hours)
+        assert holder_of(location) is not None
+        with pytest.raises(LeaseHeld, match="process 1 on far"):
+            refuse_held(location)
+    elsewhere(location, 1, silent=70)
+    with monkeypatch.context() as patch:
+        patch.setattr("rgcluster.base.lease.time.time", lambda: here() + 3600 * hours)
+        assert holder_of(location) is None
+        refuse_held(location)
+    assert (location / "lease").names() == ["00000001.json"]
+
+
+def test_who_may_only_read_sees_the_holder_by_the_clock_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Location, content: bytes, **options: object) -> None:
+        raise StorageError(f"{self}: access denied")
+
+    location = Location(tmp_path)
+    Lease(location).acquire()
+    elsewhere(location, 1)
+    monkeypatch.setattr(Location, "write_bytes", refuse)
+    assert str(holder_of(location)).startswith("process 1 on far")
+    then = time.time() - 70
+    os.utime((location / "lease" / "00000001.json").path, (then, then))
+    assert holder_of(location) is None
+
+
 def test_of_many_that_take_over_at_once_one_succeeds(location: Location) -> None:
     (location / "config.yaml").write_text("")
     Lease(location).acquire().release()

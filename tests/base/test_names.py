@@ -81,6 +81,10 @@ def test_served_runs_get_a_name_from_their_directory(tmp_path: Path) -> None:
     (name,) = named_runs([str(tmp_path / "un été")])
     assert re.fullmatch(r"un-ete-[0-9a-f]{6}", name)
     assert list(named_runs([f"faces={tmp_path / 'un été'}"])) == ["faces"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        (tmp_path / "lr=0.1").mkdir()
+        assert list(named_runs(["lr=0.1"]).values()) == [str(tmp_path / "lr=0.1")]
     with pytest.raises(ConfigError, match="'été' cannot name a model: use letters of the English alphabet"):
         settings_of({"runs": {"été": "/r"}})
 

@@ -126,6 +126,7 @@ def test_nodes_are_told_by_kind() -> None:
     assert (
         describe_nodes([Node(4), Node(8, 1), Node(8, 1)]) == "2 nodes of 8 CPUs and 1 GPU, 1 node of 4 CPUs"
     )
+    assert describe_nodes([]) == "a cluster without CPUs"
 
 
 NODES = st.lists(

@@ -44,6 +44,7 @@ def test_a_job_knows_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
         ["train", "all", "--data", "/shards", "--run", "runs/a"],
         ["train", "all", "--data", "shards", "--run", "/runs/a"],
         ["evaluate", "--run", "runs/a"],
+        ["report", "--run", "runs/a"],
         ["sweep", "--run", "runs/a", "--retrieval-count", "1,3"],
         ["table", "2", "--run", "runs/a"],
         ["serve", "--run", "a=runs/a"],

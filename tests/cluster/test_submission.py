@@ -79,11 +79,23 @@ def test_defaults_are_those_of_the_command() -> None:
             "prepare: invalid value for '--rows': ",
         ),
         ("pipeline", ["--run", "/r/a", "--set", "stepz=1"], "unknown key 'stepz'"),
+        (
+            "serve",
+            ["--run", "/r/a", "--set", "api_key=open sesame"],
+            "command lines are visible to other users",
+        ),
+        ("serve", ["--run", "/r/a", "--set", "fronts=0"], "fronts"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sent(job: str, options: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_job(job, options, PROJECT)
+
+
+def test_a_place_is_the_same_however_it_is_written() -> None:
+    for one, other in (("/r/a", "/r//b/../a/"), ("s3://bucket/a", "s3://bucket/a/")):
+        plans = [plan_job("evaluate", ["--run", place], PROJECT) for place in (one, other)]
+        assert plans[0].places == plans[1].places == (one,) and plans[0].name == plans[1].name
 
 
 def test_what_is_uploaded_is_what_ray_would_upload(tmp_path: Path) -> None:

@@ -204,6 +204,16 @@ def test_an_accent_is_the_same_class_however_it_is_written(tmp_path: Path) -> No
         (["train/a/1.jpg", "train/b/1.jpg", "test/2.jpg"], r"2.jpg: lies in the folder of a split, but in no class"),
         (["a,b/1.jpg", "c/1.jpg"], r"'a,b' cannot name an attribute or class: no commas"),
         (["-young/1.jpg", "old/1.jpg"], r"'-young' cannot name an attribute or class"),
+        (["train_horse/1.jpg", "train_zebra/1.jpg", "test_horse/2.jpg"], r"test_horse and train_horse could name spl"),
+        (["traina/1.jpg", "trainb/1.jpg", "testa/2.jpg"], r"could name splits; rename them .* --layout classes"),
+        (["A_train/1.jpg", "B_train/1.jpg", "A_test/2.jpg"], r"A_test and A_train could name splits"),
+        (["train2017/1.jpg", "val2017/1.jpg"], r"train2017 and val2017 could name splits"),
+        (["train/1.jpg", "trainA/1.jpg"], r"train and trainA could name splits"),
+        (["images/1.jpg", "masks/1.png"], r"images hardly names a class, so masks beside it .* --layout classes"),
+        (["photos/Img/1.jpg", "photos/depth/1.png"], r"Img hardly names a class, so depth beside it"),
+        (["fold1/cat/1.jpg", "fold1/dog/1.jpg", "fold2/cat/1.jpg", "fold2/dog/1.jpg"],
+         r"cat and dog lie in each of fold1 and fold2; give --layout classes if fold1 and fold2 are the classes, or"),
+        (["train/Cat/1.jpg", "train/dog/1.jpg", "test/cat/1.jpg"], r"the classes 'Cat' and 'cat' differ in case alone"),
     ],
 )  # fmt: skip
 def test_what_is_open_to_doubt_is_refused_with_what_resolves_it(
@@ -212,6 +222,46 @@ def test_what_is_open_to_doubt_is_refused_with_what_resolves_it(
     with pytest.raises(DataError, match=words) as caught:
         read_source(with_images(tmp_path / "data", *names))
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train_station/1.jpg", "bus_station/1.jpg"], ["trains/1.jpg", "buses/1.jpg"], ["a/1.jpg", "A/1.jpg"],
+        ["cat/indoors/1.jpg", "dog/outdoors/1.jpg"], ["images/1.jpg", "images/2.jpg"],
+    ],
+    ids=lambda names: names[0],
+)  # fmt: skip
+def test_what_only_resembles_a_doubt_is_read(tmp_path: Path, names: list[str]) -> None:
+    table = read_source(with_images(tmp_path / "data", *names))
+    assert len(table.attributes) == len(
+        {name.split("/")[0] for name in names if not name.startswith("images")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["train2017/1.jpg", "val2017/1.jpg"], ("train2017", "val2017")),
+        (["images/1.jpg", "masks/1.png"], ("images", "masks")),
+        (["2019/cat/1.jpg", "2019/dog/1.jpg", "2020/cat/1.jpg", "2020/dog/1.jpg"], ("2019", "2020")),
+    ],
+)
+def test_the_layout_that_is_named_is_taken(
+    tmp_path: Path, names: list[str], classes: tuple[str, ...]
+) -> None:
+    folder = with_images(tmp_path / "data", *names)
+    assert read_source(folder, "classes").attributes == classes
+    assert len(read_source(folder, "images")) == len(names)
+
+
+def test_a_class_without_an_image_is_said(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "pets", "cat/1.jpg", "dog/1.jpg")
+    (folder / "bird").mkdir()
+    table = read_source(folder)
+    assert table.attributes == ("cat", "dog") and table.left_out == {"empty folders": ("bird/",)}
+    (folder / "bird" / "1.txt").write_text("")
+    assert read_source(folder).left_out == {"no images": ("bird/1.txt",)}
 
 
 def test_the_option_resolves_it(tmp_path: Path) -> None:
@@ -321,6 +371,12 @@ def test_separators(tmp_path: Path, separator: str) -> None:
     assert table.attributes == ("Old", "Young") and table.labels.tolist() == [[1, 0], [0, 1]]
 
 
+def test_a_separator_at_the_end_of_every_line_is_no_attribute(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "a.jpg", "b.jpg")
+    csv(folder / "l.csv", "file;Old;", "a.jpg;1;", "b.jpg;0;")
+    assert read_source(folder).attributes == ("Old",)
+
+
 def test_row_numbers_of_pandas_are_no_attribute(tmp_path: Path) -> None:
     folder = with_images(tmp_path / "data", "a.jpg", "b.jpg")
     assert read_source(csv(folder / "t.csv", ",file,Old", "0,a.jpg,1", "1,b.jpg,0")).attributes == ("Old",)
@@ -364,6 +420,7 @@ def test_columns_are_named_alike_however_their_accents_are_written(tmp_path: Pat
         ("000001", r"000001.png is: correct the name"),
         ("ONE.JPG", r"one.jpg is: correct the name"),
         ("x/one.jpg", r"one.jpg is: correct the name"),
+        ("1", r"000001.png is: correct the name"),
         ("nothing.jpg", r"remove the row, add the file, or say with --images"),
         ("n" * 5000, r"\.\.\. \(5002 characters\), which is not in"),
     ],
@@ -493,11 +550,15 @@ def test_tar_of_class_folders_and_archives_that_are_none(tmp_path: Path) -> None
     path = tar(tmp_path / "pets.tar", [("./pets/cat/1.jpg", picture(1)), ("./pets/dog/1.jpg", picture(2))])
     table = read_source(path)
     assert table.attributes == ("cat", "dog") and table.tree.read("dog/1.jpg") == picture(2)
-    for name, words in (
-        ("x.tar.gz", "cannot be read in place; unpack it"), ("x.7z", "cannot be read in place"),
-        ("x.tar", "not a readable tar archive without compression"),
-    ):  # fmt: skip
-        (tmp_path / name).write_bytes(b"\x1f\x8b nothing")
+    for name, content, words in (
+        ("x.tar.gz", b"nothing", "cannot be read in place; unpack it"),
+        ("x.7z", b"7z", "cannot be read in place"),
+        ("x.tar", b"\x1f\x8b compressed", "cannot be read in place"),
+        ("x.tar", b"nothing", "not a readable tar archive without compression"),
+        ("x.xlsx", b"PK\x03\x04", "expected a folder, an archive"),
+        ("x.rst", b"nothing", "expected a folder, an archive"),
+    ):
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=words):
             read_source(tmp_path / name)
     cut = tmp_path / "cut.tar"
@@ -507,6 +568,26 @@ def test_tar_of_class_folders_and_archives_that_are_none(tmp_path: Path) -> None
 
 
 # --- contents decide ---
+
+
+@pytest.mark.parametrize("name", ["download", "pets.tar", "pets.zip.part"])
+def test_an_archive_is_what_its_content_says(tmp_path: Path, name: str) -> None:
+    folder = with_images(tmp_path / "pets", "cat/1.jpg", "dog/1.jpg")
+    files = [("cat/1.jpg", picture(1)), ("dog/1.jpg", picture(2))]
+    for path in (pack(folder, tmp_path / "some.zip"), tar(tmp_path / "some.tar", files)):
+        path.rename(tmp_path / name)
+        assert read_source(tmp_path / name).attributes == ("cat", "dog")
+
+
+def test_archives_among_which_there_are_no_images_are_named(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "pets", "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "both").mkdir()
+    pack(folder, tmp_path / "both" / "pets.zip")
+    for path in (tmp_path / "both", pack(tmp_path / "both", tmp_path / "outer.zip")):
+        with pytest.raises(
+            DataError, match="no images there, but archives; unpack pets.zip or give it alone"
+        ):
+            read_source(path)
 
 
 def test_suffixes_do_not_decide(tmp_path: Path) -> None:

@@ -16,4 +16,5 @@ def test_drawn_and_written_faces_are_the_same_source(tmp_path: Path) -> None:
     assert (written.name, written.file_names, written.splits) == (drawn.name, drawn.file_names, drawn.splits)
     assert written.attributes == drawn.attributes
     np.testing.assert_array_equal(written.labels, drawn.labels)
+    assert written.left_out == {}
     assert all(written.tree.read(name) == drawn.tree.read(name) for name in drawn.file_names)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import command
-from tiny import tiny_config
+from tiny import small_shards, tiny_config
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
-from rgcluster.base.rundir import enter, is_blank
+from rgcluster.base.rundir import enter, is_blank, link_stage
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
-from rgcluster.data.shards import Prepared, ShardSet
+from rgcluster.data.shards import Prepared
 from rgcluster.errors import ConfigError, RunConflict
 from rgcluster.faces import FaceSet
 from rgcluster.pipeline import checks
@@ -105,14 +105,26 @@ def test_a_full_disk_is_seen_before_the_start(tmp_path: Path, monkeypatch: pytes
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1 << 10))
     listed = found(tmp_path, PLENTY)
-    words = r"run: 0 MiB are free, but the run will write about \d+ MiB \(checkpoints .*store .*\); free some space"
+    words = (
+        r"run: 0 MiB are free, but the run will write about \d+ MiB \(in all checkpoints .*store .*\); free"
+    )
     with pytest.raises(ConfigError, match=words):
         require(list(listed.values()))
-    # What a run wrote already is not written once more.
-    (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / "held", "wb") as file:
-        file.truncate(1 << 32)
-    require(list(found(tmp_path, PLENTY).values()))
+    # What a stage wrote already is not written once more, wherever it lies; other files do not count.
+    run, shared = Location(tmp_path / "run"), tmp_path / "stages" / "guidance"
+    link_stage(run, "guidance", Location(shared))
+    for place, passes in ((tmp_path / "run", False), (shared, True)):
+        place.mkdir(parents=True, exist_ok=True)
+        with open(place / "held", "wb") as file:
+            file.truncate(1 << 32)
+        assert found(tmp_path, PLENTY)["disk"].passed == passes
+
+
+def test_a_run_with_enough_room_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_held", lambda run: pytest.fail("walked"))
+    assert found(tmp_path, PLENTY)["disk"].passed
 
 
 def test_the_images_of_shards_and_of_faces_to_be_drawn() -> None:
@@ -135,13 +147,6 @@ def test_an_index_that_vectors_cannot_train_is_refused_where_it_is_chosen() -> N
 
 
 # --- other settings for a run that was begun ---
-
-
-def small_shards() -> ShardSet:
-    return ShardSet(
-        "shards", "noise", "noise", CELEBA_ATTRIBUTES, False, None, {"train": 70, "test": 20, "unlabelled": 10},
-        100, 0, (), (), "0123", "0123",
-    )  # fmt: skip
 
 
 def pipeline(run: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Pipeline:

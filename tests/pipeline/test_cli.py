@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,38 @@ def test_names_are_written_where_their_letters_cannot_be(monkeypatch: pytest.Mon
     assert result.stdout == "un \\xe9t\\xe9 \\u2502 \\u9854\n"
 
 
+IN_TURN = """
+import sys
+from rgcluster.cli import main
+place = sys.argv[1]
+for words in (
+    ["data", "faces", place + "/faces", "--count", "2"],
+    ["demo", "--preset", "smoke", "--run", place, "--dry-run"],
+    ["evaluate", "--run", place],
+):
+    sys.argv = ["rgcluster", *words]
+    try:
+        main()
+    except SystemExit as end:
+        print("status", end.code)
+"""
+
+
+def test_any_path_works_in_the_c_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    place = tmp_path / "un été" / "x y 顔"
+    line = [sys.executable, "-c", IN_TURN, str(place)]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert len(list((place / "faces" / "img_align_celeba").iterdir())) == 2
+    assert "store name" in result.stdout and re.findall(r"(?m)^status (\d+)$", result.stdout) == [
+        "0",
+        "0",
+        "2",
+    ]
+    assert f"{place}: not a run directory" in result.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -125,6 +158,7 @@ def test_names_are_written_where_their_letters_cannot_be(monkeypatch: pytest.Mon
         ["train", "guidance", "--data", "shards"],
         ["store", "build", "--data", "shards"],
         ["evaluate"],
+        ["report"],
         ["table", "2"],
         ["sweep", "--retrieval-count", "1,3"],
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import command
-from processes import start
+from processes import lines_of_ray, start
 
 from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.rundir import safe_name
@@ -35,6 +35,7 @@ def test_a_pipeline_at_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert f"{run}: in use by process {process.pid} on" in refused.stderr
     out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
+    assert not lines_of_ray(errors + out), errors[-3000:]
     assert str(run / "report" / "index.html") in out.replace("\n", "")
     for stage in ("translation", "retrieval", "guidance"):
         assert read_notices(Location(run / stage)) == []
@@ -61,6 +62,6 @@ def test_a_pipeline_at_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ["serve", "--run", str(run), "--dry-run"],
     ):
         result = command(*arguments, timeout=200)
-        assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr[-3000:]
+        assert result.returncode == 0 and not lines_of_ray(result.stderr), result.stderr[-3000:]
     assert yaml.safe_load(result.stdout)["runs"] == {safe_name(run.name): str(run)}
     assert (tmp_path / "après.png").exists() and (tmp_path / "modèle.pt2").exists()

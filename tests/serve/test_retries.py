@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from rgcluster.base.remote import persistently
 from rgcluster.client import Client
-from rgcluster.errors import EndpointError, RequestRefused, UnknownId
+from rgcluster.errors import ConfigError, EndpointError, RequestRefused, UnknownId
 from rgcluster.serve.deploy import deployments
 from rgcluster.serve.http.errors import ApiError
 
@@ -66,6 +68,22 @@ def test_a_client_gives_up_before_its_patience_ends_and_at_once_on_its_own_error
         client.models()
     client._session.request = Answers(response(422, refused))  # type: ignore[method-assign]
     with pytest.raises(RequestRefused, match="no attribute; see /v1/domains"):
+        client.models()
+    assert pauses == []
+
+
+def test_what_another_attempt_cannot_mend_is_told_at_once(pauses: list[float]) -> None:
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(
+        ConfigError, match=r"no TLS connection \(.*\); write http:// for an endpoint without TLS"
+    ):
+        Client(f"https://127.0.0.1:{server.server_address[1]}").models()
+    server.shutdown()
+    server.server_close()
+    client = Client("http://here")
+    client._session.request = Answers(requests.TooManyRedirects("Exceeded 30 redirects."))  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=r"no such request is possible \(Exceeded 30 redirects.\)"):
         client.models()
     assert pauses == []
 

@@ -14,13 +14,17 @@ import pytest
 import yaml
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from inside import run_inside
 from ray import cloudpickle
 from serving import settings_for
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from tiny import tiny_config
 from typer.testing import CliRunner
 
 from rgcluster.cli import app as command_line
 from rgcluster.errors import ConfigError, UnknownId
-from rgcluster.serve.backend import InProcess, describe
+from rgcluster.serve.backend import InProcess, ServedModel, describe
 from rgcluster.serve.deploy import launch
 from rgcluster.serve.deploy.deployments import build
 from rgcluster.serve.http.application import create_app
@@ -87,29 +91,83 @@ def keyed(noise_run: Path) -> FastAPI:
 
 
 def routes(app: FastAPI) -> list[tuple[str, str]]:
-    """Method and path of each route of the API that needs a key."""
-    open_paths = ("/v1/health", "/v1/ready")
+    """Method and path of every route of the API."""
     return [
         (method, route.path.replace("{number}", "0"))
         for route in app.routes
-        if isinstance(route, APIRoute) and route.path.startswith("/v1/") and route.path not in open_paths
+        if isinstance(route, APIRoute) and route.path.startswith("/v1/")
         for method in sorted(route.methods)
     ]
 
 
-@pytest.mark.parametrize("root", ROOTS)
-@pytest.mark.parametrize(
-    "headers", [{}, {"X-API-Key": "wrong key"}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "\u00e9"}]
+ROUTES = routes(
+    create_app(
+        settings_of({"runs": {"noise": "/r"}}),
+        [ServedModel("noise", "/r", tiny_config(), 9, "0")],
+        InProcess({}),
+    )
 )
-def test_every_route_needs_the_key_under_every_root_path(
-    keyed: FastAPI, root: str, headers: dict[str, str]
+OPEN = {("GET", "/v1/health"), ("GET", "/v1/ready")}
+BESIDES = [
+    ("GET", "/metrics"), ("GET", "/v1/nothing"), ("GET", "/v1/domains/"), ("HEAD", "/v1/models"),
+    ("OPTIONS", "/v1/models"), ("DELETE", "/v1/models"),
+]  # fmt: skip
+"""Requests that no route of the API takes: the key is looked at first."""
+FOREIGN = {"X-API-Key": KEY, "Host": "evil.example"}
+
+
+def test_the_matrix_covers_the_real_routes() -> None:
+    assert {("POST", "/v1/translate"), ("GET", "/v1/neighbors"), ("GET", "/v1/domains"), *OPEN} <= set(ROUTES)
+    assert len(ROUTES) == 11
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, *BESIDES])
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        pytest.param({}, 401, "no_key", id="no key"),
+        pytest.param({"X-API-Key": "wrong key"}, 401, "no_key", id="wrong key"),
+        pytest.param({"Authorization": "Bearer wrong"}, 401, "no_key", id="wrong bearer"),
+        pytest.param({"X-API-Key": "\u00e9"}, 401, "no_key", id="wrong letters"),
+        pytest.param(FOREIGN, 400, "foreign_host", id="foreign host"),
+    ],
+)
+def test_no_route_is_reached_without_the_key_or_at_a_foreign_host(
+    keyed: FastAPI, headers: dict[str, str], status: int, code: str, method: str, path: str, root: str
 ) -> None:
-    listed = routes(keyed)
-    assert len(listed) == 9
-    for method, path in [*listed, ("GET", "/metrics"), ("GET", "/v1/nothing"), ("GET", "/v1/domains/")]:
-        for full in (root + path, path, "/" + path):
-            answer = request(keyed, full, method, headers, root)
-            assert (answer.status, answer.code) == (401, "no_key"), (full, root)
+    if (method, path) in OPEN and headers is not FOREIGN:
+        assert request(keyed, root + path, method, headers, root).status == 200
+        return
+    for full in (root + path, path, "/" + path):  # servers leave the root path on, or take it off
+        answer = request(keyed, full, method, headers, root)
+        assert (answer.status, answer.code) == (status, code), full
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-API-Key": "wrong key"}, FOREIGN], ids=["no key", "wrong key", "host"]
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_route_is_reached_where_another_application_mounts_it(
+    keyed: FastAPI, method: str, path: str, headers: dict[str, str]
+) -> None:
+    mounted: Any = Starlette(routes=[Mount("/faces", keyed)])
+    answer = request(mounted, f"/faces{path}", method, headers)
+    if (method, path) in OPEN and headers is not FOREIGN:
+        assert answer.status == 200
+    else:
+        assert answer.code == ("foreign_host" if headers is FOREIGN else "no_key")
+
+
+def test_a_websocket_is_closed(keyed: FastAPI) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/v1/domains", "root_path": "", "query_string": b"", "headers": []}
+    asyncio.run(keyed(scope, lambda: asyncio.sleep(0, {"type": "websocket.connect"}), send))
+    assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -141,6 +199,23 @@ def test_a_key_that_does_not_fit_is_refused_without_being_quoted(key: str) -> No
     assert key not in str(refused.value) and repr(key) not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_key: 12345678",
+        "api_key: [12345678]",
+        "api_key: '12345678",
+        "api_key: {a: 12345678}",
+        "api_key: 12345678: 1",
+    ],
+)
+def test_a_settings_file_that_is_wrong_is_refused_without_quoting_the_key(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"runs: {{a: /r}}\n{text}\n")
+    status, errors = run_inside("serve", "--run", "/r", "--config", str(file))
+    assert status == 2 and "12345678" not in errors and str(file) in errors, errors
+
+
 def test_the_key_comes_from_a_file_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise_run: Path
 ) -> None:
@@ -164,6 +239,8 @@ def test_the_key_comes_from_a_file_or_the_environment(
 def test_the_key_is_refused_where_others_can_read_it(noise_run: Path) -> None:
     with pytest.raises(ConfigError, match="RGCLUSTER_API_KEY"):
         settings_of({"runs": {"a": "x"}}, [f"api_key={KEY}"])
+    with pytest.raises(ConfigError, match="RGCLUSTER_API_KEY"):
+        settings_of({"runs": {"a": "x"}}, [f" api_key.x ={KEY}"])
     with pytest.raises(ConfigError, match="api_key_file"):
         build({"runs": {"noise": str(noise_run)}, "api_key": KEY})
 
@@ -188,7 +265,7 @@ def plain(noise_run: Path) -> FastAPI:
     ],
 )  # fmt: skip
 def test_a_foreign_host_is_refused(plain: FastAPI, root: str, host: str) -> None:
-    for method, path in [*routes(plain), ("GET", "/"), ("GET", "/v1/health"), ("OPTIONS", "/v1/models")]:
+    for method, path in [*ROUTES, ("GET", "/"), ("OPTIONS", "/v1/models")]:
         answer = request(plain, root + path, method, {"host": host}, root)
         assert (answer.status, answer.code) == (400, "foreign_host")
     assert "--allowed-host" in answer.body.decode()
@@ -229,7 +306,7 @@ def test_allowed_hosts_are_answered_and_no_others(noise_run: Path) -> None:
     ],
 )
 def test_pages_of_other_origins_are_refused(plain: FastAPI, root: str, origin: str) -> None:
-    for method, path in [*routes(plain), ("OPTIONS", "/v1/translate"), ("GET", "/v1/health")]:
+    for method, path in [*ROUTES, ("OPTIONS", "/v1/translate")]:
         headers = {"host": "localhost:8000", "origin": origin, "access-control-request-method": "POST"}
         answer = request(plain, root + path, method, headers, root)
         assert (answer.status, answer.code) == (403, "foreign_origin")

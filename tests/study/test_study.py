@@ -108,19 +108,25 @@ def test_a_sweep_that_cannot_run_is_refused_at_once(smoke_run: Path, tmp_path: P
     too_much = command(*line, "--retrieval-count", "1,3", "--set", "store.shards=5000")
     assert too_much.returncode == 2
     assert "5000 store shards x 0.1" in too_much.stderr and "or store.shards, or add" in too_much.stderr
+    for values, words in (
+        ("guidance.retrieval_count=1,1000", "the store will hold only 127 images besides the query's own"),
+        ("store.index=exact,ivfpq", "ivfpq needs 256 vectors or more"),
+    ):
+        refused = command(*line, "--over", values)
+        assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1
     unknown = command(*line, "--over", "guidance.steps_=1,2")
     assert unknown.returncode == 2 and "did you mean 'guidance.steps'" in unknown.stderr
     assert not (tmp_path / "no").exists() or not list((tmp_path / "no").rglob("metrics.jsonl"))
 
 
 def test_a_failed_trial_keeps_the_results_of_the_others(study: Path, tmp_path: Path) -> None:
-    """Of two trials one asks for more neighbours than there are images; the other is there already."""
+    """Of two trials one learns so fast that its loss is no number; the other is there already."""
     copy = tmp_path / "study"
     shutil.copytree(study, copy)
     line = ("sweep", "--preset", "smoke", "--data", str(shards_of(study)), "--run", str(copy))
-    result = command(*line, "--retrieval-count", "1,1000")
+    result = command(*line, "--over", "guidance.optimizer.learning_rate=2e-4,1e30")
     assert result.returncode == 1
-    assert "1 of 2 trials failed" in result.stderr and "the store holds only 127 images" in result.stderr
+    assert "1 of 2 trials failed" in result.stderr and "guidance.optimizer.learning_rate" in result.stderr
     trials = json.loads((copy / "sweep" / "results.json").read_text())["trials"]
     assert [trial["state"] for trial in trials] == ["finished", "failed"]
 

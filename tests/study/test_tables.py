@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,19 +13,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from results import made_results
-from tiny import tiny_config
+from tiny import small_shards, tiny_config
 
 from rgcluster.base.rundir import enter, link_stage, stage_directory, work_once
 from rgcluster.base.storage import Location
+from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, DataError, RunConflict
 from rgcluster.evaluate.measure.evaluation import _values, over_seeds
 from rgcluster.evaluate.measure.inputs import evaluation_inputs
 from rgcluster.evaluate.measure.protocol import require_same
-from rgcluster.study.cells import cell_name
+from rgcluster.study.cells import Study, cell_name
 from rgcluster.study.differences import judged
 from rgcluster.study.report import notes, shown_tables, verdicts, write_table
 from rgcluster.study.space import cells_of, parse_axis
-from rgcluster.study.tables import merge
+from rgcluster.study.tables import check_table, merge
 from rgcluster.study.writing import as_csv, as_latex
 
 
@@ -197,6 +199,27 @@ def test_work_is_done_once_and_other_work_refused(tmp_path: Path) -> None:
     assert done == [1]
     with pytest.raises(RunConflict, match="steps = 3, now 4"):
         enter(place, {"steps": 4})
+
+
+def test_what_one_run_of_a_study_would_be_refused_for_is_told_before_the_first(tmp_path: Path) -> None:
+    study = Study(Location(tmp_path), tiny_config(), small_shards())
+    study.check([{}, {"guidance.retrieval_count": 79}])
+    with pytest.raises(ConfigError, match="guidance.retrieval_count = 80, but the store will hold only 79"):
+        study.check([{}, {"guidance.retrieval_count": 80}])
+    for number in (1, 2, 4):
+        check_table(study, number, 2)
+    with pytest.raises(ConfigError, match="no table 5: there are 1, 2, 3, 4, 6, 7"):
+        check_table(study, 5, 1)
+    with pytest.raises(ConfigError, match="the study: unknown key 'guidance.stepz'"):
+        study.check([{"guidance.stepz": 1}])
+    few = Study(Location(tmp_path), tiny_config("store.images=train", "data.fraction=1"), few_shards())
+    with pytest.raises(ConfigError, match="guidance.retrieval_count = 10, but the store will hold only 8"):
+        check_table(few, 4, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def few_shards() -> ShardSet:
+    return replace(small_shards(), splits={"train": 9, "test": 20})
 
 
 def test_a_grid_is_every_combination_once() -> None:

@@ -12,6 +12,17 @@ from pathlib import Path
 from rgcluster.base.storage import Location
 from rgcluster.train.records.metrics import read_metrics
 
+OF_RAY = (
+    "Traceback", "core_worker", "raylet", "SIGTERM", "*** ", "graceful_shutdown", "gcs_", "RAY_BACKEND_LOG_LEVEL",
+    "constructor arguments", "ray::", "(pid=",
+)  # fmt: skip
+"""Marks of lines that come from inside of Ray."""
+
+
+def lines_of_ray(text: str) -> list[str]:
+    """What a user must not see of Ray's inside."""
+    return [line for line in text.splitlines() if any(mark in line for mark in OF_RAY)]
+
 
 def copy_without(run: Path, target: Path, *stages: str) -> Path:
     """A copy of a finished run in which `stages` have not been begun."""

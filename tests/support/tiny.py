@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.config import Config, load_config
+from rgcluster.data.shards import ShardSet
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator
 from rgcluster.translate.device import Device
@@ -91,3 +93,11 @@ def write_celeba(
         lines = [f"{name} {2 if number % 5 == 4 else 0}" for number, name in enumerate(names)]
         (folder / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def small_shards() -> ShardSet:
+    """Shards of 100 images that are nowhere."""
+    return ShardSet(
+        "shards", "noise", "noise", CELEBA_ATTRIBUTES, False, None, {"train": 70, "test": 20, "unlabelled": 10},
+        100, 0, (), (), "0123", "0123",
+    )  # fmt: skip

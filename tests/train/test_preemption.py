@@ -22,10 +22,16 @@ from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.rundir import PREEMPTED, STOP
 from rgcluster.base.storage import Location
 from rgcluster.errors import StorageError, Terminated
-from rgcluster.pipeline.fit import _stoppable
 from rgcluster.train import preemption
 from rgcluster.train.loop import train_stage
-from rgcluster.train.preemption import NOTICED, STOPPED, PreemptionWatch, clear_requests, request_stop
+from rgcluster.train.preemption import (
+    NOTICED,
+    STOPPED,
+    PreemptionWatch,
+    clear_requests,
+    request_stop,
+    stoppable,
+)
 
 STAGE = "translation"
 
@@ -217,7 +223,7 @@ def test_sigterm_is_a_request_to_stop_and_a_second_one_ends_at_once(tmp_path: Pa
     before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     try:
         directory = Location(tmp_path / "run" / STAGE)
-        with _stoppable(directory):
+        with stoppable(lambda: request_stop(directory)):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
             assert (directory / STOP).exists() and not ended
@@ -233,17 +239,14 @@ def test_sigterm_is_a_request_to_stop_and_a_second_one_ends_at_once(tmp_path: Pa
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_storage_that_takes_no_request_ends_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(directory: Location) -> None:
+def test_a_storage_that_takes_no_request_ends_at_once() -> None:
+    def refuse() -> None:
         raise StorageError("down")
 
     ended: list[int] = []
-    monkeypatch.setattr("rgcluster.pipeline.fit.request_stop", refuse)
     before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     try:
-        with _stoppable(Location(tmp_path)):
+        with stoppable(refuse):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
         assert ended == [signal.SIGTERM]

@@ -18,6 +18,7 @@ __all__ = [
     "ANSWER_SECONDS",
     "DASHBOARD_PORT",
     "check_driver_address",
+    "check_last_cluster",
     "dashboard_address",
     "require_endpoint",
     "require_url",
@@ -72,6 +73,16 @@ def check_driver_address(source: str, address: str) -> None:
         )
         raise ConfigError(
             f"{shown}: {what} answers there; set {source}={own}, the address that `ray start` printed"
+        )
+
+
+def check_last_cluster(address: str) -> None:
+    """Raise ConfigError unless a Ray cluster answers at `address`, where one was started last on this machine."""
+    parts = _parts(address)
+    if parts is None or _what_answers(parts.hostname or "", parts.port or CLUSTER_PORT) != "cluster":
+        raise ConfigError(
+            f"no Ray cluster answers at {address} any more, where the last one was started; `ray start --head` starts "
+            f"one on this machine, RAY_ADDRESS=HOST:{CLUSTER_PORT} names another"
         )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "autoscaler_node_groups",
     "has_fast_bf16",
     "is_preempted",
+    "last_cluster",
     "lerp_all",
     "num_cpus_here",
     "pack_directory",
@@ -88,6 +89,19 @@ def num_cpus_here() -> float:
     from ray._private.utils import get_num_cpus
 
     return float(get_num_cpus())
+
+
+def last_cluster() -> str:
+    """Return the address of the cluster that runs here or was started here last; ConnectionError where there is none.
+
+    It may have ended: Ray leaves the address of a cluster that was killed behind (`ray._private.services`).
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    address = canonicalize_bootstrap_address("auto")
+    if address is None:
+        raise ConnectionError("none was started")
+    return address
 
 
 def autoscaler_node_groups() -> list[Any]:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from rgcluster.data.sources.archives import TarTree, ZipTree, open_tree
+from rgcluster.data.sources.archives import ARCHIVES, TarTree, ZipTree, open_tree
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
 from rgcluster.data.sources.classes import (
     common_folder,
@@ -141,6 +141,9 @@ def _read(path: Path, layout: str, files: Files, columns: Columns) -> ImageTable
     if not files.images:
         if any(SHARD_NAME.fullmatch(name) for name in files.others):
             raise DataError(f"{path}: holds shards already; train with `--data {path}`")
+        archives = [name for name in files.others if name.lower().endswith(ARCHIVES)]
+        if archives:
+            raise DataError(f"{path}: no images there, but archives; unpack {archives[0]} or give it alone")
         raise DataError(f"{path}: no images there, nor tables that name them")
     labels = np.empty((len(files.images), 0), np.int8)
     splits = [UNLABELLED] * len(files.images)

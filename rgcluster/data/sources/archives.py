@@ -10,28 +10,45 @@ from pathlib import Path, PurePosixPath
 from rgcluster.data.sources.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover, limit_size
 from rgcluster.errors import DataError, quoted
 
-__all__ = ["TarTree", "ZipTree", "open_tree"]
+__all__ = ["ARCHIVES", "TarTree", "ZipTree", "open_tree"]
 
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar")
+ARCHIVES = (".zip", ".tar", *_COMPRESSED)
+OFFICE = (".xlsx", ".ods", ".docx", ".odt", ".pptx", ".odp")
+"""Suffixes of documents, which are zip archives, too."""
+_ZIP = b"PK\x03\x04"
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
+"""First bytes of compressed files, in the order of the suffixes."""
+_USTAR = slice(257, 262)
+"""Where a tar archive says that it is one."""
 
 
 def open_tree(path: Path) -> Tree:
-    """Return the folder, zip or tar archive at `path`; DataError for anything else."""
+    """Return the folder, zip or tar archive at `path`, by its content; DataError for anything else."""
     if path.is_dir():
         return FolderTree(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder or file")
-    if path.suffix.lower() in _COMPRESSED:
+    suffix, head = path.suffix.lower(), _head(path)
+    if suffix in _COMPRESSED or head.startswith(_MAGIC):
         raise DataError(f"{path}: cannot be read in place; unpack it and give the folder, or pack it as .zip")
-    if path.suffix.lower() == ".tar":
+    if head[_USTAR] == b"ustar" or (suffix == ".tar" and not head.startswith(_ZIP)):
         _tar_members(str(path))
         return TarTree(path)
-    if path.suffix.lower() == ".zip":
+    if suffix in (".zip", ".tar") or (head.startswith(_ZIP) and suffix not in OFFICE):
         _open_zip(str(path))
         return ZipTree(path)
     raise DataError(
         f"{path}: expected a folder, an archive (.zip, .tar) or a table (.csv, .tsv, .jsonl, .parquet)"
     )
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_USTAR.stop)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 class ZipTree:

@@ -16,6 +16,7 @@ from rgcluster.data.sources.tabular import Columns, decode_text, parse_table
 from rgcluster.data.sources.tree import Tree, content_of
 from rgcluster.data.sources.words import NUMBERED_SPLITS
 from rgcluster.errors import DataError, cut, quoted
+from rgcluster.faces.dataset import RECIPE_FILE
 
 __all__ = ["ATTRIBUTES", "is_celeba", "read_celeba"]
 
@@ -71,7 +72,7 @@ def read_celeba(path: Path, files: Files | None = None) -> ImageTable:
         table_names = [item.name for item in path.parent.iterdir() if item.is_file()]
     attributes_at = _first(table_names, release.attributes)
     partition_at = _first(table_names, release.partition)
-    used = [name for name in (attributes_at, partition_at) if name]
+    used = [name for name in (attributes_at, partition_at, RECIPE_FILE) if name]
     images = _find_images(path, files.without(used), release)
     if attributes_at is None:
         raise DataError(
@@ -115,9 +116,10 @@ def _find_images(path: Path, files: Files, release: _Release) -> Files:
         return _find_images(packed.path, files_of(packed), release)
     if path.is_file() and files.images:
         return files
+    there = f", images lie in {', '.join(sorted(files.tops)[:3]) or '.'}" if files.images else ""
     raise DataError(
-        f"{path / release.images}: no images there; expected CelebA's layout, {release.images}/000001.jpg and so on, "
-        f"or {release.images}.zip"
+        f"{path / release.images}: no images there{there}; expected CelebA's layout, {release.images}/000001.jpg and "
+        f"so on, or {release.images}.zip"
     )
 
 

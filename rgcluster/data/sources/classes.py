@@ -8,10 +8,13 @@ from pathlib import Path
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import one_hot
-from rgcluster.data.sources.words import split_and_domain, split_of
+from rgcluster.data.sources.words import resembles_split, split_and_domain, split_of
 from rgcluster.errors import DataError
 
 __all__ = ["common_folder", "looks_like_classes", "read_classes", "require_no_doubt"]
+
+IMAGES = frozenset(("image", "images", "img", "imgs", "jpegimages"))
+"""Names of folders that say nothing of their images."""
 
 
 def common_folder(files: Files) -> str:
@@ -55,6 +58,35 @@ def require_no_doubt(files: Files, source: Path) -> None:
         raise DataError(
             f"{source}: {splits[0]} names a split and {others[0]} does not; rename {others[0]} if it is one too, "
             "remove it, or give --layout classes if each folder is a class"
+        )
+    if len(folders) < 2:
+        return
+    first, second = sorted(folders)[:2]
+    if all(map(resembles_split, folders)) and not (
+        all(map(split_of, folders)) or all(map(split_and_domain, folders))
+    ):
+        raise DataError(
+            f"{source}: {first} and {second} could name splits; rename them like train/CLASS and test/CLASS, or trainA "
+            "and testA, or give --layout classes if each folder is a class"
+        )
+    if plain := next((name for name in sorted(folders) if name.casefold() in IMAGES), None):
+        other = min(folders - {plain})
+        raise DataError(
+            f"{source}: {plain} hardly names a class, so {other} beside it may be none either; move away what is not "
+            "to be trained on, or give --layout classes if each folder is a class"
+        )
+    inner = {
+        top: {name.split("/")[1] for name in files.images if name.startswith(f"{top}/")} for top in folders
+    }
+    shared = set.intersection(*inner.values())
+    if (
+        all(name.count("/") > 1 for name in files.images)
+        and len(shared) > 1
+        and not any(map(split_of, folders | shared))
+    ):
+        raise DataError(
+            f"{source}: the folders {' and '.join(sorted(shared)[:2])} lie in each of {first} and {second}; give "
+            f"--layout classes if {first} and {second} are the classes, or swap the folders"
         )
 
 

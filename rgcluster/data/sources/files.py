@@ -29,6 +29,7 @@ LeftOut = dict[str, tuple[str, ...]]
 
 NO_IMAGES = "no images"
 LEFTOVERS = "leftovers of other programs"
+EMPTY = "empty folders"
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,18 @@ def joined(*parts: LeftOut) -> LeftOut:
 
 def files_of(tree: Tree) -> Files:
     """Return the tree's files by kind, recognised by their names or first bytes."""
-    images, others, left = [], [], []
+    images, others, left, empty = [], [], [], []
     for name in tree.names():
         if leftover(name.rstrip("/").rsplit("/", 1)[-1]):
             left.append(name)
+        elif name.endswith("/"):
+            empty.append(name)
         elif name.lower().endswith(IMAGE_SUFFIXES) or _is_image(tree, name):
             images.append(name)
         else:
             others.append(name)
-    return Files(tree, images, others, {LEFTOVERS: tuple(left)} if left else {})
+    left_out = {reason: tuple(names) for reason, names in ((LEFTOVERS, left), (EMPTY, empty)) if names}
+    return Files(tree, images, others, left_out)
 
 
 def _is_image(tree: Tree, name: str) -> bool:

@@ -57,13 +57,14 @@ def _folder_of(plain: list[str], written: dict[str, str], tree: Tree, source: st
 
 
 def _like(name: str, written: dict[str, str]) -> str | None:
-    """Return a file whose name differs only by its suffix, case or folder."""
+    """Return a file whose name differs only by its suffix, case, folder or leading zeros."""
     path = PurePosixPath(name)
     for same in (
         lambda other: other.casefold() == name.casefold(),
         lambda other: str(PurePosixPath(other).with_suffix("")) in (name, str(path.with_suffix(""))),
         lambda other: PurePosixPath(other).name == path.name,
         lambda other: PurePosixPath(other).stem == path.stem,
+        lambda other: PurePosixPath(other).stem.lstrip("0") == path.stem.lstrip("0"),
     ):
         near = next((other for other in written if same(other)), None)
         if near is not None:

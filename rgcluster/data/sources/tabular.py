@@ -52,11 +52,16 @@ class Labels:
 
 
 def one_hot(values: Sequence[str], classes: Sequence[str], source: str) -> Labels:
-    """Return the labels of rows that each have one of the classes; DataError for one class alone."""
+    """Return the labels of rows that each have one of the classes; DataError for fewer than two, or two spellings."""
     if len(classes) < 2:
         raise DataError(
             f"{source}: one class alone, {classes[0]!r}; a translator needs two, or use --layout images"
         )
+    spelt: dict[str, str] = {}
+    for name in classes:
+        other = spelt.setdefault(name.casefold(), name)
+        if other != name and len(name) > 1:  # letters are classes of their own
+            raise DataError(f"{source}: the classes {other!r} and {name!r} differ in case alone; rename one")
     labels = np.array(values)[:, None] == np.array(classes)[None]
     return Labels(tuple(classes), labels.astype(np.int8), True)
 
@@ -236,10 +241,10 @@ def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
 
 
 def _without_row_numbers(rows: pa.Table) -> pa.Table:
-    """Return the rows without an unnamed column of row numbers, which is pandas' index."""
+    """Return the rows without an unnamed column that is empty or holds row numbers, which is pandas' index."""
     for name in rows.column_names:
         if name in ("", "__index_level_0__") or name.startswith("Unnamed:"):
-            numbers = [str(value) for value in rows[name].to_pylist()]
-            if numbers == [str(row) for row in range(len(rows))]:
-                return rows.drop_columns([name])
+            values = [str(value) for value in rows[name].to_pylist()]
+            if values == [str(row) for row in range(len(rows))] or set(values) <= {"", "None"}:
+                rows = rows.drop_columns([name])
     return rows

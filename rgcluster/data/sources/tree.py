@@ -34,9 +34,9 @@ class Tree(Protocol):
     """Files by relative names with forward slashes."""
 
     def names(self) -> list[str]:
-        """Return the name of every file, sorted; a leftover of another program is one name, `@eaDir/` if a folder.
+        """Return the name of every file, sorted; a leftover of another program, or an empty folder, is one name.
 
-        DataError where the tree cannot be walked.
+        Names of folders end in a slash. DataError where the tree cannot be walked.
         """
 
     def head(self, name: str, count: int) -> bytes:
@@ -92,6 +92,8 @@ class FolderTree:
         here = (status.st_dev, status.st_ino)
         if here in above:
             raise DataError(f"{folder}: a symbolic link to a folder above it; remove the link")
+        if not entries and prefix:
+            yield prefix
         for entry in entries:
             if not _is_directory(entry):
                 yield prefix + entry.name

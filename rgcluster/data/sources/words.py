@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rgcluster.errors import DataError
 
-__all__ = ["NUMBERED_SPLITS", "SPLITS", "split_and_domain", "split_of", "splits_in"]
+__all__ = ["NUMBERED_SPLITS", "SPLITS", "resembles_split", "split_and_domain", "split_of", "splits_in"]
 
 SPLITS = ("train", "val", "test")
 
@@ -18,6 +18,8 @@ _WORDS = {
 }  # fmt: skip
 _SPLIT = re.compile(rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?:[_ -]?(?:set|data|images))?")
 _DOMAIN = re.compile(r"(?i:(train|val|test))[_-]?([A-Z])")
+_PART = rf"(?i:{'|'.join(sorted(_WORDS, key=len, reverse=True))})"
+_LIKE = re.compile(rf"{_PART}(?:[_ .-].*|[A-Z0-9].*|[a-z])?|.+[_ .-]{_PART}")
 NUMBERED_SPLITS = {"0": "train", "1": "val", "2": "test"}
 """Splits by their numbers in CelebA's partition."""
 
@@ -32,6 +34,11 @@ def split_and_domain(word: str) -> tuple[str, str] | None:
     """Return split and domain of a folder of unpaired translation, `trainA`; None for another word."""
     found = _DOMAIN.fullmatch(word)
     return (found[1].lower(), found[2]) if found else None
+
+
+def resembles_split(word: str) -> bool:
+    """Return whether a folder's name holds that of a split: `train_horse`, `trainHorse`, `train2017`, `A_train`."""
+    return _LIKE.fullmatch(word) is not None
 
 
 def splits_in(folder: Path, names: Sequence[str]) -> list[str] | None:

@@ -78,7 +78,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[DeployedE
     listener = ListeningSocket(host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
-        with ray_session(needs=None):
+        with ray_session():
             before = set(list_stores())
             direct = serves_directly(settings, cluster_nodes())
             if direct:

@@ -1,0 +1,122 @@
+"""A sweep that is asked to stop: trials that train end with a checkpoint, others end, none begins."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import command
+from processes import start
+
+from rgcluster.base.rundir import STAGE
+from rgcluster.base.rundir import STOP as STAGE_STOP
+from rgcluster.base.storage import Location
+from rgcluster.errors import Terminated
+from rgcluster.study.trials import STOP, Plan, Trial, _drive, _Stop
+from rgcluster.train.records.metrics import read_metrics
+
+
+def plan(root: Path) -> Plan:
+    nothing: Any = None
+    return Plan(Location(root), nothing, nothing, {}, 1, "rg-unit/total")
+
+
+class FakeStudy:
+    """Takes the place of a study and of its only pipeline, whose stages work until they are asked to stop."""
+
+    def __init__(self, root: Path) -> None:
+        self.run = Location(root / "cell")
+
+    def pipeline(self, cell: object) -> FakeStudy:
+        return self
+
+    def finish(self, name: str) -> None:
+        (self.run / name / STAGE).write_json({"finished": False})
+        deadline = time.monotonic() + 30
+        while not (self.run / name / STAGE_STOP).exists():
+            assert time.monotonic() < deadline, "nobody asked it to stop"
+            time.sleep(0.05)
+        raise Terminated(f"{name}: asked to stop; the same command continues after step 7")
+
+
+def test_a_trial_at_work_is_asked_to_stop_and_does_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "study", lambda self: FakeStudy(tmp_path))
+    with _Stop(Location(tmp_path) / STOP, []) as stop:
+        later = threading.Timer(0.2, stop.request)
+        later.start()
+        assert _drive({"cell": 0}, plan(tmp_path), [{}]) is None
+        later.join()
+    assert (tmp_path / "cell" / "guidance" / STAGE_STOP).exists() and not (tmp_path / STOP).exists()
+
+
+def test_a_trial_whose_turn_comes_after_the_request_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "study", lambda self: pytest.fail("began"))
+    with _Stop(Location(tmp_path) / STOP, []) as stop:
+        stop.request()
+        assert _drive({"cell": 0}, plan(tmp_path), [{}]) is None
+
+
+def test_the_sweep_ends_when_no_trial_trains_any_more(tmp_path: Path) -> None:
+    trials = [Trial({}, state) for state in ("finished", "training", "measuring", "waiting")]
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / STOP).write_text("")  # of a driver that was killed while it stopped
+    with _Stop(Location(tmp_path) / STOP, trials) as stop:
+        assert not (tmp_path / STOP).exists() and not stop.stop_all()
+        stop.request()
+        assert not stop.stop_all()
+        trials[1].state = "ended"
+        assert stop.stop_all()
+    assert pickle.loads(pickle.dumps(stop)).__dict__ == {}, "Tune writes it to disk"
+
+
+@pytest.mark.long
+def test_a_terminated_sweep_leaves_a_checkpoint_of_each_trial_at_work(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    """No regular checkpoint comes in these trainings: those that are there were asked for by SIGTERM."""
+    root = tmp_path / "study"
+    line = [
+        "sweep", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(root),
+        "--retrieval-count", "1,3", "--trials", "1", "--set", "cluster.threads=1",
+        "--set", "guidance.steps=120", "--set", "guidance.checkpoint_every=1000",
+    ]  # fmt: skip
+    process = start(*line)
+    deadline = time.monotonic() + 400
+    while not (begun := at_step(root, 10)):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-3000:]
+        time.sleep(0.1)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors[-3000:]
+    assert errors.splitlines()[-1].startswith("rgcluster: sweep: asked to stop; the same command continues")
+    assert "Traceback" not in errors, errors[-3000:]
+    (directory,) = begun
+    (checkpoint,) = (directory / "checkpoints").glob("step-*/manifest.json")
+    step = int(checkpoint.parent.name[5:])
+    assert 10 <= step < 120 and not (root / STOP).exists()
+    assert not list((root / "sweep" / "trials").glob("*")), "a trial that was stopped did not fail"
+    result = command(*line)
+    assert result.returncode == 0, result.stderr[-3000:]
+    steps = [entry["step"] for entry in read_metrics(Location(directory))]
+    assert steps[-1] == 120 and steps == sorted(set(steps))
+    states = [row["state"] for row in json.loads((root / "sweep" / "results.json").read_text())["trials"]]
+    assert states == ["finished", "finished"]
+
+
+def at_step(root: Path, step: int) -> list[Path]:
+    """The directories of stage 3 whose training has come to `step`."""
+    directories = [file.parent for file in (root / "stages").glob(f"*/guidance/{STAGE}")]
+    return [
+        place
+        for place in directories
+        if (lines := read_metrics(Location(place))) and lines[-1]["step"] >= step
+    ]
