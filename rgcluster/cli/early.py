@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from rgcluster.base.cluster.job import refuse_relative
-from rgcluster.base.lease import refuse_held
-from rgcluster.base.storage import Location
-
 __all__ = ["require_free"]
 
 
 def require_free(run: str, *, dry_run: bool = False) -> None:
     """Raise LeaseHeld where another process changes a run directory, ConfigError for a relative one in a Ray job."""
-    if not dry_run:
-        refuse_relative("--run", run)
-        refuse_held(Location(run))
+    if dry_run:
+        return
+    # Storage takes longer to import than `rgcluster --help` may take.
+    from rgcluster.base.cluster.job import refuse_relative
+    from rgcluster.base.lease import refuse_held
+    from rgcluster.base.storage import Location
+
+    refuse_relative("--run", run)
+    refuse_held(Location(run))
