@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from rgcluster.base.storage import Location
 from rgcluster.bench.neighbours import bench_neighbours
 from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.bench.result import Row
+from rgcluster.bench.turns import turns
 from rgcluster.config import ClusterConfig, Config
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.sources import read_celeba
@@ -39,10 +41,13 @@ DEFAULT = "default step"
 MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
-def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress: Progress) -> list[Row]:
-    """Measure translation steps of `batch` images: `pairs` times, each case alternately with the plain step.
+def bench_step(
+    config: Config, batch: int, pairs: int, switches: bool, progress: Progress, seconds: float = math.inf
+) -> list[Row]:
+    """Measure translation steps of `batch` images: each case alternately with the plain step.
 
-    With `switches`, every formulation and choice of kernels is a case of its own.
+    A case is measured `pairs` times, or as often as it can be in `seconds`, at least once. With `switches`, every
+    formulation and choice of kernels is a case of its own.
     """
     gpu = torch.cuda.is_available() and config.cluster.gpu == "auto"
     device = pick_device(config.cluster, gpu=gpu)
@@ -62,7 +67,7 @@ def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress:
     ]
     for case, step in cases.items():
         progress(case)
-        theirs, ours = _in_turn(plain, step, pairs, device)
+        theirs, ours = _in_turn(plain, step, pairs, seconds, device)
         median = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
         speed = batch / statistics.median(ours)
         rows.append(Row(case, "speed", speed, "images/s", PLAIN, speed / median))
@@ -72,8 +77,13 @@ def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress:
     return rows
 
 
-def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -> list[Row]:
-    """Train `steps` steps of every stage on drawn faces below `folder`; the first half warms up."""
+def bench_stages(
+    config: Config, folder: Path, steps: int, progress: Progress, seconds: float = math.inf
+) -> list[Row]:
+    """Train `steps` steps of every stage on drawn faces below `folder`; the first half warms up.
+
+    Guidance is then compared with neighbours in memory, for `seconds` at most.
+    """
     count = max(256, 4 * config.translation.batch_size)
     progress(f"drawing {count} faces")
     write_faces(folder / "faces", count, seed=0)
@@ -92,7 +102,7 @@ def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -
         ]
         rows.append(Row(stage, "memory peak of a worker", line["peak_memory_gib"], "GiB"))
     progress("guidance with its neighbours in memory")
-    return rows + bench_neighbours(pipeline)
+    return rows + bench_neighbours(pipeline, seconds)
 
 
 def matrix_rate(device: Device) -> float:
@@ -186,10 +196,10 @@ def _batch(config: Config, count: int, device: Device) -> Batch:
     )
 
 
-def _in_turn(a: Step, b: Step, pairs: int, device: Device) -> tuple[list[float], list[float]]:
-    """Return the seconds of `pairs` alternate runs of a and b, after one warm-up run of each."""
+def _in_turn(a: Step, b: Step, pairs: int, limit: float, device: Device) -> tuple[list[float], list[float]]:
+    """Return the seconds of alternate runs of a and b, after one warm-up run of each."""
     seconds: tuple[list[float], list[float]] = [], []
-    for turn in range(pairs + 1):
+    for turn in turns(pairs + 1, limit, least=2):
         for step, times in zip((a, b), seconds, strict=True):
             start = _now(device)
             step()
