@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -111,7 +111,8 @@ def train(
 ) -> None:
     """Compare a translation step with its plain formulation, and measure the three stages in training."""
     from rgcluster.base.session import ray_session
-    from rgcluster.bench.train import bench_stages, bench_step
+    from rgcluster.bench.stages import bench_stages
+    from rgcluster.bench.train import bench_step
     from rgcluster.config import load_config
 
     stages = ("translation", "retrieval", "guidance")
@@ -146,6 +147,27 @@ def store(
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
         place, times = (folder or Path(temporary)).resolve(), MANY_SAMPLES if thorough else SAMPLES
         _show("store", bench_store(place, vectors, many, console.print, times), json_)
+
+
+@bench_app.command("gpu")
+def gpu(
+    target: Annotated[
+        Path, typer.Option("--out", help="folder for gpu.json, gpu.md and a grid of translations")
+    ],
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu: a rehearsal")] = "cuda",
+    scale: Annotated[Literal["full", "tiny"], typer.Option(help="tiny: seconds of everything")] = "full",
+    minutes: Annotated[
+        float, typer.Option(help="training on drawn faces takes what the other parts leave", min=0.1)
+    ] = 25.0,
+) -> None:
+    """Measure what a GPU does: training steps, search, decoding, then as much training as the time allows.
+
+    It runs without Ray.
+    """
+    from rgcluster.bench.gpu.program import PAGE, run_program
+
+    _show("gpu", run_program(target, device, scale, minutes, console.print), None)
+    out.print(f"page: {target / PAGE}", soft_wrap=True)
 
 
 def _show(name: str, rows: list[Row], file: Path | None) -> None:
