@@ -23,7 +23,7 @@ from rgcluster.bench.result import Row
 from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, tag_of
 from rgcluster.store.index.plan import plan_of
 
-__all__ = ["bench_store"]
+__all__ = ["SMALL", "bench_store", "clustered", "write"]
 
 DIMENSION, K = 100, 3
 BATCHES = (1, 32, 256)

@@ -137,15 +137,22 @@ def store(
     folder: Annotated[
         Path | None, typer.Option(help="folder for snapshots; by default a temporary one")
     ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="instead, compare the store with other vector libraries")
+    ] = False,
     thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
-    """Compare the store's actors with FAISS in this process on the same vectors."""
+    """Compare the store's actors with FAISS in this process on the same vectors, or with other libraries."""
     from rgcluster.base.session import ray_session
+    from rgcluster.bench.peers.vectors import bench_peers
     from rgcluster.bench.store import bench_store
 
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
         place, times = (folder or Path(temporary)).resolve(), MANY_SAMPLES if thorough else SAMPLES
+        if peers:
+            _show("store", bench_peers(place, vectors, console.print), json_)
+            return
         _show("store", bench_store(place, vectors, many, console.print, times), json_)
 
 
