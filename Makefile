@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Tests start Ray clusters of their own on this machine; no token is needed among them.
 TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: demo test test-full test-docs check docs wheel clean setup chromium
+.PHONY: demo test test-full test-docs gpu check docs wheel clean setup chromium
 
 demo: $(INSTALLED)
 	$(BIN)/rgcluster demo --run runs/demo
@@ -20,6 +20,11 @@ test-full: $(INSTALLED)
 # The commands of README and docs, one after the other: a quarter of an hour.
 test-docs: $(INSTALLED)
 	$(TEST_ENV) $(BIN)/python -m pytest -m pages --timeout 1500 tests/project/test_docs_run.py
+
+# On a machine with a GPU: its tests, then 25 minutes of measurements: build/gpu/gpu.md.
+gpu: $(INSTALLED)
+	$(BIN)/python -m pytest --noconftest -m gpu tests/bench
+	$(BIN)/rgcluster bench gpu --out build/gpu
 
 check: $(INSTALLED)
 	$(BIN)/ruff check rgcluster jobs tests docs/picture.py docs/translations.py

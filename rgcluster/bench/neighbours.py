@@ -13,6 +13,7 @@ import torch
 from rgcluster.base.rundir import networks_of, snapshot_of
 from rgcluster.base.session import placement
 from rgcluster.bench.result import Row
+from rgcluster.bench.turns import turns
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.store.client import Neighbours
 from rgcluster.store.store import RayStore
@@ -23,11 +24,14 @@ from rgcluster.translate.device import pick_device
 
 __all__ = ["bench_neighbours"]
 
-STEPS, ROUNDS = 6, 15
+STEPS, ROUNDS = 4, 15
 
 
-def bench_neighbours(pipeline: Pipeline) -> list[Row]:
-    """Train alternately with the store and with cached neighbours, in this process; the store must be built."""
+def bench_neighbours(pipeline: Pipeline, limit: float) -> list[Row]:
+    """Train alternately with the store and with cached neighbours, in this process; the store must be built.
+
+    There are 15 rounds, or fewer in `limit` seconds.
+    """
     share = placement(pipeline.config).workers["guidance"]
     torch.set_num_threads(share.threads)
     worker = Worker(0, 1, pick_device(pipeline.config.cluster, gpu=share.gpu))
@@ -45,7 +49,7 @@ def bench_neighbours(pipeline: Pipeline) -> list[Row]:
         live, held = stage.retriever.store, _InMemory(store)
         seconds: dict[Any, list[float]] = {live: [], held: []}
         waited = 0.0
-        for turn in range(ROUNDS + 1):
+        for turn in turns(ROUNDS + 1, limit, least=2):
             for source, times in seconds.items():
                 stage.retriever.store = source
                 stage.waits()

@@ -23,7 +23,7 @@ from rgcluster.bench.result import Row
 from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, tag_of
 from rgcluster.store.index.plan import plan_of
 
-__all__ = ["bench_store"]
+__all__ = ["SMALL", "bench_store", "clustered", "write"]
 
 DIMENSION, K = 100, 3
 BATCHES = (1, 32, 256)
@@ -39,8 +39,12 @@ Progress = Callable[[str], None]
 Floats = NDArray[np.float32]
 
 
-def bench_store(folder: Path, count: int, many: int, progress: Progress) -> list[Row]:
-    """Measure with `count` vectors, 12,000 pictures of 128 px and, with approximate indexes, `many` vectors."""
+def bench_store(folder: Path, count: int, many: int, progress: Progress, times: int = 1) -> list[Row]:
+    """Measure with `count` vectors, 12,000 pictures of 128 px and, with approximate indexes, `many` vectors.
+
+    Searches are repeated `times` times as often as by default, and loads last as much longer.
+    """
+    calls, seconds = CALLS * times, SECONDS * times
     progress(f"{count:,} vectors")
     vectors, queries = clustered(count, 0)
     write(folder / "exact", vectors, 4)
@@ -49,14 +53,14 @@ def bench_store(folder: Path, count: int, many: int, progress: Progress) -> list
     for shards in (1, 2, 4):
         progress(f"{shards} shards")
         with _served(folder / "exact", f"bench-{shards}", shards) as store:
-            rows += _latency(store, flat, queries, shards)
+            rows += _latency(store, flat, queries, shards, calls)
             if shards == 4:
-                rows += _throughput(store, flat, queries)
-                rows += _changes(store, queries)
-                rows.append(_additions(store))
+                rows += _throughput(store, flat, queries, seconds)
+                rows += _changes(store, queries, seconds)
+                rows.append(_additions(store, seconds))
                 rows += _restart(store, queries)
     progress(f"{PICTURES:,} pictures")
-    rows += _winners(folder / "pictures")
+    rows += _winners(folder / "pictures", calls)
     if many:
         progress(f"{many:,} vectors")
         del vectors, flat
@@ -135,12 +139,12 @@ def _served(place: Path, name: str, shards: int, index: IndexSettings | None = N
         yield store
 
 
-def _latency(store: RayStore, flat: _Flat, queries: Floats, shards: int) -> list[Row]:
+def _latency(store: RayStore, flat: _Flat, queries: Floats, shards: int, calls: int) -> list[Row]:
     # Time of as many empty Ray calls.
-    idle = _median_ms([_timed(store.ping) for _ in range(CALLS)])
+    idle = _median_ms([_timed(store.ping) for _ in range(calls)])
     rows = [Row(f"{shards} shards", "empty calls, median", idle, "ms")]
     for batch in BATCHES:
-        rows_in = [queries[np.arange(turn, turn + batch) % len(queries)] for turn in range(CALLS)]
+        rows_in = [queries[np.arange(turn, turn + batch) % len(queries)] for turn in range(calls)]
         flat.search(rows_in[0])
         ours, theirs, over = list[float](), list[float](), list[float]()
         before = _searched(store)
@@ -162,11 +166,11 @@ def _searched(store: RayStore) -> NDArray[np.float64]:
     return np.array([row["search_seconds"] for row in store.info()])
 
 
-def _throughput(store: RayStore, flat: _Flat, queries: Floats) -> list[Row]:
+def _throughput(store: RayStore, flat: _Flat, queries: Floats, seconds: float) -> list[Row]:
     batch = queries[:32]
 
     def rate(clients: list[Callable[[], Any]]) -> float:
-        return _together(clients, SECONDS) * len(batch)
+        return _together(clients, seconds) * len(batch)
 
     connected = [RayStore.connect(store.name) for _ in range(CLIENTS)]
     best = 0.0
@@ -184,7 +188,7 @@ def _throughput(store: RayStore, flat: _Flat, queries: Floats) -> list[Row]:
     return [Row(f"4 shards, {CLIENTS} clients of batch 32", "queries a second", ours, "1/s", name, best)]
 
 
-def _changes(store: RayStore, queries: Floats) -> list[Row]:
+def _changes(store: RayStore, queries: Floats, limit: float) -> list[Row]:
     """Add batches of 64 rows while another client searches."""
     generator = np.random.default_rng(2)
     added, latencies = 0, []
@@ -197,7 +201,7 @@ def _changes(store: RayStore, queries: Floats) -> list[Row]:
     searcher = threading.Thread(target=search)
     searcher.start()
     start = time.perf_counter()
-    while time.perf_counter() - start < SECONDS:
+    while time.perf_counter() - start < limit:
         ids = np.arange(64) + 10**9 + added
         tags = np.full(64, tag_of("unlabelled"))
         store.add(ids, generator.normal(size=(64, DIMENSION)), np.zeros((64, *SMALL), np.uint8), tags)
@@ -211,7 +215,7 @@ def _changes(store: RayStore, queries: Floats) -> list[Row]:
     ]
 
 
-def _additions(store: RayStore) -> Row:
+def _additions(store: RayStore, seconds: float) -> Row:
     """Add batches of 64 rows from eight clients at once."""
     connected, started = [RayStore.connect(store.name) for _ in range(CLIENTS)], itertools.count()
     vectors = np.random.default_rng(5).normal(size=(64, DIMENSION)).astype(np.float32)
@@ -220,7 +224,7 @@ def _additions(store: RayStore) -> Row:
     def add(client: RayStore) -> None:
         client.add(np.arange(64) + 2 * 10**9 + 64 * next(started), vectors, pictures)
 
-    batches = _together([functools.partial(add, client) for client in connected], SECONDS)
+    batches = _together([functools.partial(add, client) for client in connected], seconds)
     for client in connected:
         client.close()
     return Row(f"4 shards, {CLIENTS} clients adding by 64", "rows added durably", batches * 64, "1/s")
@@ -234,13 +238,13 @@ def _restart(store: RayStore, queries: Floats) -> list[Row]:
     return [Row("4 shards, one killed", "until the next answer, median", statistics.median(times), "s")]
 
 
-def _winners(place: Path) -> list[Row]:
+def _winners(place: Path, calls: int) -> list[Row]:
     generator = np.random.default_rng(3)
     write(place, generator.normal(size=(PICTURES, DIMENSION)).astype(np.float32), 4, PICTURE)
     mapped = generator.integers(0, 256, (PICTURES, *PICTURE), np.uint8)
     rows = []
     with _served(place, "bench-pictures", 4) as store:
-        wanted = [generator.choice(PICTURES, WINNERS, replace=False) for _ in range(CALLS)]
+        wanted = [generator.choice(PICTURES, WINNERS, replace=False) for _ in range(calls)]
         for ids in wanted[:5]:
             store.fetch(ids)
         ours = _median_ms([_timed(store.fetch, ids) for ids in wanted])

@@ -1,35 +1,39 @@
-"""`rgcluster bench train`: a translation step compared with its plain formulation, and the three stages."""
+"""`rgcluster bench train`: a translation step compared with its plain formulation, without Ray."""
 
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rgcluster.base.storage import Location
-from rgcluster.bench.neighbours import bench_neighbours
 from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.bench.result import Row
+from rgcluster.bench.turns import turns
 from rgcluster.config import ClusterConfig, Config
-from rgcluster.data.shard_writer import ShardOptions, write_shards
-from rgcluster.data.sources import read_celeba
-from rgcluster.faces import write_faces
 from rgcluster.model.gmm import sample_style
 from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator
-from rgcluster.pipeline.run import Pipeline
-from rgcluster.train.records.metrics import read_metrics
 from rgcluster.train.steps.translator import TranslatorTrainer
 from rgcluster.translate.device import Device, pick_device
 
-__all__ = ["bench_stages", "bench_step", "matrix_rate"]
+__all__ = [
+    "PLAIN",
+    "Step",
+    "bench_step",
+    "default_step",
+    "matrix_rate",
+    "now",
+    "plain_step",
+    "random_batch",
+    "step_flop",
+]
 
 Progress = Callable[[str], None]
 Step = Callable[[], None]
@@ -39,22 +43,25 @@ DEFAULT = "default step"
 MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
-def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress: Progress) -> list[Row]:
-    """Measure translation steps of `batch` images: `pairs` times, each case alternately with the plain step.
+def bench_step(
+    config: Config, batch: int, pairs: int, switches: bool, progress: Progress, seconds: float = math.inf
+) -> list[Row]:
+    """Measure translation steps of `batch` images: each case alternately with the plain step.
 
-    With `switches`, every formulation and choice of kernels is a case of its own.
+    A case is measured `pairs` times, or as often as it can be in `seconds`, at least once. With `switches`, every
+    formulation and choice of kernels is a case of its own.
     """
     gpu = torch.cuda.is_available() and config.cluster.gpu == "auto"
     device = pick_device(config.cluster, gpu=gpu)
     torch.manual_seed(config.seed)
     networks = Translator(config), Discriminator(config)
-    item = _batch(config, batch, device)
-    plain = _plain(networks, config, item, device, Switches())
-    cases = {DEFAULT: _default(networks, config, item, device)}
+    item = random_batch(config, batch, device)
+    plain = plain_step(networks, config, item, device, Switches())
+    cases = {DEFAULT: default_step(networks, config, item, device)}
     if switches:
         cases |= _cases(networks, config, item, device)
 
-    flop = _flop(networks, config, device, item)
+    flop = step_flop(networks, config, device, item)
     rate = matrix_rate(device)
     rows = [
         Row("arithmetic", "translation step", flop / batch / 1e9, "GFLOP/image"),
@@ -62,7 +69,7 @@ def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress:
     ]
     for case, step in cases.items():
         progress(case)
-        theirs, ours = _in_turn(plain, step, pairs, device)
+        theirs, ours = _in_turn(plain, step, pairs, seconds, device)
         median = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
         speed = batch / statistics.median(ours)
         rows.append(Row(case, "speed", speed, "images/s", PLAIN, speed / median))
@@ -72,29 +79,6 @@ def bench_step(config: Config, batch: int, pairs: int, switches: bool, progress:
     return rows
 
 
-def bench_stages(config: Config, folder: Path, steps: int, progress: Progress) -> list[Row]:
-    """Train `steps` steps of every stage on drawn faces below `folder`; the first half warms up."""
-    count = max(256, 4 * config.translation.batch_size)
-    progress(f"drawing {count} faces")
-    write_faces(folder / "faces", count, seed=0)
-    shards = write_shards(read_celeba(folder / "faces"), Location(folder / "shards"), ShardOptions())
-    pipeline = Pipeline(Location(folder / "run"), _short(config, steps), shards)
-    pipeline.prepare()
-    pipeline.finish("guidance")
-    rows = []
-    for stage in ("translation", "retrieval", "guidance"):
-        line = read_metrics(Location(folder / "run" / stage))[-1]
-        rows.append(Row(stage, "speed", line["images_per_second"], "images/s"))
-        waits = {name: value for name, value in line.items() if name.startswith("wait_")}
-        rows += [
-            Row(stage, f"waiting for {name.removeprefix('wait_')}", value / line["seconds_per_step"], "share")
-            for name, value in waits.items()
-        ]
-        rows.append(Row(stage, "memory peak of a worker", line["peak_memory_gib"], "GiB"))
-    progress("guidance with its neighbours in memory")
-    return rows + bench_neighbours(pipeline)
-
-
 def matrix_rate(device: Device) -> float:
     """Return the best FLOP/s of a large matrix product in the device's training precision."""
     size = MATRIX[device.torch.type]
@@ -102,9 +86,9 @@ def matrix_rate(device: Device) -> float:
     a = torch.randn(size, size, device=device.torch, dtype=kind)
     seconds = []
     for _ in range(5):
-        start = _now(device)
+        start = now(device)
         torch.mm(a, a)
-        seconds.append(_now(device) - start)
+        seconds.append(now(device) - start)
     return 2 * size**3 / min(seconds)
 
 
@@ -113,7 +97,9 @@ def _cases(
 ) -> dict[str, Step]:
     """Return the cases: each formulation alone on the plain step, each choice of kernels on the default step."""
     found = {
-        f"plain, {name.replace('_', ' ')}": _plain(networks, config, item, device, Switches(**{name: True}))
+        f"plain, {name.replace('_', ' ')}": plain_step(
+            networks, config, item, device, Switches(**{name: True})
+        )
         for name in ("group_norms", "parity_upsampling", "one_fake", "winograd")
     }
     choices = [{"convolutions": "direct"}, {"compile": "always"}, {"compile": "never"}]
@@ -127,19 +113,20 @@ def _cases(
         if (chosen, cluster.convolutions) == (device, config.cluster.convolutions):
             continue  # the same as the default
         ((key, value),) = choice.items()
-        found[f"default, {key} {value}"] = _default(
-            networks, other, _batch(config, len(item.image), chosen), chosen
+        found[f"default, {key} {value}"] = default_step(
+            networks, other, random_batch(config, len(item.image), chosen), chosen
         )
     return found
 
 
-def _plain(
+def plain_step(
     networks: tuple[Translator, Discriminator],
     config: Config,
     item: Batch,
     device: Device,
     switches: Switches,
 ) -> Step:
+    """Return a step of the plain formulation, with the optimised ones of `switches`, on copies of the networks."""
     trainer = PlainTrainer(*_moved(networks, device), config, switches)
     plain = replace(item, image=item.image.contiguous())
 
@@ -150,7 +137,10 @@ def _plain(
     return step
 
 
-def _default(networks: tuple[Translator, Discriminator], config: Config, item: Batch, device: Device) -> Step:
+def default_step(
+    networks: tuple[Translator, Discriminator], config: Config, item: Batch, device: Device
+) -> Step:
+    """Return a training step of stage 1 as workers do it, on copies of the networks."""
     translator, discriminator = _moved(networks, device)
     trainer = TranslatorTrainer(translator, discriminator, config, config.translation, device, 1)
     count = 0
@@ -169,7 +159,8 @@ def _moved(networks: tuple[Translator, Discriminator], device: Device) -> tuple[
     return translator.to(device.torch), discriminator.to(device.torch)
 
 
-def _batch(config: Config, count: int, device: Device) -> Batch:
+def random_batch(config: Config, count: int, device: Device) -> Batch:
+    """Return `count` random images with random domains and targets, on the device."""
     size, n = config.data.image_size, config.num_attributes
     generator = torch.Generator().manual_seed(config.seed)
     image = torch.rand(count, 3, size, size, generator=generator) * 2 - 1
@@ -186,25 +177,28 @@ def _batch(config: Config, count: int, device: Device) -> Batch:
     )
 
 
-def _in_turn(a: Step, b: Step, pairs: int, device: Device) -> tuple[list[float], list[float]]:
-    """Return the seconds of `pairs` alternate runs of a and b, after one warm-up run of each."""
+def _in_turn(a: Step, b: Step, pairs: int, limit: float, device: Device) -> tuple[list[float], list[float]]:
+    """Return the seconds of alternate runs of a and b, after one warm-up run of each."""
     seconds: tuple[list[float], list[float]] = [], []
-    for turn in range(pairs + 1):
+    for turn in turns(pairs + 1, limit, least=2):
         for step, times in zip((a, b), seconds, strict=True):
-            start = _now(device)
+            start = now(device)
             step()
             if turn:
-                times.append(_now(device) - start)
+                times.append(now(device) - start)
     return seconds
 
 
-def _now(device: Device) -> float:
+def now(device: Device) -> float:
+    """Return a time in seconds, after everything that was issued to the device."""
     if device.torch.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def _flop(networks: tuple[Translator, Discriminator], config: Config, device: Device, item: Batch) -> float:
+def step_flop(
+    networks: tuple[Translator, Discriminator], config: Config, device: Device, item: Batch
+) -> float:
     """Return the FLOP of the default step with direct convolutions, the base of all rates."""
     plain = replace(device, compiles=False)
     with convolutions("direct"):
@@ -213,14 +207,3 @@ def _flop(networks: tuple[Translator, Discriminator], config: Config, device: De
         with FlopCounterMode(display=False) as counter:
             trainer.update(0, item)
     return float(counter.get_total_flops())
-
-
-def _short(config: Config, steps: int) -> Config:
-    """Return the configuration with `steps` steps, and one report over the second half of them."""
-    changes = {"steps": steps, "report_every": max(1, steps // 2), "checkpoint_every": 10 * steps}
-    stages = {
-        name: getattr(config, name).model_copy(update={**changes, "sample_every": 10 * steps})
-        for name in ("translation", "retrieval", "guidance")
-    }
-    stages["guidance"] = stages["guidance"].model_copy(update={"variants": ("rg-unit",)})
-    return config.model_copy(update=stages)

@@ -303,9 +303,9 @@ def translate(
     fit: FitOption = "auto",
 ) -> None:
     """Translate images to a target domain with a finished run, or by an endpoint."""
-    from rgcluster.cli import commands
+    from rgcluster.cli import finished
 
-    for path in commands.translate(images, run, url, to, target, samples, seed, model, fit):
+    for path in finished.translate(images, run, url, to, target, samples, seed, model, fit):
         out.print(str(path))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,14 +24,29 @@ bench_app = typer.Typer(
 out = Console(highlight=False)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the rows to this JSON file")]
+ThoroughOption = Annotated[
+    bool,
+    typer.Option(
+        "--thorough", help="measure more and longer; without it a benchmark takes five minutes at most"
+    ),
+]
+
+IMAGES, IMAGES_OF_CELEBA = 40_000, 202_599
+MEMORY_REQUESTS, MANY_MEMORY_REQUESTS = 3_000, 10_000
+CASE_SECONDS, NEIGHBOURS_SECONDS = 30.0, 60.0
+SAMPLES, MANY_SAMPLES = 1, 3
 
 
 @bench_app.command("data")
 def data(
-    images: Annotated[int, typer.Option(help="number of JPEG files to generate and read", min=1000)] = 40_000,
+    images: Annotated[
+        int | None,
+        typer.Option(help="number of JPEG files to generate and read: 40,000, thoroughly 202,599", min=1000),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="folder for files and shards; by default a temporary one")
     ] = None,
+    thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
     """Compare reading shards as batches of 128 px with torch's DataLoader on the original files."""
@@ -38,7 +54,8 @@ def data(
     from rgcluster.bench.data import bench_data
 
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
-        _show("data", bench_data((folder or Path(temporary)).resolve(), images, console.print), json_)
+        count = images or (IMAGES_OF_CELEBA if thorough else IMAGES)
+        _show("data", bench_data((folder or Path(temporary)).resolve(), count, console.print), json_)
 
 
 @bench_app.command("serve")
@@ -47,11 +64,15 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8765,
     requests: Annotated[int, typer.Option(help="number of requests of each client", min=1)] = 40,
     memory_requests: Annotated[
-        int, typer.Option(help="number of requests over which memory is measured; 0: skip", min=0)
-    ] = 10_000,
+        int | None,
+        typer.Option(
+            help="number of requests over which memory is measured: 3,000, thoroughly 10,000; 0: skip", min=0
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of `rgcluster serve`")
     ] = None,
+    thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
     """Compare the endpoint over HTTP with direct calls of its translators."""
@@ -59,6 +80,8 @@ def serve(
     from rgcluster.serve.settings import named_runs, settings_of
 
     settings = settings_of({"runs": named_runs([str(run)])}, set_ or ())
+    if memory_requests is None:
+        memory_requests = MANY_MEMORY_REQUESTS if thorough else MEMORY_REQUESTS
     _show("serve", bench_serve(settings, port, requests, memory_requests, console.print), json_)
 
 
@@ -68,26 +91,40 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override")] = None,
     batch: Annotated[int, typer.Option(help="images in a step", min=1)] = 4,
     pairs: Annotated[
-        int, typer.Option(help="alternate measurements of the plain and the other step in each case", min=1)
+        int,
+        typer.Option(
+            help="alternate measurements of the plain and the other step in each case, fewer where they take "
+            "half a minute",
+            min=1,
+        ),
     ] = 5,
     switches: Annotated[
-        bool,
-        typer.Option("--switches/--no-switches", help="also measure each formulation and choice of kernels"),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--switches/--no-switches",
+            help="also measure each formulation and choice of kernels; by default only thoroughly",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="training steps of each stage; 0: skip the stages", min=0)] = 8,
+    thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
     """Compare a translation step with its plain formulation, and measure the three stages in training."""
     from rgcluster.base.session import ray_session
-    from rgcluster.bench.train import bench_stages, bench_step
+    from rgcluster.bench.stages import bench_stages
+    from rgcluster.bench.train import bench_step
     from rgcluster.config import load_config
 
     stages = ("translation", "retrieval", "guidance")
     config = load_config(preset, [*(f"{stage}.batch_size={batch}" for stage in stages), *(set_ or [])])
-    rows = bench_step(config, batch, pairs, switches, console.print)
+    rows = bench_step(
+        config, batch, pairs, thorough if switches is None else switches, console.print,
+        math.inf if thorough else CASE_SECONDS,
+    )  # fmt: skip
     if steps:
         with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
-            rows += bench_stages(config, Path(temporary), steps, console.print)
+            limit = math.inf if thorough else NEIGHBOURS_SECONDS
+            rows += bench_stages(config, Path(temporary), steps, console.print, limit)
     _show("train", rows, json_)
 
 
@@ -100,16 +137,44 @@ def store(
     folder: Annotated[
         Path | None, typer.Option(help="folder for snapshots; by default a temporary one")
     ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="instead, compare the store with other vector libraries")
+    ] = False,
+    thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
-    """Compare the store's actors with FAISS in this process on the same vectors."""
+    """Compare the store's actors with FAISS in this process on the same vectors, or with other libraries."""
     from rgcluster.base.session import ray_session
+    from rgcluster.bench.peers.vectors import bench_peers
     from rgcluster.bench.store import bench_store
 
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
-        _show(
-            "store", bench_store((folder or Path(temporary)).resolve(), vectors, many, console.print), json_
-        )
+        place, times = (folder or Path(temporary)).resolve(), MANY_SAMPLES if thorough else SAMPLES
+        if peers:
+            _show("store", bench_peers(place, vectors, console.print), json_)
+            return
+        _show("store", bench_store(place, vectors, many, console.print, times), json_)
+
+
+@bench_app.command("gpu")
+def gpu(
+    target: Annotated[
+        Path, typer.Option("--out", help="folder for gpu.json, gpu.md and a grid of translations")
+    ],
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu: a rehearsal")] = "cuda",
+    scale: Annotated[Literal["full", "tiny"], typer.Option(help="tiny: seconds of everything")] = "full",
+    minutes: Annotated[
+        float, typer.Option(help="training on drawn faces takes what the other parts leave", min=0.1)
+    ] = 25.0,
+) -> None:
+    """Measure what a GPU does: training steps, search, decoding, then as much training as the time allows.
+
+    It runs without Ray.
+    """
+    from rgcluster.bench.gpu.program import PAGE, run_program
+
+    _show("gpu", run_program(target, device, scale, minutes, console.print), None)
+    out.print(f"page: {target / PAGE}", soft_wrap=True)
 
 
 def _show(name: str, rows: list[Row], file: Path | None) -> None:

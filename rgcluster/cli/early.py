@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import os
 
-from rgcluster.base.cluster.address import check_driver_address
-from rgcluster.base.cluster.job import refuse_relative
-from rgcluster.base.lease import refuse_held
-from rgcluster.base.storage import Location
-
 __all__ = ["require_cluster", "require_free"]
 
 
@@ -16,11 +11,19 @@ def require_cluster() -> None:
     """Raise ConfigError where RAY_ADDRESS names no cluster that answers."""
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        from rgcluster.base.cluster.address import check_driver_address
+
         check_driver_address("RAY_ADDRESS", address)
 
 
 def require_free(run: str, *, dry_run: bool = False) -> None:
     """Raise LeaseHeld where another process changes a run directory, ConfigError for a relative one in a Ray job."""
-    if not dry_run:
-        refuse_relative("--run", run)
-        refuse_held(Location(run))
+    if dry_run:
+        return
+    # Storage takes longer to import than `rgcluster --help` may take.
+    from rgcluster.base.cluster.job import refuse_relative
+    from rgcluster.base.lease import refuse_held
+    from rgcluster.base.storage import Location
+
+    refuse_relative("--run", run)
+    refuse_held(Location(run))

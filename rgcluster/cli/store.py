@@ -117,10 +117,10 @@ def query(
     fit: FitOption = "auto",
 ) -> None:
     """Show the stored images that would guide a translation."""
-    from rgcluster.cli import commands
+    from rgcluster.cli import finished
 
     table = Table("image", "distance")
-    for row, distance in commands.query(image, run, to, count, target, fit):
+    for row, distance in finished.query(image, run, to, count, target, fit):
         table.add_row(str(row), f"{distance:.4f}")
     out.print(table)
 
@@ -189,9 +189,9 @@ def _place(run: str | None, at: str | None) -> tuple[str, str | None]:
         raise ConfigError("say which store: --run DIR, or --at PLACE")
     if at is not None:
         return at, None
-    from rgcluster.cli import commands
+    from rgcluster.cli import finished
 
-    place, name, _ = commands.run_store(run or "")
+    place, name, _ = finished.run_store(run or "")
     return str(place), name
 
 

@@ -6,16 +6,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rgcluster.base.storage import Location
 from rgcluster.config import Config, StageConfig
-from rgcluster.data.stream import ImageSource
 from rgcluster.model.losses import Parts
 from rgcluster.translate.device import Device
+
+if TYPE_CHECKING:  # streams need Ray, training steps do not
+    from rgcluster.data.stream import ImageSource
 
 __all__ = ["Run", "Stage", "Worker"]
 

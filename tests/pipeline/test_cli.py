@@ -80,6 +80,20 @@ def test_without_faiss_the_extra_that_brings_it_is_named(words: tuple[str, ...])
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("module", "late"),
+    [
+        ("rgcluster.cli", "numpy pyarrow torch ray"),  # every command pays for these, `--help` included
+        ("rgcluster.cli.finished, rgcluster.client", "torch ray faiss"),  # `translate --url`
+        ("rgcluster.cli.finished, rgcluster.translate.opened", "ray.data ray.train ray.serve pandas scipy"),
+    ],
+)
+def test_commands_import_no_more_than_they_use(module: str, late: str) -> None:
+    look = f"import sys, {module}; print(*(name for name in {late.split()} if name in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, "\n"), result.stderr
+
+
 def test_weights_lists_what_each_metric_uses() -> None:
     result = command("weights")
     assert result.returncode == 0

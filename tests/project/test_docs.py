@@ -22,6 +22,7 @@ from test_docs_run import PAGES, steps
 RUN_BY = {
     "probe": "test_probe.py",
     "bench data": "test_docs_run.py",
+    "bench gpu": "test_gpu.py",
     "bench serve": "test_docs_run.py",
     "data check": "test_docs_run.py",
     "data faces": "test_docs_run.py",

@@ -24,7 +24,7 @@ from untrained import noise_images
 import rgcluster
 from rgcluster.base.rundir import snapshot_of
 from rgcluster.base.storage import Location
-from rgcluster.cli import commands
+from rgcluster.cli import finished
 from rgcluster.errors import (
     ConfigError,
     EndpointError,
@@ -488,7 +488,7 @@ def test_the_endpoint_and_the_run_itself_give_the_same_pictures(
     for samples, seed in ((1, 0), (3, 9)):
         made = [
             list(
-                commands.translate(
+                finished.translate(
                     [file], run, url, "Male,-Young", tmp_path / f"{number}.png", samples, seed, None
                 )
             )
@@ -497,7 +497,7 @@ def test_the_endpoint_and_the_run_itself_give_the_same_pictures(
         sheets = [np.asarray(Image.open(paths[0])).astype(int) for paths in made]
         assert np.abs(sheets[0] - sheets[1]).max() <= 2
     with pytest.raises(ConfigError, match="either --run"):
-        list(commands.translate([file], None, None, "Male", tmp_path, 1, 0, None))
+        list(finished.translate([file], None, None, "Male", tmp_path, 1, 0, None))
 
 
 @pytest.mark.parametrize("kind", ["run", "url"])
@@ -512,7 +512,7 @@ def test_of_several_images_the_good_ones_are_done_and_the_bad_listed(
     where = (str(noise_run), None) if kind == "run" else (None, address)
     written = []
     with pytest.raises(SomeFailed) as caught:
-        for path in commands.translate(files, *where, "Male", out, 1, 0, None):
+        for path in finished.translate(files, *where, "Male", out, 1, 0, None):
             written.append(path.name)
     message = str(caught.value)
     assert written == ["a.png", "d.png"] and sorted(path.name for path in out.iterdir()) == written
@@ -523,7 +523,7 @@ def test_of_several_images_the_good_ones_are_done_and_the_bad_listed(
     with pytest.raises(
         UserError, match="no attribute 'Smiling'; the attributes are Black_Hair, .* Young"
     ) as told:
-        list(commands.translate(files, *where, "Smiling", out, 1, 0, None))
+        list(finished.translate(files, *where, "Smiling", out, 1, 0, None))
     assert told.value.exit_status == 2
 
 
@@ -533,9 +533,9 @@ def test_several_images_need_a_folder_and_names_of_their_own(noise_run: Path, tm
         (tmp_path / name).write_bytes(IMAGE)
     same = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"]
     with pytest.raises(ConfigError, match="2 of the images are called x; translate them one by one"):
-        list(commands.translate(same, str(noise_run), None, "Male", tmp_path / "out", 1, 0, None))
+        list(finished.translate(same, str(noise_run), None, "Male", tmp_path / "out", 1, 0, None))
     two = [tmp_path / "a" / "x.png", tmp_path / "b" / "y.png"]
     for out in (tmp_path / "out.png", tmp_path / "a" / "x.png"):
         with pytest.raises(ConfigError, match="several images need a folder, not one file"):
-            list(commands.translate(two, str(noise_run), None, "Male", out, 1, 0, None))
+            list(finished.translate(two, str(noise_run), None, "Male", out, 1, 0, None))
     assert not (tmp_path / "out.png").exists()

@@ -14,7 +14,7 @@ from places import PROJECT
 from torch.utils.flop_counter import FlopCounterMode
 
 from rgcluster.bench import scale
-from rgcluster.bench.train import _batch, _flop
+from rgcluster.bench.train import random_batch, step_flop
 from rgcluster.config import load_config
 from rgcluster.model.fusion import References
 from rgcluster.model.kernels.convolution import convolutions
@@ -119,8 +119,8 @@ def test_measured_figures_are_in_the_named_pages() -> None:
 def test_arithmetic_equals_torchs_count() -> None:
     config = load_config("celeba128")
     device = dataclasses.replace(pick_device(config.cluster, gpu=False), compiles=False)
-    translator, item = Translator(config), _batch(config, 1, device)
-    found = {"step": _flop((translator, Discriminator(config)), config, device, item)}
+    translator, item = Translator(config), random_batch(config, 1, device)
+    found = {"step": step_flop((translator, Discriminator(config)), config, device, item)}
 
     class Guide:
         def references(self) -> References:
