@@ -8,7 +8,7 @@ a file whose rows or bytes differ from the manifest is an error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,13 @@ class RowIndex:
 
     def __len__(self) -> int:
         return len(self.row_ids)
+
+    @cached_property
+    def group_edges(self) -> npt.NDArray[np.int64]:
+        """Return the first row of each row group that holds any, and the number of rows: [groups + 1]."""
+        groups = self.places // (1, ROWS_PER_GROUP)
+        changes = (groups[1:] != groups[:-1]).any(axis=1)
+        return np.concatenate([[0], np.flatnonzero(changes) + 1, [len(self)]])
 
     def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> RowIndex:
         places = np.arange(len(self))[rows]
