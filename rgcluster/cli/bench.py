@@ -28,6 +28,13 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the 
 @bench_app.command("data")
 def data(
     images: Annotated[int, typer.Option(help="number of JPEG files to generate and read", min=1000)] = 40_000,
+    worlds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="instead, count what worlds of so many readers read, and compare their batches",
+        ),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="folder for files and shards; by default a temporary one")
     ] = None,
@@ -36,9 +43,16 @@ def data(
     """Compare reading shards as batches of 128 px with torch's DataLoader on the original files."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
+    from rgcluster.bench.worlds import bench_worlds, worlds_of
 
+    sizes = worlds_of(worlds) if worlds is not None else None
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
-        _show("data", bench_data((folder or Path(temporary)).resolve(), images, console.print), json_)
+        where = (folder or Path(temporary)).resolve()
+        if sizes is None:
+            rows = bench_data(where, images, console.print)
+        else:
+            rows = bench_worlds(where, images, sizes, console.print)
+        _show("data", rows, json_)
 
 
 @bench_app.command("serve")
