@@ -35,6 +35,9 @@ def data(
             help="instead, count what worlds of so many readers read, and compare their batches",
         ),
     ] = None,
+    rows: Annotated[
+        int, typer.Option(help="instead, measure the index and order of so many rows without images", min=0)
+    ] = 0,
     folder: Annotated[
         Path | None, typer.Option(help="folder for files and shards; by default a temporary one")
     ] = None,
@@ -43,16 +46,19 @@ def data(
     """Compare reading shards as batches of 128 px with torch's DataLoader on the original files."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
+    from rgcluster.bench.rows import bench_rows
     from rgcluster.bench.worlds import bench_worlds, worlds_of
 
     sizes = worlds_of(worlds) if worlds is not None else None
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
         where = (folder or Path(temporary)).resolve()
-        if sizes is None:
-            rows = bench_data(where, images, console.print)
+        if rows:
+            found = bench_rows(where, rows, console.print)
+        elif sizes is None:
+            found = bench_data(where, images, console.print)
         else:
-            rows = bench_worlds(where, images, sizes, console.print)
-        _show("data", rows, json_)
+            found = bench_worlds(where, images, sizes, console.print)
+        _show("data", found, json_)
 
 
 @bench_app.command("serve")

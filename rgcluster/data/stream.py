@@ -21,6 +21,7 @@ from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.config import DataConfig
 from rgcluster.data.images import UInt8Array, decode_image
+from rgcluster.data.index import RowIndex
 from rgcluster.data.order import (
     WINDOW_GROUPS,
     BalancedOrder,
@@ -29,7 +30,7 @@ from rgcluster.data.order import (
     Window,
     WindowedOrder,
 )
-from rgcluster.data.shards import RowIndex, ShardSet, require_prepared
+from rgcluster.data.shards import ShardSet, require_prepared
 from rgcluster.errors import DataError
 
 __all__ = [

@@ -19,7 +19,7 @@ from torch import Tensor
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
-from rgcluster.data.shards import RowIndex
+from rgcluster.data.index import RowIndex
 from rgcluster.data.stream import ImageSource, StreamPlan
 from rgcluster.model.handover import encoder_digests, save_networks
 from rgcluster.model.retrieval import JointEncoder
