@@ -17,7 +17,7 @@ from rgcluster.bench.result import Row
 from rgcluster.data.index import ROWS_PER_GROUP, FileNames, RowIndex, mapped
 from rgcluster.data.order import WindowedOrder
 
-__all__ = ["bench_rows", "synthetic_index"]
+__all__ = ["bench_rows", "groups_read", "synthetic_index"]
 
 ROWS_PER_FILE = 1 << 16
 HELD_OUT = 0.02
@@ -25,6 +25,8 @@ HELD_OUT = 0.02
 BATCH = 32
 WINDOWS = 50
 LABELS = len(CELEBA_ATTRIBUTES)
+WORLDS = (8, 64, 512)
+ROWS_PER_RANK = (32, 8)
 
 Progress = Callable[[str], None]
 
@@ -39,10 +41,27 @@ def bench_rows(folder: Path, count: int, progress: Progress) -> list[Row]:
     progress("reading windows")
     case = f"{count:,} rows"
     found = ray.get(_measure.remote(str(folder), count))
-    return [
-        Row(case, "index written", count / written, "rows/s"),
-        *(Row(case, metric, value, unit) for metric, (value, unit) in found.items()),
-    ]
+    rows = [Row(case, "index written", count / written, "rows/s")]
+    rows += [Row(case, metric, value, unit) for metric, (value, unit) in found.items()]
+    edges = synthetic_index(folder, count).group_edges
+    for world in WORLDS:
+        for rows_per_rank in ROWS_PER_RANK:
+            order = WindowedOrder(edges, 0, world * rows_per_rank)
+            progress(f"a window of {world} ranks with {rows_per_rank} rows each")
+            metric = f"row groups read / needed, {world} ranks of {rows_per_rank} rows"
+            rows.append(Row(case, metric, groups_read(order, world), "x"))
+    return rows
+
+
+def groups_read(order: WindowedOrder, world: int) -> float:
+    """Return how often the ranks of a world together read a row group, in a window in the middle of an epoch."""
+    window = next(order.windows(order.num_rows + order.num_rows // 2, 2 * order.num_rows))
+    rows, places = order.read(window), np.arange(window.start, window.stop) % order.batch
+    # The last rank whose part begins at or before the place.
+    begins = order.batch * np.arange(world) // world
+    ranks = np.searchsorted(begins, places, side="right") - 1
+    groups = np.searchsorted(order.edges, rows, side="right")
+    return len(np.unique(ranks * len(order.edges) + groups)) / len(np.unique(groups))
 
 
 def synthetic_index(folder: Path, count: int) -> RowIndex:

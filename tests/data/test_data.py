@@ -18,6 +18,7 @@ from rgcluster.base.attributes import (
     one_change_each,
     parse_target,
 )
+from rgcluster.bench.rows import groups_read
 from rgcluster.config import Config, load_config
 from rgcluster.data.images import decode_image, encode_png, grid, prepare_image
 from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder, WindowedOrder, permuted
@@ -322,6 +323,21 @@ def test_the_ranks_together_read_hardly_more_than_there_is(world: int, epoch: in
     each = reads(order, world, epoch)
     assert sum(each) <= 1.13 * len(SIZES) and max(each) <= 1.2 * len(SIZES) / world + 2
     assert world > 1 or each == [len(SIZES)]
+
+
+def test_a_simulated_world_counts_what_the_ranks_read() -> None:
+    order = windowed(SIZES, 7, 1024)  # one window an epoch
+    assert order.num_windows == 1
+    for world in (1, 5, 64):
+        window = next(order.windows(order.num_rows * 3 // 2, 2 * order.num_rows))
+        groups = np.searchsorted(order.edges, order.read(window), side="right")
+        places = np.arange(window.start, window.stop) % 1024
+        each = [
+            set(groups[(1024 * rank // world <= places) & (places < 1024 * (rank + 1) // world)].tolist())
+            for rank in range(world)
+        ]
+        expected = sum(map(len, each)) / len(set.union(*each))
+        assert groups_read(order, world) == pytest.approx(expected)
 
 
 def test_a_world_of_one_row_a_rank_reads_groups_twice_at_most() -> None:
