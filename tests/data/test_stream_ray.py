@@ -466,7 +466,7 @@ def stream_block(of: ImageSource, step: int, rows: np.ndarray) -> dict[str, np.n
 
 def test_triplets_follow_the_rules_of_their_domains(generator: GenerateTriplets) -> None:
     """The target differs from x's own domain, the reference's domain from both."""
-    domains = generator.domains
+    domains = generator.domains[:]
     for step in range(4):
         block = stream_block(generator.source, step, np.arange(TRAIN))
         made = generator(block)
