@@ -138,6 +138,12 @@ class Location:
         # An object store may list the directory itself, as an empty object that marks it.
         return sorted({info.base_name for info in found if info.path.rstrip("/") != self.path.rstrip("/")})
 
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes in bytes of the files in this directory by name, from one listing."""
+        inside = fs.FileSelector(self.path, allow_not_found=True)
+        found = self._ask(lambda: self._fs.get_file_info(inside))
+        return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
     def paths_below(self) -> list[str]:
         """Return the sorted paths, relative to this directory, of all files below it; none where it is missing."""
         inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)

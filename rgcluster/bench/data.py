@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +19,17 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from rgcluster.base.storage import Location
+from rgcluster.bench.files import CROP, SIZE, make_files
 from rgcluster.bench.result import Row
 from rgcluster.config import Config, load_config
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import Prepared, ShardSet
-from rgcluster.data.sources import ImageTable, read_celeba
+from rgcluster.data.sources import ImageTable
 from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream, open_source
-from rgcluster.faces import write_faces
 
 __all__ = ["bench_data"]
 
-SIZE = 128
-CROP = 178
 BATCH = 64
-DRAWN = 2000
 STEP_SECONDS = 0.1
 STEPS = 60
 
@@ -43,7 +39,7 @@ Progress = Callable[[str], None]
 def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
     """Measure with `count` JPEG files of drawn faces below `folder`, which must be empty or missing."""
     progress(f"making {count} JPEG files")
-    table = _make_files(folder, count)
+    table = make_files(folder, count)
     rows: list[Row] = []
     cores = int(ray.cluster_resources()["CPU"])
     progress("DataLoader")
@@ -73,24 +69,6 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
         progress(f"{case}, a step of {STEP_SECONDS * 1000:.0f} ms")
         rows.append(Row(case, f"wait of a {STEP_SECONDS * 1000:.0f} ms step", _wait_share(source), "share"))
     return rows
-
-
-def _make_files(folder: Path, count: int) -> ImageTable:
-    """Draw up to `DRAWN` faces and write `count` copies of them as separate files in CelebA's layout."""
-    faces = folder / "faces"
-    write_faces(faces, min(DRAWN, count), seed=0)
-    drawn = read_celeba(faces)
-    target = folder / "celeba"
-    images = target / "img_align_celeba"
-    images.mkdir(parents=True)
-    lines = [str(count), " ".join(drawn.attributes)]
-    for number in range(count):
-        row = number % len(drawn)
-        name = f"{number + 1:06d}.jpg"
-        shutil.copyfile(faces / "img_align_celeba" / drawn.file_names[row], images / name)
-        lines.append(f"{name} " + " ".join("1" if value else "-1" for value in drawn.labels[row]))
-    (target / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
-    return read_celeba(target)
 
 
 def _open(shards: ShardSet) -> ImageSource:

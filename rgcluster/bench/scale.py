@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rgcluster.data.index import ROWS_PER_GROUP
+from rgcluster.data.order import LANES, WINDOW_GROUPS
 from rgcluster.store.index.plan import IndexKind, plan_of
 
 __all__ = [
-    "GUIDANCE", "NEAREST_ONLY", "PARAMETERS", "TRANSLATION", "Search", "Site", "Step", "Work", "search", "step",
-    "tables",
+    "GUIDANCE", "NEAREST_ONLY", "PARAMETERS", "TRANSLATION", "Index", "Search", "Site", "Step", "Work", "index",
+    "reading", "search", "step", "tables",
 ]  # fmt: skip
 
 PARAMETERS = {
@@ -36,8 +38,10 @@ COMPARISON = 2 * 262e-3 / (32 * 2_000_000)
 """Measured: seconds of a core to compare a query with a vector exactly (docs/store.md)."""
 CELLS_QUERY = 0.22e-3
 """Measured: seconds of a core for a query to a shard of a million vectors in cells (docs/store.md)."""
-ROW_BYTES = 8 + 40 + 16 + 67
-"""Counted: memory of a process for each training row: id, 40 labels, place, file name."""
+ROW_BYTES = 8 + 40 + 8 + 8 + 10 + 8 / 64
+"""Counted: the index of a training row on disk: id, 40 labels, place, end of the file name, the name, its row group."""
+LISTING = 0.3e-8
+"""Measured: seconds to list an epoch's windows, a row (docs/data.md)."""
 
 NEIGHBOURS = 3
 QUERIES = 3
@@ -113,12 +117,35 @@ def step(work: Work, gpus: int, batch: int = 32, site: Site | None = None) -> St
     all_reduce = _ring(inside) * size / site.gpu_bandwidth + _ring(nodes) * size / site.node_bandwidth
     seconds = compute + all_reduce
     rate = gpus * batch / seconds
-    return Step(seconds, compute, all_reduce, rate, rate / nodes * JPEG_BYTES, rate / nodes / JPEG_PER_CORE)
+    read = rate / nodes * JPEG_BYTES * reading(gpus, batch)
+    return Step(seconds, compute, all_reduce, rate, read, rate / nodes / JPEG_PER_CORE)
+
+
+def reading(gpus: int, batch: int) -> float:
+    """Return row groups read over row groups needed, at most: each rank shares one of a window with its neighbour."""
+    return 1 + max(1 / batch, gpus / LANES)
 
 
 def _ring(members: int) -> float:
     """Return how many times each member of a ring all-reduce sends the data."""
     return 2 * (members - 1) / members
+
+
+@dataclass(frozen=True)
+class Index:
+    """The index of many rows on a machine."""
+
+    disk: float
+    """Bytes of the files that all processes map."""
+    private: float
+    """Bytes of a process's own: where an epoch's windows begin."""
+    listing: float
+    """Seconds of a process to list the windows of an epoch."""
+
+
+def index(images: float) -> Index:
+    """Return what the index of `images` rows costs."""
+    return Index(images * ROW_BYTES, 8 * images / (WINDOW_GROUPS * ROWS_PER_GROUP), images * LISTING)
 
 
 @dataclass(frozen=True)
@@ -150,7 +177,7 @@ STORES: tuple[tuple[float, IndexKind, int], ...] = (
 def tables(site: Site | None = None) -> list[str]:
     """Return the tables of docs/scale.md as Markdown."""
     site = site or Site()
-    return [_steps(site), _stores(), _loads(site)]
+    return [_steps(site), _indexes(), _stores(), _loads(site)]
 
 
 def _steps(site: Site) -> str:
@@ -173,6 +200,19 @@ def _steps(site: Site) -> str:
         ),
         rows,
     )  # fmt: skip
+
+
+def _indexes() -> str:
+    rows = []
+    for images in (1e7, 1e8, 1e9):
+        made = index(images)
+        rows.append(
+            (
+                f"{images:,.0f}", f"{made.disk / 1e9:,.1f} GB", f"{made.private / 1e6:,.1f} MB",
+                f"{made.listing:,.2f} s",
+            )
+        )  # fmt: skip
+    return _markdown(("images", "index, a machine", "windows, a process", "to list them, an epoch"), rows)
 
 
 def _stores() -> str:

@@ -43,6 +43,16 @@ def data(
         int | None,
         typer.Option(help="number of JPEG files to generate and read: 40,000, thoroughly 202,599", min=1000),
     ] = None,
+    worlds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="instead, count what worlds of so many readers read, and compare their batches",
+        ),
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(help="instead, measure the index and order of so many rows without images", min=0)
+    ] = 0,
     folder: Annotated[
         Path | None, typer.Option(help="folder for files and shards; by default a temporary one")
     ] = None,
@@ -52,10 +62,22 @@ def data(
     """Compare reading shards as batches of 128 px with torch's DataLoader on the original files."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
+    from rgcluster.bench.rows import bench_rows
+    from rgcluster.bench.worlds import bench_worlds, worlds_of
 
+    sizes = worlds_of(worlds) if worlds is not None else None
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
-        count = images or (IMAGES_OF_CELEBA if thorough else IMAGES)
-        _show("data", bench_data((folder or Path(temporary)).resolve(), count, console.print), json_)
+        where, count = (
+            (folder or Path(temporary)).resolve(),
+            images or (IMAGES_OF_CELEBA if thorough else IMAGES),
+        )
+        if rows:
+            found = bench_rows(where, rows, console.print)
+        elif sizes is None:
+            found = bench_data(where, count, console.print)
+        else:
+            found = bench_worlds(where, count, sizes, console.print)
+        _show("data", found, json_)
 
 
 @bench_app.command("serve")

@@ -37,6 +37,7 @@ from rgcluster.data.summary import describe_shards, untrained
 from rgcluster.data.survey import Survey, survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.evaluate.measure.following import Following, follow
+from rgcluster.evaluate.measure.inputs import sample_of
 from rgcluster.evaluate.measure.probe import probe as probe_retrieval
 from rgcluster.evaluate.report.report import write_report
 from rgcluster.faces import FaceSet, contact_sheet, counterfactual_sheet, write_faces
@@ -203,7 +204,7 @@ def probe(run: str, count: int) -> dict[str, Any]:
     """Return whether a run uses its retrieval (`evaluate.measure.probe`), without Ray."""
     config, location = open_run(run)
     shards = open_shards(shards_of(location))
-    train, test = _labelled(shards, config)
+    train, test = map(sample_of, _labelled(shards, config))
     device = pick_device(config.cluster, gpu=torch.cuda.is_available() and config.cluster.gpu != "never")
     return probe_retrieval(config, location, train, test, shards.faces, device, count)
 

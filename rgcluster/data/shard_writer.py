@@ -24,11 +24,11 @@ from rgcluster.base.placement import CPUS_PER_WRITER
 from rgcluster.base.storage import Location, digest_bytes, digest_json
 from rgcluster.data.fit import image_sizes, require_fitting_crop
 from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
+from rgcluster.data.index import ROWS_PER_GROUP
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import (
     MANIFEST,
     QUARANTINE,
-    ROWS_PER_GROUP,
     SCHEMA_VERSION,
     Prepared,
     ShardSet,

@@ -7,8 +7,10 @@ a file whose rows or bytes differ from the manifest is an error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,23 +18,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from rgcluster.base.remote import explain, persistently
-from rgcluster.base.storage import Location
+from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import DataConfig
+from rgcluster.data.index import MAPPED_ROWS, ROWS_PER_GROUP, FileNames, RowIndex, joined, mapped
 from rgcluster.data.sources import SHARD_NAME
 from rgcluster.data.splits import hash_share
 from rgcluster.errors import DataError, StorageError
 from rgcluster.faces import FaceSet, load_face_set
+from rgcluster.store.disk.private import private_directory
 
 __all__ = [
     "MANIFEST",
     "QUARANTINE",
-    "ROWS_PER_GROUP",
     "SCHEMA_VERSION",
     "UNREADABLE_IMAGES",
     "Prepared",
-    "RowIndex",
     "ShardSet",
     "open_shards",
     "require_prepared",
@@ -43,8 +46,8 @@ MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.json"
 UNREADABLE_IMAGES = "unreadable images"
 """File with the reasons why images were left out."""
-ROWS_PER_GROUP = 64
-"""Rows in a row group: few, so that reading a single image is cheap."""
+READ_AT_ONCE = 8
+"""Files whose rows are read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +57,6 @@ class Prepared:
     crop: int
     size: int
     format: Literal["jpeg", "raw"]
-
-
-@dataclass(frozen=True)
-class RowIndex:
-    """Rows in the order of the shards: ids [N], labels int8 [N, A], file names [N] and places [N, 2] (file, row)."""
-
-    row_ids: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int8]
-    file_names: list[str]
-    places: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.row_ids)
-
-    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> RowIndex:
-        places = np.arange(len(self))[rows]
-        return RowIndex(
-            self.row_ids[places],
-            self.labels[places],
-            [self.file_names[place] for place in places],
-            self.places[places],
-        )
 
 
 @dataclass(frozen=True)
@@ -103,28 +84,40 @@ class ShardSet:
 
     def index(self, split: str | None = None, fraction: float = 1.0) -> RowIndex:
         """Return the rows of `split` (all if None), or a `fraction` of them by hashed row id."""
-        parts = []
-        for number in range(len(self.files)):
-            table = self.read(number, ["row_id", "file_name", "labels", "split"])
-            flat = table["labels"].combine_chunks().flatten().to_numpy()
-            labels = flat.reshape(len(table), len(self.attributes))
-            rows = np.arange(len(table))
-            if split is not None:
-                rows = rows[np.array(table["split"].to_pylist()) == split]
-            names = table["file_name"].to_pylist()
-            places = np.stack([np.full(len(rows), number), rows], axis=1)
-            parts.append(
-                RowIndex(table["row_id"].to_numpy()[rows], labels[rows], [names[row] for row in rows], places)
-            )
-        index = RowIndex(
-            np.concatenate([part.row_ids for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            [name for part in parts for name in part.file_names],
-            np.concatenate([part.places for part in parts]),
+        rows = self.rows if split is None else self.splits.get(split, 0)
+        if rows < MAPPED_ROWS:
+            return joined(list(self._parts(split, fraction)))
+        directory = private_directory("index") / digest_json([self.digest, split, fraction])
+        return mapped(
+            directory,
+            len(self.attributes),
+            lambda: self._parts(split, fraction),
+            partial(self.index, split, fraction),
         )
-        return index if fraction >= 1 else index.take(hash_share(index.row_ids, salt=1) < fraction)
 
-    def read_images(self, places: npt.NDArray[np.int64]) -> list[memoryview]:
+    def _parts(self, split: str | None, fraction: float) -> Iterator[RowIndex]:
+        """Yield the chosen rows of each file."""
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            for start in range(0, len(self.files), READ_AT_ONCE):
+                numbers = range(start, min(start + READ_AT_ONCE, len(self.files)))
+                yield from pool.map(lambda number: self._rows(number, split, fraction), numbers)
+
+    def _rows(self, number: int, split: str | None, fraction: float) -> RowIndex:
+        table = self.read(number, ["row_id", "file_name", "labels", "split"])
+        rows = np.arange(len(table))
+        if split is not None:
+            rows = np.flatnonzero(compute.equal(table["split"], split).to_numpy())
+        ids = table["row_id"].to_numpy()
+        if fraction < 1:
+            rows = rows[hash_share(ids[rows], salt=1) < fraction]
+        labels = (
+            table["labels"].combine_chunks().flatten().to_numpy().reshape(len(table), len(self.attributes))
+        )
+        names = table["file_name"].combine_chunks().take(pa.array(rows))
+        places = np.stack([np.full(len(rows), number), rows], axis=1).astype(np.int32)
+        return RowIndex(ids[rows], labels[rows], FileNames.of(names), places)
+
+    def read_images(self, places: npt.NDArray[np.integer[Any]]) -> list[memoryview]:
         """Return the stored images at `places` [N, 2], in that order; only their row groups are read."""
         images: list[memoryview] = [memoryview(b"")] * len(places)
         for number in np.unique(places[:, 0]).tolist():
@@ -187,13 +180,14 @@ def open_shards(location: Location) -> ShardSet:
     if schema != SCHEMA_VERSION:
         raise DataError(f"{location}: shards of schema {schema}, expected {SCHEMA_VERSION}; write them again")
     expected = {entry["name"] for entry in manifest["files"]}
-    found = {name for name in location.names() if name.endswith(".parquet")}
+    sizes = location.sizes()
+    found = {name for name in sizes if name.endswith(".parquet")}
     if expected != found:
         odd = sorted(expected ^ found)[0]
         what = "is missing" if odd in expected else "belongs to no shard set"
         raise DataError(f"{location / odd}: {what}; write the shards again into an empty directory")
     for entry in manifest["files"]:
-        size = (location / entry["name"]).size()
+        size = sizes[entry["name"]]
         if size != entry["bytes"]:
             raise DataError(
                 f"{location / entry['name']}: {size} bytes instead of {entry['bytes']}; write the shards again"

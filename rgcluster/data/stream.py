@@ -1,15 +1,15 @@
 """Ray Data streams of training images: uint8 batches from Parquet shards, in the order of `order.py`.
 
 One Ray Data run serves the whole training, because starting an executor takes seconds. Its inputs are windows of
-positions: a task reads the row groups of a window once, decodes the rows of its rank and yields them in order, a few
-MiB at a time. If all images fit in `data.cache_mib`, Ray Data decodes them once into the object store.
+positions: a task reads the row groups that its rank has in a window once, decodes its rows and yields them in order, a
+few MiB at a time. If all images fit in `data.cache_mib`, Ray Data decodes them once into the object store.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,16 @@ from rgcluster.base.attributes import domain_columns
 from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.config import DataConfig
 from rgcluster.data.images import UInt8Array, decode_image
-from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder
-from rgcluster.data.shards import RowIndex, ShardSet, require_prepared
+from rgcluster.data.index import RowIndex
+from rgcluster.data.order import (
+    WINDOW_GROUPS,
+    BalancedOrder,
+    Order,
+    ShuffledOrder,
+    Window,
+    WindowedOrder,
+)
+from rgcluster.data.shards import ShardSet, require_prepared
 from rgcluster.errors import DataError
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "image_stream",
     "in_order",
     "open_source",
+    "read_window",
     "rows_dataset",
 ]
 
@@ -54,9 +63,7 @@ class ImageSource:
     cached: Any = None  # ObjectRef of uint8 [N, size, size, 3]
     groups: tuple[npt.NDArray[np.int64], ...] = ()
     """The rows of each domain, if domains should come equally often."""
-    group_rows: int = 256
-    window_groups: int = 8
-    """Number of groups in a shuffling window of the shards, and of rows in a group."""
+    window_groups: int = WINDOW_GROUPS
 
     def images(self, rows: npt.NDArray[np.int64]) -> UInt8Array:
         """Return the prepared images of `rows`, uint8 [n, size, size, 3]."""
@@ -79,12 +86,13 @@ class ImageSource:
                 image[:] = decode_image(content, self.crop, self.size, self.index.file_names[row])
         return images
 
-    def order(self, seed: int) -> Order:
-        """Return the training order: any permutation from the cache, windows of row groups from the shards."""
+    def order(self, seed: int, batch: int) -> Order:
+        """Return the order of global batches: any permutation from the cache, windows of row groups from the shards."""
         if self.groups:
             return BalancedOrder(self.groups, seed)
-        window_groups = 0 if self.cached is not None else self.window_groups
-        return ShuffledOrder(len(self.index), seed, self.group_rows, window_groups)
+        if self.cached is not None:
+            return ShuffledOrder(len(self.index), seed)
+        return WindowedOrder(self.index.group_edges, seed, batch, self.window_groups)
 
     def block(self, rows: npt.NDArray[np.int64], images: UInt8Array | None = None) -> Block:
         return {
@@ -134,7 +142,7 @@ def rows_dataset(source: ImageSource) -> Dataset:
     """Return a dataset of the source's rows: row_id, row, labels, image."""
     _configure()
     total = len(source.index)
-    ranges = [(at, min(at + ROWS_PER_READ, total)) for at in range(0, total, ROWS_PER_READ)]
+    ranges = [{"start": at, "stop": min(at + ROWS_PER_READ, total)} for at in range(0, total, ROWS_PER_READ)]
     return _read(ranges, _ReadRows(ray.put(source)))
 
 
@@ -168,6 +176,10 @@ class StreamPlan:
         first, last = self.part
         return last - first
 
+    def windows(self, source: ImageSource) -> Iterator[Window]:
+        """Yield the windows of the plan's steps."""
+        return source.order(self.seed, self.batch).windows(self.start * self.batch, self.stop * self.batch)
+
     def of_rank(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return which positions of the stream are this rank's."""
         first, last = self.part
@@ -188,10 +200,22 @@ def image_stream(source: ImageSource, plan: StreamPlan) -> Dataset:
             "raise batch_size or use fewer workers"
         )
     _configure()
-    reader = _ReadWindows(ray.put(source), plan)
-    window = source.group_rows * source.window_groups
-    windows = source.order(plan.seed).windows(plan.start * plan.batch, plan.stop * plan.batch, window)
-    return _read(windows, reader, plan.world)
+    return _read(
+        [asdict(window) for window in plan.windows(source)], _ReadWindows(ray.put(source), plan), plan.world
+    )
+
+
+def read_window(source: ImageSource, plan: StreamPlan, window: Window) -> Iterator[Block]:
+    """Yield the rank's rows of a window in blocks; only the row groups that hold them are read."""
+    positions = np.arange(window.start, window.stop)
+    mine = plan.of_rank(positions)
+    rows = source.order(plan.seed, plan.batch).read(window)[mine]
+    steps = positions[mine] // plan.batch
+    encoded = None if source.cached is not None else source.encoded(rows)
+    for at in range(0, len(rows), source.rows_per_block):
+        part = slice(at, at + source.rows_per_block)
+        images = None if encoded is None else source.decode(encoded[part], rows[part])
+        yield {"step": steps[part], **source.block(rows[part], images)}
 
 
 def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
@@ -204,9 +228,8 @@ def batches(dataset: Dataset, batch_size: int | None) -> Iterator[Block]:
     return iter(stream)
 
 
-def _read(ranges: list[tuple[int, int]], reader: Any, world: int = 1) -> Dataset:
-    """Return a dataset of the ranges with a reading task for each, as many at a time as this rank has cores."""
-    items = [{"start": start, "stop": stop} for start, stop in ranges]
+def _read(items: list[dict[str, int]], reader: Any, world: int = 1) -> Dataset:
+    """Return a dataset of the items with a reading task for each, as many at a time as this rank has cores."""
     # Unlike `range`, this requests no CPU.
     chunks = ray.data.from_items(items, override_num_blocks=len(items))
     # Without a limit, the small CPU requests would start five processes a core.
@@ -238,17 +261,9 @@ class _ReadWindows:
     def __init__(self, source: Any, plan: StreamPlan) -> None:
         self.source, self.plan = source, plan
 
-    def __call__(self, window: Block) -> Iterator[Block]:
-        source: ImageSource = ray.get(self.source)
-        positions = np.arange(int(window["start"][0]), int(window["stop"][0]))
-        mine = self.plan.of_rank(positions)
-        rows = source.order(self.plan.seed).rows(int(positions[0]), int(positions[-1]) + 1)[mine]
-        steps = positions[mine] // self.plan.batch
-        encoded = None if source.cached is not None else source.encoded(rows)
-        for at in range(0, len(rows), source.rows_per_block):
-            part = slice(at, at + source.rows_per_block)
-            images = None if encoded is None else source.decode(encoded[part], rows[part])
-            yield {"step": steps[part], **source.block(rows[part], images)}
+    def __call__(self, block: Block) -> Iterator[Block]:
+        window = Window(**{name: int(values[0]) for name, values in block.items()})
+        return read_window(ray.get(self.source), self.plan, window)
 
 
 class _ReadRows:

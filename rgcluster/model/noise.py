@@ -31,6 +31,7 @@ class Draw(IntEnum):
     CUTOUT = 13
     RECOLOUR = 14
     RECOLOURED = 15
+    SAMPLE = 16
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

@@ -17,6 +17,7 @@ from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
 from rgcluster.evaluate.measure.evaluation import Evaluation
+from rgcluster.evaluate.measure.inputs import sample_of
 from rgcluster.evaluate.measure.protocol import make_protocol
 from rgcluster.model.handover import networks_digest
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
@@ -73,6 +74,10 @@ class RunContext:
                 self._sources[key] = open_source(self.shards, self.config.data, split, fraction, update)
         return self._sources[key]
 
+    def measured(self, split: str) -> ImageSource:
+        """Return the images of a split that an evaluation looks at: all, or a sample of many."""
+        return sample_of(self.open(split))
+
     def retrieval_set(self) -> dict[str, ImageSource]:
         """Return the images of the store by split: the training images, or all but the test and val sets."""
         if self.config.store.images == "train":
@@ -100,7 +105,7 @@ class RunContext:
         placed = self.placement()
         kept = self.shared.base if self.shared else self.run
         return Evaluation(
-            config=self.config, run=self.run, train=self.open("train"), test=self.open("test"),
+            config=self.config, run=self.run, train=self.measured("train"), test=self.measured("test"),
             faces=self.shards.faces, protocol=self.protocol(),
             reference=stage_directory(self.run, "reference"), measured=kept / "measured",
             store_digest=self.manifest().digest, gpu=placed.gpu, workers=placed.measurers,

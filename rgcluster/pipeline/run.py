@@ -87,7 +87,7 @@ class Pipeline(RunContext):
         done = stage_directory(self.run, "evaluation") / FIGURES / "drawn.json"
         if done.exists():
             return
-        faces, test, train = self.shards.faces, self.open("test"), self.open("train")
+        faces, test, train = self.shards.faces, self.measured("test"), self.measured("train")
         with task(self.title("figures")), self.start_store(self.name_of_store("figures")) as store:
             worst, gpu = worst_inputs(self.measuring()), self.placement().gpu
             drawn = draw_figures(self.config, self.run, store, test, train, faces, gpu=gpu, worst=worst)

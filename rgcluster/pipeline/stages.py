@@ -104,14 +104,14 @@ def _guidance(context: RunContext, directory: Location) -> None:
 
 def _precision(context: RunContext, directory: Location) -> None:
     """Measure P@10 of the retrieval networks."""
-    train, test = context.open("train"), context.open("test")
+    train, test = context.measured("train"), context.measured("test")
     with task(context.title("precision")):
         measure_precision(context.config, context.run, directory, train, test, context.placement().gpu)
 
 
 def _reference(context: RunContext, directory: Location) -> None:
     """Train the judge and measure the real images: all labelled ones, whatever `data.fraction`."""
-    placed, train, test = context.placement(), context.open("train"), context.open("test")
+    placed, train, test = context.placement(), context.measured("train"), context.measured("test")
     with task(context.title("reference")) as update:
         make_reference(
             context.config, directory, train, test, gpu=placed.gpu, workers=placed.measurers, progress=update

@@ -18,9 +18,10 @@ from rgcluster.base.attributes import (
     one_change_each,
     parse_target,
 )
+from rgcluster.bench.rows import groups_read
 from rgcluster.config import Config, load_config
 from rgcluster.data.images import decode_image, encode_png, grid, prepare_image
-from rgcluster.data.order import BalancedOrder, ShuffledOrder
+from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder, WindowedOrder, permuted
 from rgcluster.data.splits import assign_splits, hash_share, row_id
 from rgcluster.data.stream import StreamPlan
 from rgcluster.errors import ConfigError, DataError
@@ -195,36 +196,51 @@ def test_grid_places_images_by_row_and_column() -> None:
 
 # --- the training order ---
 
-ORDERS = st.builds(
-    ShuffledOrder,
-    num_rows=st.integers(1, 200),
+SHUFFLED = st.builds(ShuffledOrder, num_rows=st.integers(1, 200), seed=st.integers(-(2**31), 2**64))
+
+
+def windowed(sizes: list[int], seed: int, batch: int, window_groups: int = 1) -> WindowedOrder:
+    """The order of row groups of these sizes."""
+    return WindowedOrder(np.cumsum([0, *sizes]), seed, batch, window_groups)
+
+
+WINDOWED = st.builds(
+    windowed,
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40),
     seed=st.integers(-(2**31), 2**64),
-    group_rows=st.integers(1, 40),
-    window_groups=st.integers(0, 4),
+    batch=st.integers(1, 20),
+    window_groups=st.integers(1, 12),
 )
+ORDERS = st.one_of(SHUFFLED, WINDOWED)
 
 
-def batch_of(order: ShuffledOrder, step: int, batch: int, rank: int, world: int) -> np.ndarray:
+def epoch_of(order: ShuffledOrder | WindowedOrder, epoch: int) -> np.ndarray:
+    return order.rows(epoch * order.num_rows, (epoch + 1) * order.num_rows)
+
+
+def batch_of(order: Order, step: int, batch: int, rank: int, world: int) -> np.ndarray:
     """The rows of `rank` at `step`, as the stream takes them."""
     positions = np.arange(step * batch, (step + 1) * batch)
-    plan = StreamPlan(step, step + 1, batch, rank, world, order.seed)
+    plan = StreamPlan(step, step + 1, batch, rank, world, 0)
     return order.rows(positions[0], positions[-1] + 1)[plan.of_rank(positions)]
 
 
 @given(order=ORDERS, epoch=st.integers(0, 5))
-def test_an_epoch_holds_every_row_once(order: ShuffledOrder, epoch: int) -> None:
-    assert sorted(order.epoch(epoch).tolist()) == list(range(order.num_rows))
+def test_an_epoch_holds_every_row_once(order: ShuffledOrder | WindowedOrder, epoch: int) -> None:
+    assert sorted(epoch_of(order, epoch).tolist()) == list(range(order.num_rows))
 
 
 @given(order=ORDERS, batch=st.integers(1, 50), steps=st.integers(1, 12))
-def test_batches_are_the_epochs_one_after_another(order: ShuffledOrder, batch: int, steps: int) -> None:
+def test_batches_are_the_epochs_one_after_another(
+    order: ShuffledOrder | WindowedOrder, batch: int, steps: int
+) -> None:
     seen = np.concatenate([batch_of(order, step, batch, 0, 1) for step in range(steps)])
-    epochs = np.concatenate([order.epoch(epoch) for epoch in range(len(seen) // order.num_rows + 1)])
+    epochs = np.concatenate([epoch_of(order, epoch) for epoch in range(len(seen) // order.num_rows + 1)])
     assert np.array_equal(seen, epochs[: len(seen)])
 
 
 @given(order=ORDERS, share=st.integers(1, 12), world=st.integers(1, 5), step=st.integers(0, 40))
-def test_ranks_share_a_global_batch(order: ShuffledOrder, share: int, world: int, step: int) -> None:
+def test_ranks_share_a_global_batch(order: Order, share: int, world: int, step: int) -> None:
     together = batch_of(order, step, share * world, 0, 1)
     ranks = [batch_of(order, step, share * world, rank, world) for rank in range(world)]
     assert all(len(rows) == share for rows in ranks)
@@ -232,49 +248,142 @@ def test_ranks_share_a_global_batch(order: ShuffledOrder, share: int, world: int
 
 
 @given(order=ORDERS, start=st.integers(0, 500), length=st.integers(0, 300))
-def test_any_slice_of_the_stream_can_be_had_alone(order: ShuffledOrder, start: int, length: int) -> None:
+def test_any_slice_of_the_stream_can_be_had_alone(order: Order, start: int, length: int) -> None:
     whole = order.rows(0, start + length)
     assert np.array_equal(order.rows(start, start + length), whole[start:])
 
 
-@given(order=ORDERS)
-def test_epochs_and_seeds_differ(order: ShuffledOrder) -> None:
-    again = ShuffledOrder(order.num_rows, order.seed, order.group_rows, order.window_groups)
-    assert np.array_equal(order.epoch(1), again.epoch(1))
-    if order.num_rows >= 40:
-        assert not np.array_equal(order.epoch(0), order.epoch(1))
-        assert not np.array_equal(order.epoch(0), ShuffledOrder(order.num_rows, order.seed + 1).epoch(0))
-
-
-@given(num_groups=st.integers(1, 30), window=st.integers(1, 6), seed=st.integers(0, 100))
-def test_a_window_reads_few_groups(num_groups: int, window: int, seed: int) -> None:
-    size = 16
-    order = ShuffledOrder(num_groups * size, seed, group_rows=size, window_groups=window)
-    rows = order.epoch(0)
-    for start in range(0, len(rows), window * size):
-        groups = set((rows[start : start + window * size] // size).tolist())
-        assert len(groups) == min(window, num_groups - start // size)
-
-
-def test_windows_shuffle_groups_and_rows() -> None:
-    rows = ShuffledOrder(4096, seed=0, window_groups=2).epoch(0)
-    assert not np.array_equal(rows // 256, np.sort(rows // 256))
-    assert (np.abs(np.diff(rows)) == 1).mean() < 0.05
-
-
-@given(order=ORDERS, start=st.integers(0, 400), length=st.integers(0, 300), size=st.integers(1, 50))
-def test_windows_cut_the_stream_without_a_gap(
-    order: ShuffledOrder, start: int, length: int, size: int
-) -> None:
-    windows = order.windows(start, start + length, size)
-    assert [position for first, last in windows for position in range(first, last)] == list(
+@given(order=ORDERS, start=st.integers(0, 400), length=st.integers(0, 300))
+def test_windows_cut_the_stream_without_a_gap(order: Order, start: int, length: int) -> None:
+    windows = list(order.windows(start, start + length))
+    assert [position for window in windows for position in range(window.start, window.stop)] == list(
         range(start, start + length)
     )
-    whole = order.group_rows * order.window_groups
-    for first, last in windows:  # a window never spans two epochs, nor two windows of the permutation
-        if whole:
-            assert first // order.num_rows == (last - 1) // order.num_rows
-            assert first % order.num_rows // whole == (last - 1) % order.num_rows // whole
+    for window in windows:
+        assert len(order.read(window)) == window.stop - window.start
+
+
+@given(count=st.integers(1, 300), seed=st.integers(-(2**31), 2**64), epoch=st.integers(0, 9))
+def test_a_permutation_can_be_had_in_pieces(count: int, seed: int, epoch: int) -> None:
+    whole = permuted(np.arange(count), count, seed, epoch)
+    assert sorted(whole.tolist()) == list(range(count))
+    assert permuted(np.arange(count // 3, count // 2), count, seed, epoch).tolist() == (
+        whole[count // 3 : count // 2].tolist()
+    )
+
+
+@pytest.mark.parametrize("count", [5, 54])
+def test_every_permutation_is_equally_likely(count: int) -> None:
+    """As far as each number's place tells: chi-square over 2,000 seeds, far from its tail."""
+    found = np.zeros((count, count))
+    for seed in range(2000):
+        found[np.arange(count), permuted(np.arange(count), count, seed, 0)] += 1
+    expected, freedom = 2000 / count, (count - 1) ** 2
+    chi = ((found - expected) ** 2 / expected).sum()
+    assert abs(chi - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [
+        ShuffledOrder(100, 0),
+        ShuffledOrder(100, 1),
+        windowed([5] * 20, 0, 4),
+        windowed([5] * 20, 1, 4),
+    ]
+    epochs = [tuple(epoch_of(order, epoch)) for order in orders for epoch in range(2)]
+    assert len(set(epochs)) == len(epochs)
+    assert epochs[4] == tuple(epoch_of(windowed([5] * 20, 0, 4), 0))
+
+
+# --- windows of row groups ---
+
+
+def reads(order: WindowedOrder, world: int, epoch: int = 0) -> list[int]:
+    """How many row groups each rank reads in an epoch, a window's groups once."""
+    found = [0] * world
+    start, stop = epoch * order.num_rows, (epoch + 1) * order.num_rows
+    for window in order.windows(start, stop):
+        groups = np.searchsorted(order.edges, order.read(window), side="right")
+        positions = np.arange(window.start, window.stop)
+        for rank in range(world):
+            mine = StreamPlan(0, 1, order.batch, rank, world, 0).of_rank(positions)
+            found[rank] += len(set(groups[mine].tolist()))
+    return found
+
+
+SIZES = np.random.default_rng(0).binomial(64, 0.93, 1200).tolist()
+"""Row groups that lack the rows of other splits."""
+
+
+@pytest.mark.parametrize("world", [1, 5, 8, 64])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_the_ranks_together_read_hardly_more_than_there_is(world: int, epoch: int) -> None:
+    """Sixteen rows a rank; 5 does not divide the batch, and windows begin anywhere in a batch."""
+    order = windowed(SIZES, 7, 1024)
+    each = reads(order, world, epoch)
+    assert sum(each) <= 1.13 * len(SIZES) and max(each) <= 1.2 * len(SIZES) / world + 2
+    assert world > 1 or each == [len(SIZES)]
+
+
+def test_a_simulated_world_counts_what_the_ranks_read() -> None:
+    order = windowed(SIZES, 7, 1024)  # one window an epoch
+    assert order.num_windows == 1
+    for world in (1, 5, 64):
+        window = next(order.windows(order.num_rows * 3 // 2, 2 * order.num_rows))
+        groups = np.searchsorted(order.edges, order.read(window), side="right")
+        places = np.arange(window.start, window.stop) % 1024
+        each = [
+            set(groups[(1024 * rank // world <= places) & (places < 1024 * (rank + 1) // world)].tolist())
+            for rank in range(world)
+        ]
+        expected = sum(map(len, each)) / len(set.union(*each))
+        assert groups_read(order, world) == pytest.approx(expected)
+
+
+def test_a_world_of_one_row_a_rank_reads_groups_twice_at_most() -> None:
+    assert sum(reads(windowed(SIZES, 7, 64), 64)) <= 2.1 * len(SIZES)
+
+
+@pytest.mark.parametrize("batch", [2, 4, 16, 64])
+def test_a_batch_draws_from_as_many_groups_as_it_can(batch: int) -> None:
+    """Rows of a small batch come from any of a window's 32 groups, those of a large one from different groups."""
+    order = WindowedOrder(np.cumsum([0, *SIZES]), 3, batch)
+    groups = np.searchsorted(order.edges, epoch_of(order, 0), side="right")
+    steps = groups[: len(groups) // batch * batch].reshape(-1, batch)
+    different = np.mean([len(set(step)) for step in steps.tolist()])
+    assert different > 0.97 * batch
+    seen = [len(set(steps[at : at + 64].ravel().tolist())) for at in range(0, len(steps) - 64, 64)]
+    assert np.mean(seen) > min(24, 64 * batch / 6)
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(3400, 8), (3400, 16), (40_000, 16), (40_000, 64)])
+def test_batches_of_classes_in_order_are_mixed(rows: int, batch: int) -> None:
+    """The first half is one class: its share of a batch varies as by chance, and drifts little over 512 images."""
+    spreads, drifts = [], []
+    for seed in range(5):
+        order = WindowedOrder(np.append(np.arange(0, rows, 64), rows), seed, batch)
+        first = epoch_of(order, 0) < rows // 2
+        shares = first[: rows // batch * batch].reshape(-1, batch).mean(axis=1)
+        spreads.append(shares.std() / np.sqrt(0.25 / batch))
+        drifts.append(first[: rows // 512 * 512].reshape(-1, 512).mean(axis=1).std())
+    assert np.mean(spreads) < 1.1 and np.mean(drifts) < 0.12
+
+
+def test_neighbours_in_the_shards_are_apart_in_an_epoch() -> None:
+    rows = epoch_of(WindowedOrder(np.arange(0, 4097, 64), 0, 16), 0)
+    groups = rows // 64
+    assert not np.array_equal(groups, np.sort(groups))
+    assert (np.abs(np.diff(rows)) == 1).mean() < 0.05
+    place = np.argsort(rows)
+    assert np.median(np.abs(np.diff(place))) > 200
+
+
+def test_windows_are_even() -> None:
+    order = WindowedOrder(np.arange(0, 64 * 1000 + 1, 64), 0, 16)
+    sizes = {window.stop - window.start for window in order.windows(0, order.num_rows)}
+    assert order.num_windows == 31 and sizes == {64 * 32, 64 * 33}
+    huge = WindowedOrder(np.arange(0, 64 * 1000 + 1, 64), 0, 10**5)
+    assert huge.num_windows == 1
 
 
 @given(

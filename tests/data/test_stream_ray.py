@@ -61,6 +61,12 @@ def copy(shards: ShardSet, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards.location, tmp_path / "copy"))
 
 
+@pytest.fixture(scope="module")
+def small_groups(ray_session: None, celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Eleven row groups of at most three training images."""
+    return written(celeba, tmp_path_factory.mktemp("small") / "celeba", rows_per_shard=3)
+
+
 def source(shards: ShardSet, *, cached: bool) -> ImageSource:
     config = tiny_config("data.crop=40", f"data.cache_mib={64 if cached else 0}")
     return open_source(shards, config.data, "train")
@@ -364,7 +370,7 @@ def test_a_stream_is_the_order(shards: ShardSet, cached: bool) -> None:
     blocks = list(batches(image_stream(of, plan), 8))
     assert [set(block["step"].tolist()) for block in blocks] == [{step} for step in range(10)]
     rows = np.concatenate([block["row"] for block in blocks])
-    assert np.array_equal(rows, of.order(5).rows(0, 80))
+    assert np.array_equal(rows, of.order(5, 8).rows(0, 80))
     assert np.array_equal(np.concatenate([block["row_id"] for block in blocks]), of.index.row_ids[rows])
     assert np.array_equal(np.concatenate([block["labels"] for block in blocks]), of.index.labels[rows])
     everything = expected_images(shards, of.index.file_names)
@@ -380,29 +386,37 @@ def test_ranks_are_disjoint_and_a_later_start_is_the_tail(shards: ShardSet) -> N
         return np.stack([block["row"] for block in batches(image_stream(of, plan), 8 // world)])
 
     first, second = rows(0, 0, 2), rows(0, 1, 2)
-    assert np.array_equal(np.concatenate([first, second], axis=1), of.order(1).rows(0, 48).reshape(6, 8))
+    assert np.array_equal(np.concatenate([first, second], axis=1), of.order(1, 8).rows(0, 48).reshape(6, 8))
     assert not set(first[:4].ravel()) & set(second[:4].ravel())  # one epoch
     assert np.array_equal(rows(3, 1, 2), second[3:])
 
 
-def test_windows_of_several_tasks_keep_their_order(shards: ShardSet) -> None:
+def test_windows_of_several_tasks_keep_their_order(small_groups: ShardSet) -> None:
     """Windows that end within a batch and blocks that end within a window."""
-    of = replace(source(shards, cached=False), group_rows=5, window_groups=2)
-    order = of.order(2)
-    assert len(order.windows(8, 96, 10)) > 8
-    blocks = list(batches(image_stream(of, StreamPlan(1, 12, 8, 0, 1, seed=2)), 8))
-    assert [block["step"][0] for block in blocks] == list(range(1, 12))
+    of = replace(source(small_groups, cached=False), window_groups=3)
+    order = of.order(2, 4)
+    windows = list(order.windows(4, 96))
+    assert len(windows) > 8 and any(window.start % 4 for window in windows)
+    blocks = list(batches(image_stream(of, StreamPlan(1, 24, 4, 0, 1, seed=2)), 4))
+    assert [block["step"][0] for block in blocks] == list(range(1, 24))
     assert all((block["step"] == block["step"][0]).all() for block in blocks)
-    assert np.array_equal(np.concatenate([block["row"] for block in blocks]), order.rows(8, 96))
+    assert np.array_equal(np.concatenate([block["row"] for block in blocks]), order.rows(4, 96))
 
 
-def test_ranks_share_windows(shards: ShardSet) -> None:
-    of = source(shards, cached=False)
-    both = [
-        np.stack([block["row"] for block in batches(image_stream(of, StreamPlan(0, 6, 8, rank, 2, 1)), 4)])
-        for rank in range(2)
-    ]
-    assert np.array_equal(np.concatenate(both, axis=1), of.order(1).rows(0, 48).reshape(6, 8))
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_windows(small_groups: ShardSet, world: int) -> None:
+    """Two divide the batch, three do not; half of the steps are read by another world."""
+    of = replace(source(small_groups, cached=False), window_groups=3)
+
+    def batch_rows(start: int, stop: int, world: int) -> list[list[int]]:
+        ranks = []
+        for rank in range(world):
+            plan = StreamPlan(start, stop, 4, rank, world, 1)
+            ranks.append([block["row"].tolist() for block in batches(image_stream(of, plan), plan.rows)])
+        return [sum(parts, []) for parts in zip(*ranks, strict=True)]
+
+    whole = of.order(1, 4).rows(0, 48).reshape(12, 4).tolist()
+    assert batch_rows(0, 7, world) + batch_rows(7, 12, 1) == whole
 
 
 def test_a_long_plan_is_cut_into_segments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +466,7 @@ def stream_block(of: ImageSource, step: int, rows: np.ndarray) -> dict[str, np.n
 
 def test_triplets_follow_the_rules_of_their_domains(generator: GenerateTriplets) -> None:
     """The target differs from x's own domain, the reference's domain from both."""
-    domains = generator.domains
+    domains = generator.domains[:]
     for step in range(4):
         block = stream_block(generator.source, step, np.arange(TRAIN))
         made = generator(block)

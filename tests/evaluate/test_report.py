@@ -20,7 +20,7 @@ from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
-from rgcluster.data.shards import RowIndex
+from rgcluster.data.index import RowIndex
 from rgcluster.evaluate.measure.inputs import hashed_order
 from rgcluster.evaluate.report.curves import loss_charts
 from rgcluster.evaluate.report.paper import (

@@ -34,7 +34,7 @@ ORDER: dict[str, str] = {
     "progress weights cluster lease session",
     "model": "noise kernels layers networks retrieval fusion gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
-    "data": "fits kinds images fit order parallel sources splits shards shard_writer stream survey",
+    "data": "fits kinds images fit order parallel index sources splits shards shard_writer stream survey",
     "store": "index disk changes shard results view actors client local store",
     "translate": "device tensors query familiar retriever finished guided opened jobs",
     "train": "stage workers records guards meter checkpoints watch preflight preemption steps embed loop",

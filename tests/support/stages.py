@@ -19,7 +19,7 @@ from torch import Tensor
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
-from rgcluster.data.shards import RowIndex
+from rgcluster.data.index import RowIndex
 from rgcluster.data.stream import ImageSource, StreamPlan
 from rgcluster.model.handover import encoder_digests, save_networks
 from rgcluster.model.retrieval import JointEncoder
@@ -43,9 +43,11 @@ GOLDEN_SETTINGS = {**SETTINGS, "report_every": 1, "checkpoint_every": 1000}
 
 @dataclass(frozen=True)
 class MemorySource(ImageSource):
-    """Images of drawn shapes, made here."""
+    """Images of drawn shapes, made here; they count as cached."""
 
-    pixels: Any = None
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        return self.cached
 
     def images(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         return self.pixels[rows]
@@ -65,7 +67,7 @@ def memory_source(count: int = ROWS, size: int = 32, seed: int = 0) -> MemorySou
         np.zeros((count, 2), np.int64),
     )
     shards: Any = SimpleNamespace(attributes=ATTRIBUTES, location="memory", prepared=None)
-    return MemorySource(shards, index, 0, size, pixels=pixels)
+    return MemorySource(shards, index, 0, size, cached=pixels)
 
 
 def blocks(source: ImageSource, plan: StreamPlan) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -73,7 +75,7 @@ def blocks(source: ImageSource, plan: StreamPlan) -> Iterator[dict[str, npt.NDAr
     for step in range(plan.start, plan.stop):
         first, last = plan.part
         at = step * plan.batch
-        rows = source.order(plan.seed).rows(at + first, at + last)
+        rows = source.order(plan.seed, plan.batch).rows(at + first, at + last)
         yield {"step": np.full(len(rows), step), **source.block(rows)}
 
 

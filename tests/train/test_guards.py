@@ -43,7 +43,7 @@ def test_a_loss_out_of_bounds_names_its_images(
     with pytest.raises(TrainingDiverged, match=f"translation: loss cycle {words}") as raised:
         train_stage(subject)
     found = json.loads((tmp_path / "run" / "translation" / "divergence" / "report.json").read_text())
-    rows = studio.source.order(studio.config.seed).rows(6 * 8, 7 * 8)
+    rows = studio.source.order(studio.config.seed, 8).rows(6 * 8, 7 * 8)
     assert [image["row_id"] for image in found["batch"]] == studio.source.index.row_ids[rows].tolist()
     assert found["step"] == 7 and found["loss"] == "cycle" and len(found["losses"]["total"]) == 5
     assert found["batch"][0]["file_name"] in str(raised.value) and "learning_rate than 0.0004" in str(

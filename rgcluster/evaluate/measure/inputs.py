@@ -6,20 +6,21 @@ They do not depend on the training seed, so runs of several training seeds are m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rgcluster.base.attributes import domain_columns
 from rgcluster.config import Config
+from rgcluster.data.images import UInt8Array
 from rgcluster.data.splits import hash_share
 from rgcluster.data.stream import ImageSource
-from rgcluster.model.noise import Draw, keyed_normal
+from rgcluster.model.noise import Draw, keyed_normal, keyed_uniform
 
 __all__ = [
-    "IDENTITY", "MEASURE_SEED", "TRUTH", "UNPAINTED", "EvaluationInputs", "columns_of_domain", "evaluation_inputs",
-    "hashed_order",
+    "IDENTITY", "MEASURE_SEED", "SAMPLE", "TRUTH", "UNPAINTED", "EvaluationInputs", "LazyImages", "columns_of_domain",
+    "evaluation_inputs", "hashed_order", "sample_of",
 ]  # fmt: skip
 
 IDENTITY, TRUTH = "identity", "truth"
@@ -30,6 +31,11 @@ UNPAINTED = (IDENTITY, TRUTH, "real")
 
 MEASURE_SEED = 0
 """Seed of keyed noise in an evaluation, and of the judge's training."""
+
+SAMPLE = 250_000
+"""Most images of a split that an evaluation looks at, which bounds its memory."""
+
+_PIECE = 1 << 20
 
 _SALT = 4000
 """Keeps `hashed_order` independent of the hashes that choose the test split and `data.fraction`."""
@@ -43,6 +49,49 @@ class EvaluationInputs:
     rows: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int8]
     noise: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LazyImages:
+    """The images of a source as an array uint8 [N, h, w, 3], of which only what is indexed is read and decoded."""
+
+    source: ImageSource
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.source.index), self.source.size, self.source.size, 3
+
+    def __len__(self) -> int:
+        return len(self.source.index)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> UInt8Array:
+        chosen = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        return self.source.images(chosen)
+
+
+def sample_of(source: ImageSource, count: int = SAMPLE) -> ImageSource:
+    """Return the source, or `count` of its rows where it has more: those whose ids have the smallest hashes."""
+    ids = source.index.row_ids
+    if len(ids) <= count:
+        return source
+    rows, hashes = _smallest(ids, min(1.0, (count + 8 * count**0.5) / len(ids)))
+    chosen = rows[np.argsort(hashes, kind="stable")[:count]]
+    return replace(source, index=source.index.take(np.sort(chosen)), cached=None)
+
+
+def _smallest(
+    ids: npt.NDArray[np.int64], share: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the rows whose hash is below `share`, and their hashes; piece by piece."""
+    rows, hashes = [], []
+    for start in range(0, len(ids), _PIECE):
+        found = keyed_uniform(MEASURE_SEED, Draw.SAMPLE, 0, ids[start : start + _PIECE], 1)[:, 0]
+        near = np.flatnonzero(found < share)
+        rows.append(start + near)
+        hashes.append(found[near])
+    return np.concatenate(rows), np.concatenate(hashes)
 
 
 def columns_of_domain(config: Config, source: ImageSource) -> list[int]:

@@ -33,6 +33,7 @@ Region = npt.NDArray[np.bool_]
 
 K = 10
 IMAGES_AT_ONCE = 64
+ROWS_AT_ONCE = 256
 
 
 def swap_change(nearest: UInt8Array, other: UInt8Array, region: Region) -> float:
@@ -176,21 +177,37 @@ def _content(
         return None
     labels, domains = train.index.labels[:, other], train.index.labels[:, columns]
     place = {int(row_id): row for row, row_id in enumerate(train.index.row_ids)}
+    members = [np.flatnonzero((domains == target).all(axis=1)) for target in queries.targets]
+    pixels = _pixel_distances(train, members, queries.images)
     shares: dict[str, list[float]] = {"retrieval": [], "random_in_domain": [], "pixels": [], "labels": []}
-    for image, row, target, ids in zip(queries.images, queries.rows, queries.targets, retrieved, strict=True):
-        members = np.flatnonzero((domains == target).all(axis=1))
+    for row, inside, distances, ids in zip(queries.rows, members, pixels, retrieved, strict=True):
         wanted = test.index.labels[row][other]
         found = [place[int(row_id)] for row_id in ids if int(row_id) in place]
-        if not len(members) or not found:
+        if not len(inside) or not found:
             continue
-        k = min(K, len(members))
-        pixels = np.abs(train.images(members).astype(np.int16) - image).mean(axis=(1, 2, 3))
-        agreement = (labels[members] == wanted).mean(axis=1)
+        k = min(K, len(inside))
+        agreement = (labels[inside] == wanted).mean(axis=1)
         shares["retrieval"].append(content_precision(labels[found], wanted))
         shares["random_in_domain"].append(float(agreement.mean()))
-        shares["pixels"].append(content_precision(labels[members[np.argsort(pixels)[:k]]], wanted))
+        shares["pixels"].append(content_precision(labels[inside[np.argsort(distances)[:k]]], wanted))
         shares["labels"].append(float(np.sort(agreement)[::-1][:k].mean()))
     return {name: float(np.mean(values)) for name, values in shares.items()} if shares["labels"] else None
+
+
+def _pixel_distances(
+    train: ImageSource, members: list[npt.NDArray[np.int64]], images: UInt8Array
+) -> list[npt.NDArray[np.float64]]:
+    """Return for each image the mean absolute differences of its members, rows of `train` that are read once."""
+    distances = [np.empty(len(inside)) for inside in members]
+    needed = np.unique(np.concatenate([*members, np.empty(0, np.int64)]))
+    for start in range(0, len(needed), ROWS_AT_ONCE):
+        rows = needed[start : start + ROWS_AT_ONCE]
+        pictures = train.images(rows).astype(np.int16)
+        for image, inside, found in zip(images, members, distances, strict=True):
+            first, last = np.searchsorted(inside, (rows[0], rows[-1] + 1))
+            near = np.searchsorted(rows, inside[first:last])
+            found[first:last] = np.abs(pictures[near] - image).mean(axis=(1, 2, 3))
+    return distances
 
 
 def _mean_in(values: npt.NDArray[np.floating[Any]], region: Region) -> float:

@@ -14,6 +14,7 @@ from rgcluster.base.weights import find
 from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import DataError
+from rgcluster.evaluate.measure.inputs import SAMPLE
 from rgcluster.evaluate.metrics.classifier import default_architecture
 from rgcluster.evaluate.metrics.counterfactual import EDITED
 from rgcluster.evaluate.metrics.features import best_extractor, best_perceptual, metric_name
@@ -33,12 +34,13 @@ BESIDE = ("digest", "versions")
 def make_protocol(config: Config, shards: ShardSet, *, drawn: bool) -> dict[str, Any]:
     """Return the protocol of an evaluation of these shards, with its `digest`.
 
-    It leaves out the training seed, the networks and `data.fraction`, which are what is compared.
+    Of a split with more than `SAMPLE` images that many count: a sample by hashed row id. The protocol leaves out the
+    training seed, the networks and `data.fraction`, which are what is compared.
     """
     settings, size = config.evaluation, config.data.image_size
     extractor = best_extractor(settings.extractor, image_size=size)
     perceptual = best_perceptual(settings.perceptual, image_size=size)
-    train, test = shards.splits.get("train", 0), shards.splits.get("test", 0)
+    train, test = (min(shards.splits.get(split, 0), SAMPLE) for split in ("train", "test"))
     judge = default_architecture(size)
     started = find("resnet50") if judge == "resnet50" else None
     protocol: dict[str, Any] = {

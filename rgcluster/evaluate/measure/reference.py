@@ -20,7 +20,7 @@ from rgcluster.base.placement import CPUS_PER_ACTOR, GPUS_PER_ACTOR
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
-from rgcluster.evaluate.measure.inputs import MEASURE_SEED, hashed_order
+from rgcluster.evaluate.measure.inputs import MEASURE_SEED, LazyImages, hashed_order
 from rgcluster.evaluate.metrics.classifier import AttributeClassifier, train_classifier
 from rgcluster.evaluate.metrics.features import best_extractor
 from rgcluster.translate.device import pick_device
@@ -83,7 +83,7 @@ def make_reference(
     joined = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     order = np.argsort(joined["index"], kind="stable")
     real = {key: np.ascontiguousarray(joined[key][order]) for key in ("features", "logits")}
-    real["on_test"] = judge.predict(test.images(np.arange(len(test.index)))).astype(np.uint8)
+    real["on_test"] = judge.predict(LazyImages(test)).astype(np.uint8)
     (target / REAL).write_bytes(save(real))
 
 
@@ -108,7 +108,7 @@ def _train_judge(config: Config, train: ImageSource, gpu: bool, threads: int, pr
 def _judge(config: Config, train: ImageSource, device: str, threads: int, progress: Progress | None) -> bytes:
     torch.set_num_threads(max(1, threads))
     classifier = train_classifier(
-        train.images(np.arange(len(train.index))),
+        LazyImages(train),
         train.index.labels,
         train.shards.attributes,
         steps=config.evaluation.classifier_steps,

@@ -13,7 +13,7 @@ from torch import nn
 
 from rgcluster.base.weights import find, load_state
 from rgcluster.errors import CheckpointError, DataError, TrainingDiverged
-from rgcluster.evaluate.metrics.images import batches, check_images, normalised
+from rgcluster.evaluate.metrics.images import Images, batches, check_images, normalised
 
 __all__ = ["AttributeClassifier", "default_architecture", "train_classifier"]
 
@@ -45,7 +45,7 @@ class AttributeClassifier(nn.Module):
         """Return logits [B, A] of images [B, 3, H, W] on the scale 0 to 255."""
         return self.net(normalised(images))
 
-    def probabilities(self, images: np.ndarray, *, batch_size: int = 128) -> np.ndarray:
+    def probabilities(self, images: Images, *, batch_size: int = 128) -> np.ndarray:
         """Return the probability of each attribute, float32 [N, A].
 
         Images are uint8 [N, H, W, 3] of the trained size, else DataError.
@@ -58,7 +58,7 @@ class AttributeClassifier(nn.Module):
                 [self(part).sigmoid().cpu().numpy() for part in batches(images, batch_size, device)]
             )
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Images) -> np.ndarray:
         """Return the attributes seen, bool [N, A], in images uint8 [N, H, W, 3] of the trained size."""
         return self.probabilities(images) > 0.5
 
@@ -100,7 +100,7 @@ class AttributeClassifier(nn.Module):
 
 
 def train_classifier(
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     attribute_names: Sequence[str],
     *,
@@ -235,7 +235,7 @@ def _jittered(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (moved * factor).clamp(0, 255).permute(0, 3, 1, 2)
 
 
-def _check_size(images: np.ndarray, side: int) -> None:
+def _check_size(images: Images, side: int) -> None:
     check_images(images)
     if images.shape[1:3] != (side, side):
         raise DataError(f"images are {images.shape[1]} x {images.shape[2]}: expected {side} x {side}")

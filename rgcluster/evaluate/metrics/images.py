@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from rgcluster.errors import DataError
 
-__all__ = ["batches", "check_images", "normalised"]
+__all__ = ["Images", "batches", "check_images", "normalised"]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def check_images(images: np.ndarray) -> None:
+class Images(Protocol):
+    """An array of images, or what reads them when it is indexed by a slice or by rows."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+def check_images(images: Images) -> None:
     """Raise DataError unless `images` is uint8 [N, H, W, 3] with at least one image."""
     if images.dtype != np.uint8:
         raise DataError(f"images are {images.dtype}: convert them to uint8, 0 to 255")
@@ -23,7 +37,7 @@ def check_images(images: np.ndarray) -> None:
         raise DataError(f"images have shape {list(images.shape)}, expected [N, H, W, 3] with N at least 1")
 
 
-def batches(images: np.ndarray, size: int, device: torch.device) -> Iterator[torch.Tensor]:
+def batches(images: Images, size: int, device: torch.device) -> Iterator[torch.Tensor]:
     """Yield `images`, uint8 [N, H, W, 3], as uint8 [B, 3, H, W] in channels-last memory, B <= `size`."""
     check_images(images)
     for start in range(0, len(images), size):

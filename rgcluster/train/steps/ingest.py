@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rgcluster.config import Config, LossConfig
+from rgcluster.data.index import LabelColumns
 from rgcluster.model.gmm import sample_style
 from rgcluster.model.noise import Draw, keyed_integers, keyed_normal, keyed_uniform
 from rgcluster.model.translator import Batch
@@ -24,6 +25,7 @@ RECOLOURED = 0.7
 """The share of rows whose colours change."""
 
 Block = dict[str, npt.NDArray[Any]]
+Domains = npt.NDArray[np.int8] | LabelColumns
 
 
 class Ingest:
@@ -33,14 +35,14 @@ class Ingest:
         self,
         config: Config,
         columns: Sequence[int],
-        domains: npt.NDArray[np.int8],
+        domains: Domains,
         device: Device,
         seed: int | None = None,
     ) -> None:
         self.config, self.columns, self.domains, self.device = config, list(columns), domains, device
         self.seed = config.seed if seed is None else seed
         # With `data.balance` every domain that occurs is equally often a target.
-        self._targets = np.unique(domains, axis=0) if config.data.balance else domains
+        self._targets = np.unique(domains[:], axis=0) if config.data.balance else domains
 
     def batch(self, block: Block, loss: LossConfig) -> Batch:
         """Return the batch of a step; targets are domains of random training images, or, balanced, all that occur.

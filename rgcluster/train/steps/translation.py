@@ -34,7 +34,7 @@ def make_ingest(run: Run, worker: Worker, seed: int) -> Ingest:
     columns = domain_columns(
         run.source.shards.attributes, run.config.data.attributes, run.source.shards.location
     )
-    return Ingest(run.config, columns, run.source.index.labels[:, columns], worker.device, seed)
+    return Ingest(run.config, columns, run.source.index.columns(columns), worker.device, seed)
 
 
 def make_perceptual(run: Run, weight: float, worker: Worker) -> PerceptualDistance | None:

@@ -55,7 +55,7 @@ class GenerateTriplets:
         self.config = config
         self.source: ImageSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
         self.device = pick_device(config.cluster, gpu=gpu)
-        self.domains = self.source.index.labels[:, columns]
+        self.domains = self.source.index.columns(columns)
         self.ingest = Ingest(config, columns, self.domains, self.device)
         self.translator = load_translator(Location(translator), config).to(self.device.torch)
 
