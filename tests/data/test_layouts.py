@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tarfile
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -577,6 +579,24 @@ def test_an_archive_is_what_its_content_says(tmp_path: Path, name: str) -> None:
     for path in (pack(folder, tmp_path / "some.zip"), tar(tmp_path / "some.tar", files)):
         path.rename(tmp_path / name)
         assert read_source(tmp_path / name).attributes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_name_in_another_encoding_is_refused(tmp_path: Path, kind: str) -> None:
+    name = os.fsdecode(b"\xe9t\xe9.jpg")  # Latin-1
+    folder = with_images(tmp_path / "pets", "cat/1.jpg", f"dog/{name}")
+    source = folder
+    if kind == "tar":
+        source = tmp_path / "pets.tar"
+        with tarfile.open(source, "w") as archive:
+            archive.add(folder, ".")
+    with pytest.raises(
+        DataError, match=r"the name 'dog/\\udce9t\\udce9.jpg' is not valid UTF-8; rename the file"
+    ):
+        read_source(source)
+    (folder / "dog" / name).rename(folder / "dog" / os.fsdecode(b"\xe9.txt"))
+    image_file(folder / "dog" / "\u00e9.jpg")
+    assert read_source(folder).attributes == ("cat", "dog")
 
 
 def test_archives_among_which_there_are_no_images_are_named(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_any_path_works_in_the_c_locale(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("LC_ALL", "C")
     place = tmp_path / "un été" / "x y 顔"
     line = [sys.executable, "-c", IN_TURN, str(place)]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert len(list((place / "faces" / "img_align_celeba").iterdir())) == 2
     assert "store name" in result.stdout and re.findall(r"(?m)^status (\d+)$", result.stdout) == [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rgcluster.data.kinds import HEAD_BYTES, image_kind
 from rgcluster.data.sources.tree import SubTree, Tree, leftover
+from rgcluster.errors import DataError, quoted
 
 __all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of", "joined"]
 
@@ -95,7 +96,10 @@ def joined(*parts: LeftOut) -> LeftOut:
 
 
 def files_of(tree: Tree) -> Files:
-    """Return the tree's files by kind, recognised by their names or first bytes."""
+    """Return the tree's files by kind, recognised by their names or first bytes.
+
+    DataError for an image whose name is not UTF-8, which neither tables nor shards can hold.
+    """
     images, others, left, empty = [], [], [], []
     for name in tree.names():
         if leftover(name.rstrip("/").rsplit("/", 1)[-1]):
@@ -103,11 +107,24 @@ def files_of(tree: Tree) -> Files:
         elif name.endswith("/"):
             empty.append(name)
         elif name.lower().endswith(IMAGE_SUFFIXES) or _is_image(tree, name):
+            if not _is_text(name):
+                raise DataError(
+                    f"{tree}: the name {quoted(name)} is not valid UTF-8; rename the file, e.g. with `convmv -t utf8`"
+                )
             images.append(name)
         else:
             others.append(name)
     left_out = {reason: tuple(names) for reason, names in ((LEFTOVERS, left), (EMPTY, empty)) if names}
     return Files(tree, images, others, left_out)
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file's name is text: names in another encoding come with lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_image(tree: Tree, name: str) -> bool:
