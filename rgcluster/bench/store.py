@@ -19,9 +19,12 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from rgcluster.base.storage import Location
 from rgcluster.bench.result import Row
-from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, tag_of
+from rgcluster.store import IndexSettings, RayStore, SnapshotWriter, read_manifest, tag_of
+from rgcluster.store.changes.journal import Change
 from rgcluster.store.index.plan import plan_of
+from rgcluster.store.shard.shard import Shard
 
 __all__ = ["SMALL", "bench_store", "clustered", "write"]
 
@@ -283,10 +286,39 @@ def _approximate(place: Path, count: int, progress: Progress) -> list[Row]:
         ]
         os.kill(info[0]["pid"], signal.SIGKILL)
         rows.append(Row(case, "until the next answer, one killed", _timed(store.search, queries[:1], K), "s"))
+    rows += _changed_shard(place, queries, f"{count:,} vectors, one of two shards")
     for kind in ("exact", "ivf", "hnsw", "ivfpq"):
         plan = plan_of(kind, count // 2, DIMENSION, 0.95)  # type: ignore[arg-type]
         rows.append(Row(f"{kind}, estimated", "memory a vector, index", plan.bytes_per_vector, "bytes"))
     return rows
+
+
+def _changed_shard(place: Path, queries: Floats, case: str) -> list[Row]:
+    """Change a shard beside an unchanged one in this process: how long its searches wait, and what they cost then."""
+    manifest = read_manifest(place)
+    start = time.perf_counter()
+    untouched, changed = (Shard(Location(place), manifest, 0, manifest.num_shards) for _ in range(2))
+    rows = [Row(case, "loaded with its index, mean of two", (time.perf_counter() - start) / 2, "s")]
+
+    def search(shard: Shard) -> float:
+        return _timed(shard.search, queries[:32], K)
+
+    def apply(number: int, change: Change) -> float:
+        return _timed(changed.apply, [change], 1, str(number))
+
+    apply(0, Change(untouched.search(queries[:1], 1)[1][0]))
+    pairs = [(search(untouched), search(changed)) for _ in range(CALLS)]
+    before, after = (_median_ms(list(times)) for times in zip(*pairs, strict=True))
+    rows.append(Row(case, "search, batch 32, after one removal, median", after, "ms", "before", before))
+    generator, waits = np.random.default_rng(6), list[float]()
+    for number in range(1, 201):
+        vectors = generator.normal(size=(64, DIMENSION)).astype(np.float32)
+        ids, tags = np.arange(64) + 10**9 + 64 * number, np.zeros(64, np.uint8)
+        waits.append(
+            apply(number, Change(ids, vectors, np.zeros((64, *manifest.image_shape), np.uint8), tags))
+        )
+    waited = float(np.percentile(waits, 99)) * 1e3
+    return [*rows, Row(case, "searches wait for an addition of 64, 99th percentile", waited, "ms")]
 
 
 def _together(clients: list[Callable[[], Any]], seconds: float) -> float:

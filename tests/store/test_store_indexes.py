@@ -12,11 +12,13 @@ from stores import ArrayRows, brute_force, clustered, images_of, write
 
 from rgcluster.base.storage import Location
 from rgcluster.errors import DataError
-from rgcluster.store import Filter, IndexSettings, LocalStore, tag_of
+from rgcluster.store import Filter, IndexSettings, LocalStore, read_manifest, tag_of
 from rgcluster.store.disk.indexes import make_index
 from rgcluster.store.index.approximate import ApproximateIndex
 from rgcluster.store.index.exact import ExactIndex, Index
 from rgcluster.store.index.plan import EXACT_LIMIT, choose, plan_of
+from rgcluster.store.index.rows import FileRows
+from rgcluster.store.shard.shard import Shard
 
 KINDS = ("ivf", "hnsw", "ivfpq")
 COUNT = 6000
@@ -203,3 +205,23 @@ def test_rows_removed_from_among_the_nearest_are_passed_over(kind: str, vectors:
         assert not np.isin(index.nearest(queries, 8)[1], near).any()
         assert not np.isin(index.nearest(queries, 8, tags=(0,))[1], near).any()
     assert (index.nearest(queries[:1], 2, tags=(1,))[1] == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["exact", *KINDS])
+def test_a_restart_reads_no_images_and_maps_a_kept_index(
+    kind: str, vectors: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Location(write(tmp_path / "s", np.arange(2000), vectors[:2000], 1))
+    manifest, settings = read_manifest(place), IndexSettings(kind)  # type: ignore[arg-type]
+    expected = Shard(place, manifest, settings=settings).search(vectors[:4], 3)
+    read, read_rows = [], FileRows.read
+
+    def noted(file: FileRows, rows: np.ndarray) -> np.ndarray:
+        read.append(file._path.name)
+        return read_rows(file, rows)
+
+    monkeypatch.setattr(FileRows, "read", noted)
+    shard = Shard(place, manifest, settings=settings)
+    assert read == (["vectors.npy"] if kind == "exact" else [])
+    np.testing.assert_array_equal(shard.search(vectors[:4], 3)[1], expected[1])
+    assert "images.npy" not in read

@@ -324,10 +324,10 @@ def test_a_cluster_without_room_says_so(snapshot: Path, monkeypatch: pytest.Monk
 
 def test_a_corrupt_snapshot_does_not_start(tmp_path: Path) -> None:
     path = write(tmp_path / "broken", 2)
-    file = path / read_manifest(path).shards[1].directory / "images.npy"
+    file = path / read_manifest(path).shards[1].directory / "vectors.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="shard-00001-.*/images.npy: differs from its checksum"):
+    with pytest.raises(CheckpointError, match="shard-00001-.*/vectors.npy: differs from its checksum"):
         RayStore.start(path, "broken", num_actors=1)
     assert "broken" not in list_stores()
