@@ -14,7 +14,7 @@ from places import PROJECT
 from torch.utils.flop_counter import FlopCounterMode
 
 from rgcluster.bench import scale
-from rgcluster.bench.train import random_batch, step_flop
+from rgcluster.bench.training.step import random_batch, step_flop
 from rgcluster.config import load_config
 from rgcluster.model.fusion import References
 from rgcluster.model.kernels.convolution import convolutions
