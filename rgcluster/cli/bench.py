@@ -133,8 +133,8 @@ def train(
 ) -> None:
     """Compare a translation step with its plain formulation, and measure the three stages in training."""
     from rgcluster.base.session import ray_session
-    from rgcluster.bench.stages import bench_stages
-    from rgcluster.bench.train import bench_step
+    from rgcluster.bench.training.stages import bench_stages
+    from rgcluster.bench.training.step import bench_step
     from rgcluster.config import load_config
 
     stages = ("translation", "retrieval", "guidance")

@@ -13,8 +13,9 @@ import pytest
 from inside import run_inside
 from tiny import tiny_config
 
-from rgcluster.bench import data, serve, store, train
-from rgcluster.bench.train import bench_step
+from rgcluster.bench import data, serve, store
+from rgcluster.bench.training import step as train
+from rgcluster.bench.training.step import bench_step
 from rgcluster.bench.turns import turns
 
 

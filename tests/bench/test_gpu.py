@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ def test_the_program_is_rehearsed_without_ray_and_without_a_gpu(tmp_path: Path) 
     # A file, because drawing starts processes, which import the program's main file.
     (tmp_path / "main.py").write_text(f"if __name__ == '__main__':\n    {WITHOUT_RAY}\n")
     line = [sys.executable, str(tmp_path / "main.py"), *words]
-    result = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads only wait for each other
+    result = subprocess.run(line, capture_output=True, text=True, timeout=800, env=alone)
     assert result.returncode == 0, result.stderr
     assert f"page: {tmp_path / 'out' / PAGE}" in result.stdout
     check(tmp_path / "out")

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rgcluster.bench import scale
 from rgcluster.bench.rows import groups_read, synthetic_index
-from rgcluster.bench.train import random_batch, step_flop
+from rgcluster.bench.training.step import random_batch, step_flop
 from rgcluster.config import load_config
 from rgcluster.data.order import WindowedOrder
 from rgcluster.model.fusion import References

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from rgcluster.base.checkpoint import load_tree, save_tree
 from rgcluster.base.storage import Location
-from rgcluster.bench.plain import PlainTrainer, Switches
-from rgcluster.bench.train import bench_step
+from rgcluster.bench.training.plain import PlainTrainer, Switches
+from rgcluster.bench.training.step import bench_step
 from rgcluster.config import LossConfig, OptimizerConfig, RetrievalConfig
 from rgcluster.errors import CheckpointError
 from rgcluster.model.fusion import References

@@ -10,9 +10,9 @@ import torch
 from rgcluster.bench.gpu.gallery import Gallery
 from rgcluster.bench.gpu.guided import GuidedStep
 from rgcluster.bench.gpu.part import Place, free
-from rgcluster.bench.plain import Switches
 from rgcluster.bench.result import Row
-from rgcluster.bench.train import (
+from rgcluster.bench.training.plain import Switches
+from rgcluster.bench.training.step import (
     PLAIN,
     Step,
     default_step,

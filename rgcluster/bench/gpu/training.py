@@ -16,7 +16,7 @@ from rgcluster.bench.gpu.decoding import decode_all
 from rgcluster.bench.gpu.faces import drawn_faces
 from rgcluster.bench.gpu.part import Place
 from rgcluster.bench.result import Row
-from rgcluster.bench.train import now
+from rgcluster.bench.training.step import now
 from rgcluster.data.images import encode_png, grid
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.networks import Discriminator

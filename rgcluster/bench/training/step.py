@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rgcluster.bench.plain import PlainTrainer, Switches
 from rgcluster.bench.result import Row
+from rgcluster.bench.training.plain import PlainTrainer, Switches
 from rgcluster.bench.turns import turns
 from rgcluster.config import ClusterConfig, Config
 from rgcluster.model.gmm import sample_style

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rgcluster.base.storage import Location
-from rgcluster.bench.neighbours import bench_neighbours
 from rgcluster.bench.result import Row
+from rgcluster.bench.training.neighbours import bench_neighbours
 from rgcluster.config import Config
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.sources import read_celeba

@@ -1,0 +1,1 @@
+"""`rgcluster bench train`: a step compared with its plain formulation, and the three stages."""
