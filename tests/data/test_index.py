@@ -149,7 +149,7 @@ def test_sizes_come_from_one_listing(shards: ShardSet, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("rows", [10, 2048, 20_000])
 def test_of_a_file_no_more_than_its_metadata_is_read_to_open_it(tmp_path: Path, rows: int) -> None:
     """In one piece up to 24 KiB, in two where they are longer."""
-    shards = plain_shards(tmp_path, [["train"] * rows], b"image" * 100)
+    shards = plain_shards(tmp_path, [["train"] * rows])
     asked: list[int] = []
 
     class Counted:
