@@ -41,7 +41,7 @@ CELLS_QUERY = 0.22e-3
 ROW_BYTES = 8 + 40 + 8 + 8 + 10 + 8 / 64
 """Counted: the index of a training row on disk: id, 40 labels, place, end of the file name, the name, its row group."""
 LISTING = 0.3e-8
-"""Measured: seconds to list an epoch's windows, a row (docs/data.md)."""
+"""Measured: seconds to list an epoch's windows, a row (`rgcluster bench data --rows`)."""
 
 NEIGHBOURS = 3
 QUERIES = 3

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from plain_shards import plain_shards
 
@@ -143,6 +144,31 @@ def test_sizes_come_from_one_listing(shards: ShardSet, monkeypatch: pytest.Monke
     asked: list[str] = []
     monkeypatch.setattr(Location, "size", lambda self: asked.append(str(self)))
     assert open_shards(Location(shards.location)) == shards and not asked
+
+
+@pytest.mark.parametrize("rows", [10, 2048, 20_000])
+def test_of_a_file_no_more_than_its_metadata_is_read_to_open_it(tmp_path: Path, rows: int) -> None:
+    """In one piece up to 24 KiB, in two where they are longer."""
+    shards = plain_shards(tmp_path, [["train"] * rows])
+    asked: list[int] = []
+
+    class Counted:
+        def __init__(self) -> None:
+            self.file = shards.path(0).open_file()
+
+        def size(self) -> int:
+            return self.file.size()
+
+        def read_at(self, count: int, offset: int) -> bytes:
+            asked.append(count)
+            return self.file.read_at(count, offset)
+
+    found, expected = module._footer(Counted()), pq.read_metadata(str(shards.path(0)))  # type: ignore[arg-type]
+    assert found is not None and found.equals(expected)
+    size = shards.path(0).size()
+    assert asked[0] == min(size, 24 << 10) and sum(asked[1:]) < expected.serialized_size + 4096
+    assert len(asked) == (2 if rows == 20_000 else 1)
+    assert len(shards.read(0, ["row_id"])) == rows
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from tiny import tiny_config, tiny_translator, write_celeba
 
 from rgcluster.base.attributes import domain_columns
 from rgcluster.base.storage import Location
+from rgcluster.bench.rows import bench_rows
+from rgcluster.bench.worlds import bench_worlds, read_world, worlds_of
 from rgcluster.cli import commands
 from rgcluster.config import Config
 from rgcluster.data.images import decode_image
@@ -417,6 +420,45 @@ def test_ranks_share_windows(small_groups: ShardSet, world: int) -> None:
 
     whole = of.order(1, 4).rows(0, 48).reshape(12, 4).tolist()
     assert batch_rows(0, 7, world) + batch_rows(7, 12, 1) == whole
+
+
+def test_the_benchmarks_worlds_read_the_same_batches(small_groups: ShardSet) -> None:
+    of = replace(source(small_groups, cached=False), window_groups=3)
+    found = {world: read_world(of, world, 8, 0, 8) for world in (1, 3, 8)}
+    rows = [[value >> 32 for value in step] for step in found[1].batches.tolist()]
+    assert rows == of.order(0, 8).rows(0, 64).reshape(8, 8).tolist()
+    for reading in found.values():
+        assert np.array_equal(reading.batches, found[1].batches)
+        assert reading.used == found[1].used and 1 <= reading.read / reading.used
+    rest = read_world(of, 3, 8, 5, 8)
+    assert np.array_equal(rest.batches, found[1].batches[5:])
+    pixels = of.images(np.array(rows[7]))
+    changed = found[1].batches[7] & 0xFFFFFFFF
+    assert changed.tolist() == [
+        zlib.crc32(image.tobytes(), row) for image, row in zip(pixels, rows[7], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("worlds", "images", "words"),
+    [
+        ("1,eight", 2000, "--worlds 1,eight: 'eight' is no number of readers; write for example 1,8,64"),
+        ("1,,2", 2000, "--worlds 1,,2: '' is no number of readers"),
+        ("0", 2000, "--worlds 0: '0' is no number of readers"),
+        ("1,64", 2000, "--images 2000: too few for 4 batches of 1024 images, .* give at least 4096"),
+    ],
+)
+def test_unfitting_worlds(tmp_path: Path, worlds: str, images: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        bench_worlds(tmp_path, images, worlds_of(worlds), print)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmark_of_many_rows(tmp_path: Path) -> None:
+    found = {row.metric: row for row in bench_rows(tmp_path, 200_000, print)}
+    assert found["opened"].value < 2 and found["rows of a window"].value > 0
+    assert found["private memory"].value < 64
+    assert 1 <= found["row groups read / needed, 64 ranks of 8 rows"].value < 1.2
 
 
 def test_a_long_plan_is_cut_into_segments(monkeypatch: pytest.MonkeyPatch) -> None:
