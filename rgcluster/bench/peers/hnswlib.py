@@ -12,6 +12,8 @@ __all__ = ["Hnswlib"]
 
 
 class Hnswlib(VectorPeer):
+    """An HNSW graph in memory."""
+
     library, name, exact, durable = "hnswlib", "hnswlib, HNSW", False, False
 
     def __init__(self, folder: Path, vectors: Floats) -> None:

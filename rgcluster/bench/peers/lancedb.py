@@ -13,6 +13,8 @@ __all__ = ["LanceDB"]
 
 
 class LanceDB(VectorPeer):
+    """A table on the local disk."""
+
     library, name, exact, durable = "lancedb", "LanceDB, no index", True, True
 
     def __init__(self, folder: Path, vectors: Floats) -> None:

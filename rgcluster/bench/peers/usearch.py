@@ -12,6 +12,8 @@ __all__ = ["USearch", "USearchExact"]
 
 
 class USearch(VectorPeer):
+    """An HNSW graph in memory."""
+
     library, name, exact, durable = "usearch", "USearch, HNSW", False, False
 
     def __init__(self, folder: Path, vectors: Floats) -> None:
@@ -33,6 +35,8 @@ class USearch(VectorPeer):
 
 
 class USearchExact(VectorPeer):
+    """Exact search of an array in memory."""
+
     library, name, exact, durable = "usearch", "USearch, exact", True, False
 
     def __init__(self, folder: Path, vectors: Floats) -> None:
