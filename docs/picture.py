@@ -1,4 +1,4 @@
-"""Draws docs/faces.jpg, the picture of README: faces, and the same ones with another attribute.
+"""Draws docs/faces.jpg, the picture of docs/quickstart.md: faces, and the same ones with another attribute.
 
 python docs/picture.py [FILE]
 """

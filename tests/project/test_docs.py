@@ -203,7 +203,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert not homes or any((root / name).exists() for root in homes) or Path(name).stem.isupper(), name
 
 
-def test_readmes_picture_equals_its_scripts_output() -> None:
+def test_the_picture_of_the_quick_start_equals_its_scripts_output() -> None:
     picture = runpy.run_path(str(PROJECT / "docs" / "picture.py"))["picture"]()
     with Image.open(PROJECT / "docs" / "faces.jpg") as shown:
         assert shown.size == picture.size
