@@ -43,6 +43,10 @@ class _NameTaken(ConfigError):
     """A store of this name is running or starting."""
 
 
+class _NotRunning(Exception):
+    """A shard of a store has no process; never leaves this module."""
+
+
 class RayStore(Store):
     """A snapshot served by Ray actors; make one with `start`, `connect` or `share`.
 
@@ -128,6 +132,14 @@ class RayStore(Store):
     @classmethod
     def connect(cls, name: str, *, timeout: float = 60.0) -> RayStore:
         """Connect to a running store; StoreUnavailable if there is none or it does not respond."""
+        try:
+            return cls._connect(name, timeout)
+        except _NotRunning as error:
+            raise StoreUnavailable(str(error)) from None
+
+    @classmethod
+    def _connect(cls, name: str, timeout: float) -> RayStore:
+        """Connect to a running store, or raise _NotRunning."""
         deadline = time.monotonic() + timeout
         held = [replica for running, part, replica in running_actors() if (running, part) == (name, 0)]
         if not held:
@@ -146,14 +158,21 @@ class RayStore(Store):
 
         Of several that call it at once, one starts the store and the others wait for it.
         """
+        deadline = time.monotonic() + timeout
         while True:
             try:
-                store = cls.connect(name, timeout=timeout)
+                store = cls._connect(name, timeout)
                 store.reload()  # the snapshot may have been rebuilt since the store started
                 return store
             except StoreUnavailable:
                 if name in list_stores():
                     raise
+            except _NotRunning as error:
+                if name in list_stores():  # another process has begun to start it since
+                    if time.monotonic() > deadline:
+                        raise StoreUnavailable(str(error)) from None
+                    time.sleep(_POLL_SECONDS)
+                    continue
             with suppress(_NameTaken):
                 return cls.start(location, name, timeout=timeout, **options)
 
@@ -254,7 +273,7 @@ def _groups(name: str) -> list[PlacementGroup]:
 
 
 def _find(name: str, part: int, replica: int, deadline: float = 0.0) -> ActorHandle:
-    """Return an actor of a running store, whose driver may be about to start it; StoreUnavailable for none."""
+    """Return an actor of a running store, whose driver may be about to start it; _NotRunning if there is none."""
     while True:
         actor = find_actor(name, part, replica)
         if actor is not None:
@@ -264,8 +283,8 @@ def _find(name: str, part: int, replica: int, deadline: float = 0.0) -> ActorHan
         time.sleep(_POLL_SECONDS)
 
 
-def _not_running(name: str, part: int) -> StoreUnavailable:
-    return StoreUnavailable(
+def _not_running(name: str, part: int) -> _NotRunning:
+    return _NotRunning(
         f"no shard {part} of a store {name} is running: see `rgcluster store list`, or start it"
     )
 
