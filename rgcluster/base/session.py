@@ -15,6 +15,8 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # A scattered call that fails in one shard fails in the others, too; the first error is the one that is raised.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# Ray's own handler of SIGTERM prints stacks, and aborts a command that is ended while Ray starts.
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 # Ray ends idle processes after a second, and a new one imports for seconds: on a cluster of our own, keep them.
 os.environ.setdefault("RAY_num_workers_soft_limit", "4")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
