@@ -26,9 +26,7 @@ out = Console(highlight=False)
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the rows to this JSON file")]
 ThoroughOption = Annotated[
     bool,
-    typer.Option(
-        "--thorough", help="measure more and longer; without it a benchmark takes five minutes at most"
-    ),
+    typer.Option("--thorough", help="measure more and longer"),
 ]
 
 IMAGES, IMAGES_OF_CELEBA = 40_000, 202_599
