@@ -79,7 +79,7 @@ def test_the_commands_say_what_they_found(tmp_path: Path) -> None:
     folder, target = write_celeba(tmp_path / "celeba", 30), tmp_path / "shards"
     made = command("data", "shard", str(folder), str(target), "--split", "random", "--split-seed", "3")
     assert made.returncode == 0, made.stderr
-    assert "30 images in 1 shards (test 3, train 27)" in made.stdout
+    assert "30 images in 1 shards (test 3, train 27, split at random)" in made.stdout
     sheet = tmp_path / "sheet.png"
     good = command("data", "check", str(target), "--sheet", str(sheet))
     assert good.returncode == 0, good.stderr
