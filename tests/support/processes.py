@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from rgcluster.base.storage import Location
@@ -38,7 +40,12 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     """Start the command in a session of its own, so that a signal reaches it alone."""
     line = [sys.executable, "-c", "from rgcluster.cli import main; main()", *arguments]
     return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
 
 
