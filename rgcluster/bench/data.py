@@ -19,13 +19,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from rgcluster.base.storage import Location
-from rgcluster.bench.files import CROP, SIZE, make_files
+from rgcluster.bench.files import CROP, SIZE, make_files, open_training
 from rgcluster.bench.result import Row
-from rgcluster.config import Config, load_config
 from rgcluster.data.shard_writer import ShardOptions, write_shards
-from rgcluster.data.shards import Prepared, ShardSet
+from rgcluster.data.shards import Prepared
 from rgcluster.data.sources import ImageTable
-from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream, open_source
+from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream
 
 __all__ = ["bench_data"]
 
@@ -58,7 +57,7 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
             table, Location(folder / case.replace(" ", "-").replace(",", "")), ShardOptions(prepared=prepared)
         )
         rows.append(Row(case, "written", len(table) / (time.perf_counter() - start), "images/s"))
-        source = _open(shards)
+        source = open_training(shards)
         if prepared is None:
             # The first run of a session starts Ray Data's processes, which later runs reuse.
             cold = _measure(lambda source=source: itertools.islice(_stream_batches(source), 2))  # type: ignore[misc]
@@ -69,13 +68,6 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
         progress(f"{case}, a step of {STEP_SECONDS * 1000:.0f} ms")
         rows.append(Row(case, f"wait of a {STEP_SECONDS * 1000:.0f} ms step", _wait_share(source), "share"))
     return rows
-
-
-def _open(shards: ShardSet) -> ImageSource:
-    config: Config = load_config(
-        "celeba128", [f"data.image_size={SIZE}", f"data.crop={CROP}", "data.cache_mib=0"]
-    )
-    return open_source(shards, config.data, "train")
 
 
 def _stream_batches(source: ImageSource) -> Iterator[int]:

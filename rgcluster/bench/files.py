@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from rgcluster.config import load_config
+from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import ImageTable, read_celeba
+from rgcluster.data.stream import ImageSource, open_source
 from rgcluster.faces import write_faces
 
-__all__ = ["CROP", "SIZE", "make_files"]
+__all__ = ["CROP", "SIZE", "make_files", "open_training"]
 
 SIZE = 128
 CROP = 178
@@ -31,3 +34,9 @@ def make_files(folder: Path, count: int) -> ImageTable:
         lines.append(f"{name} " + " ".join("1" if value else "-1" for value in drawn.labels[row]))
     (target / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
     return read_celeba(target)
+
+
+def open_training(shards: ShardSet) -> ImageSource:
+    """Open the training split of the files' shards, whose images are not kept in memory."""
+    config = load_config("celeba128", [f"data.image_size={SIZE}", f"data.crop={CROP}", "data.cache_mib=0"])
+    return open_source(shards, config.data, "train")

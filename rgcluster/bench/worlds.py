@@ -19,13 +19,12 @@ import ray
 
 from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.base.storage import Location
-from rgcluster.bench.files import CROP, SIZE, make_files
+from rgcluster.bench.files import CROP, SIZE, make_files, open_training
 from rgcluster.bench.result import Row
-from rgcluster.config import load_config
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import Prepared
-from rgcluster.data.stream import ImageSource, StreamPlan, open_source, read_window
+from rgcluster.data.stream import ImageSource, StreamPlan, read_window
 from rgcluster.errors import ConfigError
 
 __all__ = ["bench_worlds", "read_world", "worlds_of"]
@@ -60,8 +59,7 @@ def bench_worlds(folder: Path, count: int, worlds: Sequence[int], progress: Prog
     shards = write_shards(
         make_files(folder, count), Location(folder / "prepared"), ShardOptions(prepared=prepared)
     )
-    config = load_config("celeba128", [f"data.image_size={SIZE}", f"data.crop={CROP}", "data.cache_mib=0"])
-    source = open_source(shards, config.data, "train")
+    source = open_training(shards)
     steps = len(source.index) // batch
     rows, first = [], None
     for world in worlds:

@@ -26,6 +26,7 @@ __all__ = ["follow", "submission_of", "submit"]
 PROBE_SECONDS = 180.0
 TOKEN_FILE = Path("~/.ray/auth_token")
 _VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_REMEDY = f"give --address http://HOST:{DASHBOARD_PORT} of the head, through a tunnel if it is out of reach"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -99,18 +100,15 @@ def _require_answer(address: str) -> None:
         return
     import requests
 
-    remedy = (
-        f"give --address http://HOST:{DASHBOARD_PORT} of the head, through a tunnel if it is out of reach"
-    )
     try:
         response = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS)
     except requests.exceptions.RequestException as error:
         raise ConfigError(
-            f"{address}: no Ray dashboard answers there ({type(error).__name__}); {remedy}"
+            f"{address}: no Ray dashboard answers there ({type(error).__name__}); {_REMEDY}"
         ) from None
     other = response.ok and "json" not in response.headers.get("Content-Type", "")
     if other or response.status_code == 404:
-        raise ConfigError(f"{address}: the web server there is no Ray dashboard; {remedy}")
+        raise ConfigError(f"{address}: the web server there is no Ray dashboard; {_REMEDY}")
 
 
 def submission_of(jobs: list[Any], plan: JobPlan) -> tuple[str, bool]:
@@ -252,10 +250,7 @@ def _answered(address: str) -> Iterator[None]:
         raise ConfigError(f"{address}: the cluster {what}; put the cluster's own in {known}") from None
     except (ConnectionError, requests.exceptions.RequestException) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EndpointError(
-            f"{address}: no Ray dashboard answers there ({line[:160]}); give --address http://HOST:8265 of the head, "
-            "through a tunnel if it is out of reach"
-        ) from None
+        raise EndpointError(f"{address}: no Ray dashboard answers there ({line[:160]}); {_REMEDY}") from None
     except RuntimeError as error:
         if isinstance(error, RGClusterError):
             raise
