@@ -7,7 +7,6 @@ encoded and collected after the reconstruction.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -225,8 +224,10 @@ class GuidanceStage(Stage):
             measured = self.trainers[name].update_in_pieces(step, pieces)
             return {f"{name}/{key}": value for key, value in measured.items()}
 
-        updated = self.side_by_side([partial(update, name) for name in self.trainers])
-        return dict(itertools.chain.from_iterable(parts.items() for parts in updated))
+        parts: Parts = {}
+        for measured in self.side_by_side([partial(update, name) for name in self.trainers]):
+            parts |= measured
+        return parts
 
     def state(self) -> dict[str, Any]:
         return {name: trainer.state() for name, trainer in self.trainers.items()}
