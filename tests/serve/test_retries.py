@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,20 @@ def test_uploads_that_arrow_gave_up_on_are_repeated_and_other_errors_are_not(pau
     assert (lasting.calls, final.calls) == (4, 1)
 
 
+def backend_over(answer: Callable[..., Any]) -> deployments.HandleBackend:
+    """A backend over one fake handle: as with Serve's, `remote` is no coroutine function, its result can be awaited."""
+
+    def remote(*arguments: Any) -> Any:
+        async def response() -> Any:
+            return answer(*arguments)
+
+        return response()
+
+    settings: Any = SimpleNamespace(limits=SimpleNamespace(retry_after_s=1))
+    handle: Any = SimpleNamespace(stored_image=SimpleNamespace(remote=remote))
+    return deployments.HandleBackend({"run": handle}, settings)
+
+
 @pytest.mark.parametrize(
     ("answers", "calls", "message"),
     [
@@ -113,13 +128,7 @@ def test_a_request_of_a_replica_that_died_is_sent_to_another(
 ) -> None:
     monkeypatch.setattr(deployments, "RETRY_SECONDS", 0.0)
     remote = Answers(*answers)
-
-    async def awaited(*arguments: Any) -> Any:
-        return remote(*arguments)
-
-    settings: Any = SimpleNamespace(limits=SimpleNamespace(retry_after_s=1))
-    handle: Any = SimpleNamespace(stored_image=SimpleNamespace(remote=awaited))
-    backend = deployments.HandleBackend({"run": handle}, settings)
+    backend = backend_over(remote)
     if message:
         with pytest.raises(ApiError, match=message):
             asyncio.run(backend.stored_image("run", 3))
@@ -129,10 +138,5 @@ def test_a_request_of_a_replica_that_died_is_sent_to_another(
 
 
 def test_an_error_that_a_translator_returns_is_raised() -> None:
-    async def awaited(*arguments: Any) -> Any:
-        return UnknownId("no such image")
-
-    settings: Any = SimpleNamespace(limits=SimpleNamespace(retry_after_s=1))
-    handle: Any = SimpleNamespace(stored_image=SimpleNamespace(remote=awaited))
     with pytest.raises(UnknownId):
-        asyncio.run(deployments.HandleBackend({"run": handle}, settings).stored_image("run", 3))
+        asyncio.run(backend_over(lambda *arguments: UnknownId("no such image")).stored_image("run", 3))

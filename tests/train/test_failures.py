@@ -119,7 +119,7 @@ def test_more_neighbours_than_images_is_refused_before_training(smoke_run: Path,
         "--set", "guidance.retrieval_count=128",
     )  # fmt: skip
     assert result.returncode == 2
-    assert "holds only 127 images" in result.stderr
+    assert "will hold only 127 images" in result.stderr
     assert not (run / "guidance" / "model").exists()
 
 

@@ -107,6 +107,11 @@ class HandleBackend:
             return False
 
     async def _call(self, name: str, method: str, *arguments: Any) -> Any:
+        async def once() -> (
+            Any
+        ):  # Serve's response can be awaited, but tenacity awaits coroutine functions alone
+            return await getattr(self._handles[name], method).remote(*arguments)
+
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(RayActorError),
             stop=stop_after_attempt(TRIES),
@@ -114,7 +119,7 @@ class HandleBackend:
             reraise=True,
         )
         try:
-            answer: Any = await attempts(getattr(self._handles[name], method).remote, *arguments)
+            answer = await attempts(once)
         except RayActorError:
             raise unavailable(
                 f"the translator {name} went down {TRIES} times", "send it again", self._retry_after_s
