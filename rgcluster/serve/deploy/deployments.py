@@ -119,7 +119,7 @@ class HandleBackend:
             reraise=True,
         )
         try:
-            answer = await attempts(once)
+            answer: Any = await attempts(once)
         except RayActorError:
             raise unavailable(
                 f"the translator {name} went down {TRIES} times", "send it again", self._retry_after_s
