@@ -24,7 +24,7 @@ from pyarrow import NativeFile, fs
 from rgcluster.base.remote import connect, create_object, explain, persistently
 from rgcluster.errors import ConfigError, DataError, StorageError
 
-__all__ = ["Location", "digest_bytes", "digest_json"]
+__all__ = ["Location", "digest_bytes", "digest_json", "readable_size"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,11 @@ _CLAIM_SECONDS = 60.0
 """A claim that is older was left by a process that ended."""
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def readable_size(size: int) -> str:
+    """Return a number of bytes in GiB, or in MiB where it is small."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
 
 
 def digest_bytes(*parts: bytes | memoryview) -> str:
@@ -126,6 +131,15 @@ class Location:
     def size(self) -> int:
         """Return the size in bytes; 0 where there is no file."""
         return self._ask(lambda: self._fs.get_file_info(self.path).size or 0)
+
+    def free_bytes(self) -> int | None:
+        """Return the free bytes of the disk that holds, or will hold, this place; None for an object store."""
+        if not self.is_local:
+            return None
+        place = self.local().resolve()
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
 
     def open_file(self) -> NativeFile:
         """Open for reading at any position."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import ray
 
 from rgcluster.base.placement import CPUS_PER_WRITER
-from rgcluster.base.storage import Location, digest_bytes, digest_json
+from rgcluster.base.storage import Location, digest_bytes, digest_json, readable_size
 from rgcluster.data.fit import image_sizes, require_fitting_crop
 from rgcluster.data.images import UNREADABLE, check_image, encode_jpeg, load_image, prepare_image, reason
 from rgcluster.data.index import ROWS_PER_GROUP
@@ -43,7 +44,7 @@ __all__ = ["ShardOptions", "shard_options", "write_shards"]
 
 UNREADABLE_SHARE = 0.001
 SAMPLED = 24
-"""Images whose sizes are looked at before anything is written."""
+"""Images that are looked at before anything is written."""
 
 Progress = Callable[[int, int], None]
 Fault = dict[str, str]
@@ -103,8 +104,10 @@ def write_shards(
 ) -> ShardSet:
     """Write the rows of `table`, and images for retrieval alone, as shards; existing files are kept."""
     options = options or ShardOptions()
+    tables = [table] if unlabelled is None else [table, unlabelled]
+    samples = [_sample(each) for each in tables]
     if options.prepared is not None:
-        _require_fitting_crop(table, options.prepared.crop)
+        require_fitting_crop(image_sizes(samples[0]), options.prepared.crop, str(table.origin), "--crop 0")
     name = options.dataset or table.name
     parts = _plan(table, options, name)
     if unlabelled is not None:
@@ -124,8 +127,10 @@ def write_shards(
                 f"{target}: holds shards of other data; write to another directory or remove this one"
             )
         return existing
-    target.make_directory()
     _clear_leftovers(target, {part.name for part in parts})
+    expected = map(partial(_expected_bytes, options.prepared), samples, map(len, tables))
+    _require_space(target, sum(expected))
+    target.make_directory()
     entries, faults = _write_parts(parts, target, len(ids), progress)
     _judge(faults, len(ids), options.max_unreadable, target)
     manifest = {
@@ -147,13 +152,33 @@ def write_shards(
     return open_shards(target)
 
 
-def _require_fitting_crop(table: ImageTable, crop: int) -> None:
-    """Raise DataError where the crop suits few of the source's images, as a sample of them tells."""
+def _sample(table: ImageTable) -> list[bytes]:
+    """Return the encoded images of evenly spaced rows."""
     contents = []
     for row in np.unique(np.linspace(0, len(table) - 1, SAMPLED).astype(int)):
         with suppress(OSError):  # among the faults later
             contents.append(table.tree.read(table.file_names[row]))
-    require_fitting_crop(image_sizes(contents), crop, str(table.origin), "--crop 0")
+    return contents
+
+
+def _expected_bytes(prepared: Prepared | None, sample: Sequence[bytes], rows: int) -> int:
+    """Return the size of `rows` stored images, as the sample tells."""
+    sizes = []
+    for encoded in sample:
+        with suppress(*UNREADABLE):  # among the faults later
+            sizes.append(len(_content(encoded, prepared)))
+    return round(rows * sum(sizes) / max(1, len(sizes)))
+
+
+def _require_space(target: Location, needed: int) -> None:
+    """Raise ConfigError where the target's disk has no room for what is still to be written."""
+    free = target.free_bytes()
+    missing = needed - sum(target.sizes().values())
+    if free is not None and free < missing:
+        raise ConfigError(
+            f"{target}: {readable_size(free)} are free, but the shards need about {readable_size(missing)} more; free "
+            "some space, write to another directory, or make the images smaller with --size"
+        )
 
 
 def _plan(

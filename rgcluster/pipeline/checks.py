@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 
 from rgcluster.base.attributes import domain_columns
 from rgcluster.base.rundir import stage_directory
-from rgcluster.base.storage import Location
+from rgcluster.base.storage import Location, readable_size
 from rgcluster.base.weights import find
 from rgcluster.config import Config
 from rgcluster.data.fit import image_sizes, require_fitting_crop
@@ -245,21 +244,18 @@ def _trackers(config: Config) -> str:
 def _disk(config: Config, images: Images, run: Location) -> str:
     parts = dict(_writes(config, images))
     needed = sum(parts.values())
-    if not run.is_local:
-        return f"about {_gib(needed)} will be written"
-    place = run.local()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = run.free_bytes()
+    if free is None:
+        return f"about {readable_size(needed)} will be written"
     if free < needed:  # only then look at what is there already
         needed = max(0, needed - _held(run))
     if free < needed:
-        listed = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
+        listed = ", ".join(f"{name} {readable_size(size)}" for name, size in parts.items())
+        what = f"the run will write about {readable_size(needed)} (in all {listed})"
         raise ConfigError(
-            f"{run}: {_gib(free)} are free, but the run will write about {_gib(needed)} (in all {listed}); free some "
-            "space, or give another --run"
+            f"{run}: {readable_size(free)} are free, but {what}; free some space, or give another --run"
         )
-    return f"about {_gib(needed)} will be written, {_gib(free)} are free"
+    return f"about {readable_size(needed)} will be written, {readable_size(free)} are free"
 
 
 def _writes(config: Config, images: Images) -> Iterator[tuple[str, int]]:
@@ -288,10 +284,6 @@ def _held(run: Location) -> int:
             with suppress(FileNotFoundError):  # a process at work there replaces files
                 total += path.stat().st_size if path.is_file() else 0
     return total
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
 
 
 def _evenly(count: int, shards: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,18 @@ def source(shards: ShardSet, *, cached: bool) -> ImageSource:
 
 
 # --- shards ---
+
+
+def test_a_full_disk_is_seen_before_a_shard_is_written(
+    celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1 << 10))
+    with pytest.raises(
+        ConfigError, match=r"shards: 0 MiB are free, but the shards need about \d MiB more; free"
+    ):
+        written(celeba, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_shards_hold_what_the_folder_holds(shards: ShardSet, celeba: Path) -> None:

@@ -1,4 +1,4 @@
-"""The cost of the store in a step of stage 3, compared with steps whose neighbours are in memory."""
+"""A guided step, compared with neighbours in memory and with a step without retrieval."""
 
 from __future__ import annotations
 
@@ -28,29 +28,35 @@ STEPS, ROUNDS = 4, 15
 
 
 def bench_neighbours(pipeline: Pipeline, limit: float) -> list[Row]:
-    """Train alternately with the store and with cached neighbours, in this process; the store must be built.
+    """Train in turn with the store, with cached neighbours and unguided, in this process; the store must be built.
 
     There are 15 rounds, or fewer in `limit` seconds.
     """
     share = placement(pipeline.config).workers["guidance"]
     torch.set_num_threads(share.threads)
     worker = Worker(0, 1, pick_device(pipeline.config.cluster, gpu=share.gpu))
-    upstream = {stage: str(networks_of(pipeline.run, stage)) for stage in ("translation", "retrieval")}
     snapshot = snapshot_of(pipeline.run)
     with RayStore.share(snapshot, "bench-guidance") as store:
-        run = Run(
-            pipeline.config, str(pipeline.run), "guidance", pipeline.source("train"),
-            {**upstream, "store": store.name},
-        )  # fmt: skip
-        stage = GuidanceStage(run, worker)
-        blocks = list(
-            islice(stream_blocks(run, worker, 0, STEPS, stage.settings.batch_size, stage.ingest.seed), STEPS)
+        guided, unguided = (
+            GuidanceStage(_run(pipeline, variant, store.name), worker)
+            for variant in ("rg-unit", "gmm-unit-continued")
         )
-        live, held = stage.retriever.store, _InMemory(store)
-        seconds: dict[Any, list[float]] = {live: [], held: []}
+        blocks = list(
+            islice(
+                stream_blocks(guided.run, worker, 0, STEPS, guided.settings.batch_size, guided.ingest.seed),
+                STEPS,
+            )
+        )
+        live, held = guided.retriever.store, _InMemory(store)
+        cases: dict[str, tuple[GuidanceStage, Any]] = {
+            "store": (guided, live),
+            "memory": (guided, held),
+            "unguided": (unguided, live),
+        }
+        seconds: dict[str, list[float]] = {case: [] for case in cases}
         waited = 0.0
         for turn in turns(ROUNDS + 1, limit, least=2):
-            for source, times in seconds.items():
+            for case, (stage, source) in cases.items():
                 stage.retriever.store = source
                 stage.waits()
                 start = time.perf_counter()
@@ -58,14 +64,24 @@ def bench_neighbours(pipeline: Pipeline, limit: float) -> list[Row]:
                     stage.step(turn * STEPS + step, item)
                 took = time.perf_counter() - start
                 if turn:  # the first round warms up and fills the cache
-                    times.append(took / STEPS)
-                    waited += stage.waits()["neighbours"] if source is live else 0.0
-    ours, theirs = (1000 * statistics.median(times) for times in seconds.values())
-    share_waited = waited / (STEPS * sum(seconds[live]))
+                    seconds[case].append(took / STEPS)
+                    waited += stage.waits()["neighbours"] if case == "store" else 0.0
+    took_ms = {case: 1000 * statistics.median(times) for case, times in seconds.items()}
+    share_waited = waited / (STEPS * sum(seconds["store"]))
+    name, ours = "guidance, step", took_ms["store"]
     return [
-        Row("guidance, step", "with the store, median", ours, "ms", "neighbours in memory", theirs),
-        Row("guidance, step", "waiting for neighbours", share_waited, "share"),
+        Row(name, "with the store, median", ours, "ms", "neighbours in memory", took_ms["memory"]),
+        Row(name, "guided, median", ours, "ms", "unguided", took_ms["unguided"]),
+        Row(name, "waiting for neighbours", share_waited, "share"),
     ]
+
+
+def _run(pipeline: Pipeline, variant: str, store: str) -> Run:
+    """Return the run of stage 3 that trains one variant alone."""
+    guidance = pipeline.config.guidance.model_copy(update={"variants": (variant,)})
+    config = pipeline.config.model_copy(update={"guidance": guidance})
+    upstream = {stage: str(networks_of(pipeline.run, stage)) for stage in ("translation", "retrieval")}
+    return Run(config, str(pipeline.run), "guidance", pipeline.source("train"), {**upstream, "store": store})
 
 
 class _InMemory:

@@ -131,7 +131,10 @@ def _checked(names: list[str], archive: str) -> list[str]:
     left: set[str] = set()
     for name in names:
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ".." in parts or (parts and ":" in parts[0]):
+        if "\\" in name:
+            what = f"{archive}: entry {quoted(name)} has backslashes, as some Windows programs write them"
+            raise DataError(f"{what}; pack it again with another program")
+        if name.startswith("/") or ".." in parts or (parts and ":" in parts[0]):
             raise DataError(f"{archive}: entry {quoted(name)} points outside the archive; pack it again")
         place = next((number for number, part in enumerate(parts) if leftover(part)), None)
         if place is not None:
