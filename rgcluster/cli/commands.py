@@ -13,7 +13,7 @@ import torch
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.cluster.job import refuse_relative
-from rgcluster.base.lease import Lease
+from rgcluster.base.locks.lease import Lease
 from rgcluster.base.placement import CPUS_PER_WRITER, Claim
 from rgcluster.base.progress import task
 from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of

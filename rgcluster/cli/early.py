@@ -22,7 +22,7 @@ def require_free(run: str, *, dry_run: bool = False) -> None:
         return
     # Storage takes longer to import than `rgcluster --help` may take.
     from rgcluster.base.cluster.job import refuse_relative
-    from rgcluster.base.lease import refuse_held
+    from rgcluster.base.locks.lease import refuse_held
     from rgcluster.base.storage import Location
 
     refuse_relative("--run", run)

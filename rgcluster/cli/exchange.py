@@ -37,7 +37,7 @@ def published(
 ) -> None:
     """Make published networks a run's finished stage 1, from which stages 2 and 3 continue."""
     from rgcluster.base.cluster.job import refuse_relative
-    from rgcluster.base.lease import Lease
+    from rgcluster.base.locks.lease import Lease
     from rgcluster.base.storage import Location
     from rgcluster.config import load_config
     from rgcluster.pipeline.exchange import import_published

@@ -6,10 +6,9 @@ share one copy, of which they read the pages that they need. Between processes i
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rgcluster.base.locks.files import locked
 from rgcluster.errors import StorageError
 
 __all__ = ["MAPPED_ROWS", "ROWS_PER_GROUP", "FileNames", "LabelColumns", "RowIndex", "joined", "mapped"]
@@ -149,7 +149,7 @@ def mapped(
     Others on this machine wait for it. StorageError where there is no room.
     """
     if not directory.exists():
-        with _alone(directory):
+        with locked(directory.with_suffix(".lock")):
             if not directory.exists():
                 unfinished = directory.with_suffix(".tmp")
                 shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
@@ -204,14 +204,6 @@ def _write(directory: Path, parts: Iterable[RowIndex]) -> None:
 def _map(file: Path, dtype: Any) -> npt.NDArray[Any]:
     # An empty file cannot be mapped.
     return np.asarray(np.memmap(file, dtype, "r")) if file.stat().st_size else np.empty(0, dtype)
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Hold a lock of this machine on the directory's name."""
-    with directory.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _group_edges(places: npt.NDArray[np.integer[Any]]) -> Rows:

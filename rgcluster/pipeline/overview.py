@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
-from rgcluster.base.lease import Holder, holder_of
+from rgcluster.base.locks.lease import Holder, holder_of
 from rgcluster.base.logs.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
 from rgcluster.base.progress import duration

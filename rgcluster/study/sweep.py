@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rgcluster.base.lease import Lease
+from rgcluster.base.locks.lease import Lease
 from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS
 from rgcluster.base.session import ray_session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rgcluster.base.cluster.job import refuse_relative
-from rgcluster.base.lease import Lease
+from rgcluster.base.locks.lease import Lease
 from rgcluster.base.rundir import CONFIG, DATA
 from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location

@@ -23,7 +23,7 @@ MARK = "rgcluster-probe:"
 
 def look(request: dict[str, Any]) -> None:
     """Raise the error that the job would meet."""
-    from rgcluster.base.lease import refuse_held
+    from rgcluster.base.locks.lease import refuse_held
     from rgcluster.base.session import placement, ray_session
     from rgcluster.base.storage import Location
     from rgcluster.train.preflight import check_storage

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import command
 
-from rgcluster.base.lease import Lease
+from rgcluster.base.locks.lease import Lease
 from rgcluster.base.logs.events import add_event, last_error, read_events
 from rgcluster.base.progress import duration
 from rgcluster.base.rundir import EVENTS, enter

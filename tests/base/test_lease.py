@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from s3 import place, s3_server
 
-from rgcluster.base import lease as module
-from rgcluster.base.lease import Holder, Lease, holder_of, refuse_held
+from rgcluster.base.locks import lease as module
+from rgcluster.base.locks.lease import Holder, Lease, holder_of, refuse_held
 from rgcluster.base.storage import Location
 from rgcluster.errors import LeaseHeld, LeaseLost, StorageError
 
 HOLD = """
 import sys, time
-from rgcluster.base.lease import Lease
+from rgcluster.base.locks.lease import Lease
 from rgcluster.base.storage import Location
 with Lease(Location(sys.argv[1])):
     print("held", flush=True)
@@ -156,13 +156,13 @@ def test_only_the_clock_of_the_storage_counts(
     Lease(location).acquire()
     elsewhere(location, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("rgcluster.base.lease.time.time", lambda: here() + 3600 * hours)
+        patch.setattr("rgcluster.base.locks.lease.time.time", lambda: here() + 3600 * hours)
         assert holder_of(location) is not None
         with pytest.raises(LeaseHeld, match="process 1 on far"):
             refuse_held(location)
     elsewhere(location, 1, silent=70)
     with monkeypatch.context() as patch:
-        patch.setattr("rgcluster.base.lease.time.time", lambda: here() + 3600 * hours)
+        patch.setattr("rgcluster.base.locks.lease.time.time", lambda: here() + 3600 * hours)
         assert holder_of(location) is None
         refuse_held(location)
     assert (location / "lease").names() == ["00000001.json"]

@@ -12,7 +12,7 @@ import pytest
 from conftest import command
 from inside import run_inside
 
-from rgcluster.base.lease import Lease
+from rgcluster.base.locks.lease import Lease
 from rgcluster.base.storage import Location
 
 

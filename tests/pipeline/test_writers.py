@@ -11,7 +11,7 @@ import pytest
 from inside import run_inside
 from untrained import untrained_run
 
-from rgcluster.base.lease import holder_of
+from rgcluster.base.locks.lease import holder_of
 from rgcluster.base.storage import Location
 from rgcluster.cli import commands
 from rgcluster.study import table

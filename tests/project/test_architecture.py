@@ -31,7 +31,7 @@ ORDER: dict[str, str] = {
     "": "errors config base client",
     "config": "section data model losses stages store evaluation cluster text validation config loading",
     "base": "attributes remote storage versions rundir logs checkpoint placement "
-    "progress weights cluster lease session",
+    "progress weights cluster locks session",
     "model": "noise kernels layers networks retrieval fusion gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "fits kinds images fit order parallel index sources splits shards shard_writer stream survey",

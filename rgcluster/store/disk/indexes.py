@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rgcluster.base.locks.files import locked
 from rgcluster.base.storage import Location
 from rgcluster.errors import CheckpointError, StorageError
-from rgcluster.store.disk.locks import locked
 from rgcluster.store.disk.snapshot import file_digest
 from rgcluster.store.index.approximate import ApproximateIndex
 from rgcluster.store.index.exact import ExactIndex, Index

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rgcluster.base.locks.files import take_lock
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.errors import DataError, StorageError
 from rgcluster.store.disk.growing import GrowingArray
-from rgcluster.store.disk.locks import take_lock
 from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import FILES, FileEntry, ShardEntry
 

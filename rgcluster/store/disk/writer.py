@@ -18,9 +18,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rgcluster.base.locks.files import take_lock
 from rgcluster.base.storage import Location
 from rgcluster.errors import DataError, StorageError
-from rgcluster.store.disk.locks import take_lock
 from rgcluster.store.disk.orphans import remove_orphans
 from rgcluster.store.disk.shard_writer import ShardPlan, ShardWriter, building_directory, is_saved
 from rgcluster.store.disk.snapshot import (
