@@ -75,8 +75,8 @@ class ConvolutionFusion(nn.Module):
         """Return the inner convolution of the references' contents."""
         return Memory(self.inner(references.contents.flatten(1, 2)))
 
-    def forward(self, content: Tensor, references: References | Memory) -> Fused:
-        merged = (references if isinstance(references, Memory) else self.remember(references)).values
+    def forward(self, content: Tensor, memory: Memory) -> Fused:
+        merged = memory.values
         if self.form == "linear":
             return Fused(self.outer(torch.cat([content, merged], dim=1)))
         update = self.outer(torch.cat([content, F.relu(merged)], dim=1))
@@ -125,8 +125,8 @@ class AttentionFusion(nn.Module):
         keys = places(self.key(references.contents.flatten(0, 1)) + self.place)
         return Memory(places(self.value(images)), keys, places(F.avg_pool2d(images, POOLING).float()))
 
-    def forward(self, content: Tensor, references: References | Memory) -> Fused:
-        values, keys, colours = references if isinstance(references, Memory) else self.remember(references)
+    def forward(self, content: Tensor, memory: Memory) -> Fused:
+        values, keys, colours = memory
         assert keys is not None and colours is not None
         queries = (self.query(content) + self.place).flatten(2).transpose(1, 2)
         weights = torch.softmax(queries @ keys.transpose(1, 2) * self.scale, dim=-1)

@@ -86,9 +86,8 @@ class Translator(nn.Module):
 
     def fuse(self, content: Tensor, references: References | Memory | None) -> Fused:
         """Return f(c, references), or c itself where there are none."""
-        if self.fusion is None or references is None:
-            return Fused(content)
-        return self.fusion(content, references)
+        memory = references if isinstance(references, Memory) else self.remember(references)
+        return Fused(content) if self.fusion is None or memory is None else self.fusion(content, memory)
 
     def forward(
         self, image: Tensor, style: Tensor, references: References | None = None, attention: float = 1.0

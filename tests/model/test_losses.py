@@ -564,11 +564,11 @@ def test_guided_passes_take_their_own_neighbours(fuse_cycle: bool) -> None:
 
     assert net.fusion is not None
     x, c, s = batch.image, net.content_encoder(batch.image), net.style_encoder(batch.image).mean
-    x_hat = net.generator(net.fusion(c, near[0]).content, batch.target_style, x).image
+    x_hat = net.generator(net.fuse(c, near[0]).content, batch.target_style, x).image
     c_hat = net.content_encoder(x_hat)
-    again = net.fusion(c_hat, near[2]).content if fuse_cycle else c_hat
+    again = net.fuse(c_hat, near[2]).content if fuse_cycle else c_hat
     torch.testing.assert_close(translated, x_hat)
-    image = net.generator(net.fusion(c, near[1]).content, s, x).image
+    image = net.generator(net.fuse(c, near[1]).content, s, x).image
     torch.testing.assert_close(parts["image"], losses.l1(image, x))
     torch.testing.assert_close(parts["cycle"], losses.l1(net.generator(again, s, x_hat).image, x))
     torch.testing.assert_close(guide.query, (c_hat, s))

@@ -158,8 +158,9 @@ def test_shapes(size: int, width: int) -> None:
         source, domain = Discriminator(config)(image)
         embedding = JointEncoder(config)(content, posterior.mean)
         references = References(torch.stack([image] * 3, dim=1), torch.stack([content] * 3, dim=1))
-        fused = ConvolutionFusion(config)(content, references).content
-        looked = AttentionFusion(config)(content, references)
+        convolved, attended = ConvolutionFusion(config), AttentionFusion(config)
+        fused = convolved(content, convolved.remember(references)).content
+        looked = attended(content, attended.remember(references))
     assert content.shape == fused.shape == looked.content.shape == (2, 4 * width, size // 4, size // 4)
     assert looked.colour is not None and looked.colour.shape == (2, 3, size // 4, size // 4)
     assert looked.paint is not None and looked.paint.shape == (2, width, size, size)
@@ -379,7 +380,7 @@ def fusion_inputs() -> tuple[Tensor, References]:
 def test_residual_fusion_starts_as_the_identity_and_can_leave_it() -> None:
     content, near = fusion_inputs()
     fusion = ConvolutionFusion(tiny_config())
-    fused = fusion(content, near).content
+    fused = fusion(content, fusion.remember(near)).content
     assert torch.equal(fused, content)
     fused.square().sum().backward()
     assert fusion.outer.weight.grad is not None and fusion.outer.weight.grad.abs().sum() > 0
@@ -391,7 +392,7 @@ def test_literal_fusion_is_equation_9() -> None:
     fusion = ConvolutionFusion(tiny_config("model.fusion=literal"))
     merged = F.relu(conv(near.contents.flatten(1, 2), fusion.inner, 1))
     expected = F.relu(conv(torch.cat([content, merged], dim=1), fusion.outer, 1))
-    fused = fusion(content, near).content
+    fused = fusion(content, fusion.remember(near)).content
     torch.testing.assert_close(fused, expected)
     assert fused.min() == 0 and fused.max() > 0
 
@@ -402,7 +403,7 @@ def test_attention_gathers_the_colours_of_attended_places() -> None:
     content, near = fusion_inputs()
     fusion = AttentionFusion(tiny_config("model.fusion=attention"))
     fusion.place.copy_(100 * F.normalize(fusion.place))
-    colour = fusion(content, References(near.images, torch.zeros_like(near.contents))).colour
+    colour = fusion(content, fusion.remember(References(near.images, torch.zeros_like(near.contents)))).colour
     assert colour is not None
     torch.testing.assert_close(colour, F.avg_pool2d(near.images.mean(dim=1), 4), atol=2e-2, rtol=0)
 
@@ -411,9 +412,9 @@ def test_attention_gathers_the_colours_of_attended_places() -> None:
 def test_attention_ignores_the_order_and_the_repetition_of_references() -> None:
     content, near = fusion_inputs()
     fusion = AttentionFusion(tiny_config("model.fusion=attention"))
-    fused = fusion(content, near)
+    fused = fusion(content, fusion.remember(near))
     for order in ([2, 0, 1], [0, 0, 1, 1, 2, 2]):
-        other = fusion(content, References(near.images[:, order], near.contents[:, order]))
+        other = fusion(content, fusion.remember(References(near.images[:, order], near.contents[:, order])))
         torch.testing.assert_close(other.content, fused.content)
         torch.testing.assert_close(other.colour, fused.colour)
         torch.testing.assert_close(other.paint, fused.paint)
@@ -431,7 +432,7 @@ def test_attention_is_the_softmax_of_scaled_products() -> None:
     scores = (queries[row, :, down, right, None, None] * keys[row]).sum(1) / 16**0.5
     weights = scores.flatten().softmax(0).reshape(3, 1, 8, 8)
     expected = (weights * pooled[row]).sum((0, 2, 3))
-    colour = fusion(content, near).colour
+    colour = fusion(content, fusion.remember(near)).colour
     assert colour is not None
     torch.testing.assert_close(colour[row, :, down, right], expected)
 
@@ -442,7 +443,9 @@ def test_translator_fuses_only_where_there_are_references() -> None:
     content, near = fusion_inputs()
     guided, plain = Translator(config, guided=True), Translator(config)
     assert guided.fusion is not None and plain.fusion is None
-    assert torch.equal(guided.fuse(content, near).content, guided.fusion(content, near).content)
+    assert torch.equal(
+        guided.fuse(content, near).content, guided.fusion(content, guided.fusion.remember(near)).content
+    )
     assert guided.fuse(content, None).content is content
     assert plain.fuse(content, near).content is content
 
