@@ -77,7 +77,7 @@ class ContentFusion(ConvolutionFusion):
     """Eq. 9's f, which looks at the references' contents alone."""
 
     def forward(self, content: Tensor, contents: Tensor) -> Fused:  # type: ignore[override]
-        return super().forward(content, References(contents, contents))
+        return super().forward(content, self.remember(References(contents, contents)))
 
 
 IMAGE, CONTENT, STYLE = (1, 3, 128, 128), (1, 256, 32, 32), (1, 40)
