@@ -182,9 +182,6 @@ class Location:
             if self.is_local:
                 raise
 
-    def move_to(self, target: Location) -> None:
-        self._ask(lambda: self._fs.move(self.path, target.path))
-
     def read_bytes(self) -> bytes:
         def read() -> bytes:
             with self._fs.open_input_stream(self.path) as stream:

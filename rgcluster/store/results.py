@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -32,19 +31,14 @@ class Neighbours:
 
 
 class Pending(Generic[T]):
-    """Result of an asynchronous call; `wait_seconds` is the time that the caller was blocked on it."""
+    """Result of an asynchronous call."""
 
     def __init__(self, future: Future[T]) -> None:
         self._future = future
-        self.wait_seconds = 0.0
 
     def done(self) -> bool:
         return self._future.done()
 
     def result(self) -> T:
         """Wait for the result and return it, or raise its typed error."""
-        start = time.perf_counter()
-        try:
-            return self._future.result()
-        finally:
-            self.wait_seconds += time.perf_counter() - start
+        return self._future.result()

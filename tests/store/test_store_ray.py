@@ -128,11 +128,6 @@ def test_the_caller_goes_on_while_the_store_works(store: RayStore, queries: NDAr
             os.kill(row["pid"], signal.SIGCONT)
     for handle in [*handles, silent]:
         assert handle.result().images.shape == (32, 3, *IMAGE)
-    assert silent.wait_seconds > 0
-    time.sleep(0.2)
-    before = silent.wait_seconds
-    silent.result()
-    assert silent.wait_seconds - before < 0.05
 
 
 def test_killed_shards_lose_no_query(
