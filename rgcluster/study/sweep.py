@@ -10,7 +10,7 @@ from rgcluster.base.locks.lease import Lease
 from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS
 from rgcluster.base.session import ray_session
-from rgcluster.base.storage import Location
+from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import with_values
 from rgcluster.errors import ConfigError, RGClusterError
 from rgcluster.evaluate.measure.inputs import UNPAINTED
@@ -73,19 +73,20 @@ def _run(study: Study, cells: Sequence[Cell], options: SweepOptions) -> list[Tri
 
 
 def _train_shared(study: Study, cells: Sequence[Cell]) -> None:
-    """Train the stages that several trials need: all before stage 3, and stage 3 itself where two share it."""
-    stage3: dict[str, int] = {}
-    for cell in cells:
-        pipeline = study.pipeline(cell)
-        pipeline.finish("store")
-        pipeline.finish("precision")
+    """Train the stages that several trials need, from stage 1 to 3 as far as they share them, and the judge.
+
+    What a trial needs alone it trains itself, beside the others.
+    """
+    pipelines = [study.pipeline(cell) for cell in cells]
+    for pipeline in pipelines:
         pipeline.finish("reference")
         for split in ("train", "test"):
             pipeline.source(split)
-        key = str(sorted(pipeline.depends("guidance").items()))
-        stage3[key] = stage3.get(key, 0) + 1
-        if stage3[key] == 2:
-            pipeline.finish("guidance")
+    for stage in ("translation", "retrieval", "precision", "store", "guidance"):
+        keys = [digest_json(pipeline.depends(stage)) for pipeline in pipelines]
+        pipelines = [pipeline for pipeline, key in zip(pipelines, keys, strict=True) if keys.count(key) > 1]
+        for pipeline in pipelines:
+            pipeline.finish(stage)
 
 
 def _conclude(study: Study, trials: Sequence[Trial], options: SweepOptions) -> Location:

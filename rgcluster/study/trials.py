@@ -1,4 +1,4 @@
-"""Ray Tune over the cells of a sweep. A trial trains stage 3 and measures; earlier stages are already trained.
+"""Ray Tune over the cells of a sweep. A trial trains what no other trial shares, stage 3 at least, and measures.
 
 Finished work is found on disk, so the same command continues a sweep whose driver died. A sweep that is asked to stop
 says so in a file, which the driver of every trial polls: trials that train end with a checkpoint, and the others,
@@ -152,7 +152,7 @@ def finished_results(study: Study, cell: Cell) -> dict[str, Any] | None:
 
 
 def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, Any] | None:
-    """Run one trial: train stage 3, report its loss to Tune, then measure; None where it was asked to stop."""
+    """Run one trial: train, report stage 3's loss to Tune, then measure; None where it was asked to stop."""
     stop = plan.root / STOP
     if stop.exists():
         return None
@@ -167,9 +167,8 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
 
     def poll() -> None:
         with suppress(OSError, RGClusterError):  # the workers, which need the storage, report it
-            directory = stage_directory(pipeline.run, "guidance")
-            if stop.exists() and (directory / STAGE).exists():
-                request_stop(directory)
+            if stop.exists():
+                _stop_training(pipeline.run)
             report_loss()
 
     if (plan.root / NOTES / f"{pipeline.run.name}.json").exists():  # stopped earlier
@@ -189,6 +188,14 @@ def _drive(setting: dict[str, Any], plan: Plan, cells: list[Cell]) -> dict[str, 
     except Exception as error:
         raise root_cause(error) from None
     return reported
+
+
+def _stop_training(run: Location) -> None:
+    """Ask the run's stage at work for a checkpoint, after which it ends."""
+    for stage in ("translation", "retrieval", "guidance"):
+        directory = stage_directory(run, stage)
+        if (directory / STAGE).exists() and not (directory / STAGE).read_json()["finished"]:
+            request_stop(directory)
 
 
 class _Stop(tune.Stopper):

@@ -13,6 +13,7 @@ import pytest
 from conftest import command
 from processes import start
 
+from rgcluster.base.logs.events import read_events
 from rgcluster.base.rundir import STAGE
 from rgcluster.base.rundir import STOP as STAGE_STOP
 from rgcluster.base.storage import Location
@@ -29,31 +30,36 @@ def plan(root: Path) -> Plan:
 class FakeStudy:
     """Takes the place of a study and of its only pipeline, whose stages work until they are asked to stop."""
 
-    def __init__(self, root: Path) -> None:
-        self.run = Location(root / "cell")
+    def __init__(self, root: Path, stage: str = "guidance") -> None:
+        self.run, self.stage = Location(root / "cell"), stage
 
     def pipeline(self, cell: object) -> FakeStudy:
         return self
 
     def finish(self, name: str) -> None:
-        (self.run / name / STAGE).write_json({"finished": False})
+        for before in ("translation", "retrieval"):
+            if before != self.stage:
+                (self.run / before / STAGE).write_json({"finished": True})
+        (self.run / self.stage / STAGE).write_json({"finished": False})
         deadline = time.monotonic() + 30
-        while not (self.run / name / STAGE_STOP).exists():
+        while not (self.run / self.stage / STAGE_STOP).exists():
             assert time.monotonic() < deadline, "nobody asked it to stop"
             time.sleep(0.05)
         raise Terminated(f"{name}: asked to stop; the same command continues after step 7")
 
 
+@pytest.mark.parametrize("stage", ["translation", "guidance"])
 def test_a_trial_at_work_is_asked_to_stop_and_does_not_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(Plan, "study", lambda self: FakeStudy(tmp_path))
+    monkeypatch.setattr(Plan, "study", lambda self: FakeStudy(tmp_path, stage))
     with _Stop(Location(tmp_path) / STOP, []) as stop:
         later = threading.Timer(0.2, stop.request)
         later.start()
         assert _drive({"cell": 0}, plan(tmp_path), [{}]) is None
         later.join()
-    assert (tmp_path / "cell" / "guidance" / STAGE_STOP).exists() and not (tmp_path / STOP).exists()
+    stopped = [path.parent.name for path in (tmp_path / "cell").glob(f"*/{STAGE_STOP}")]
+    assert stopped == [stage] and not (tmp_path / STOP).exists()
 
 
 def test_a_trial_whose_turn_comes_after_the_request_does_nothing(
@@ -120,3 +126,21 @@ def at_step(root: Path, step: int) -> list[Path]:
         for place in directories
         if (lines := read_metrics(Location(place))) and lines[-1]["step"] >= step
     ]
+
+
+@pytest.mark.long
+def test_what_no_trials_share_is_trained_beside_each_other(smoke_run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    result = command(
+        "sweep", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(root),
+        "--over", "seed=0,1", "--trials", "2", "--set", "cluster.threads=1", timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    cells = sorted((root / "cells").iterdir())
+    spans = []
+    for cell in cells:
+        events = [event for event in read_events(Location(cell)) if event.stage == "translation"]
+        spans.append([event.time for event in events if event.kind in ("begun", "finished")])
+    (begun, finished), (other_begun, other_finished) = spans
+    assert begun < other_finished and other_begun < finished, "one waited for the other"
+    assert len(list((root / "stages").glob("*/reference/stage.json"))) == 1
