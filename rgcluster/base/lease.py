@@ -26,7 +26,7 @@ import psutil
 
 from rgcluster.base.cluster.job import submission_id
 from rgcluster.base.storage import Location
-from rgcluster.errors import DataError, LeaseHeld, LeaseLost, RGClusterError, StorageError
+from rgcluster.errors import ConfigError, DataError, LeaseHeld, LeaseLost, RGClusterError, StorageError
 
 __all__ = ["LEASE", "Holder", "Lease", "holder_of", "refuse_held"]
 
@@ -114,6 +114,8 @@ class Lease:
     def acquire(self) -> Lease:
         """Begin a new epoch; LeaseHeld names the process that holds the lease."""
         try:
+            if file := _file_above(self.location):
+                raise ConfigError(f"{file}: a file; choose a directory")
             self._new = not self.location.exists()
             for _ in range(_ATTEMPTS):
                 if self._begin_epoch(Holder.here()):
@@ -260,6 +262,15 @@ def _held_message(location: Location, holder: Holder | None, stale_seconds: floa
         f"{location}: in use by {who}; wait until it ends, or end it with {remedy}; if its machine is gone, the same "
         f"command takes over {stale_seconds:g} s after its last sign of life"
     )
+
+
+def _file_above(location: Location) -> Location | None:
+    """Return the file that lies where a directory, or one above it, would have to; None where there is none."""
+    while location.is_local and str(location.parent) != str(location):
+        if location.exists():
+            return location if location.is_file() else None
+        location = location.parent
+    return None
 
 
 def _newest(directory: Location) -> tuple[int, Holder | None]:

@@ -37,7 +37,7 @@ from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, de
 from rgcluster.base.progress import explain_waits, waiting  # noqa: E402
 from rgcluster.base.weights import chosen_paths  # noqa: E402
 from rgcluster.config import Config  # noqa: E402
-from rgcluster.errors import ConfigError  # noqa: E402
+from rgcluster.errors import ClusterUnavailable, ConfigError  # noqa: E402
 
 __all__ = [
     "cluster_nodes",
@@ -70,11 +70,7 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
         if address:
             _connect(address)
         else:
-            with waiting("Ray to start on this machine"):
-                ray.init(
-                    address="local", include_dashboard=dashboard, log_to_driver=False,
-                    logging_level=logging.WARNING, object_store_memory=_object_store_bytes(),
-                )  # fmt: skip
+            _start(dashboard)
     for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -84,6 +80,23 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
             yield
     finally:
         ray.shutdown()
+
+
+def _start(dashboard: bool) -> None:
+    """Start a cluster on this machine."""
+    try:
+        with waiting("Ray to start on this machine"):
+            ray.init(
+                address="local", include_dashboard=dashboard, log_to_driver=False,
+                logging_level=logging.WARNING, object_store_memory=_object_store_bytes(),
+            )  # fmt: skip
+    except Exception as error:  # Ray has no type for this one
+        if "timed out during startup" not in str(error):
+            raise
+        raise ClusterUnavailable(
+            "Ray did not start on this machine within its time limit, as happens where other programs keep the machine "
+            "busy; run the same command again, or set RAY_ADDRESS to a running cluster"
+        ) from None
 
 
 def _connect(address: str) -> None:

@@ -12,13 +12,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import ray
 from conftest import command
 from inside import run_inside
 
 from rgcluster import Client
+from rgcluster.base import session
 from rgcluster.base.cluster import address as module
 from rgcluster.base.cluster.address import check_driver_address, dashboard_address, require_endpoint
-from rgcluster.errors import ConfigError
+from rgcluster.errors import ClusterUnavailable, ConfigError
 
 HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
@@ -243,3 +245,17 @@ def test_a_cluster_that_was_killed_is_not_waited_for(
     assert status == 2 and errors.count("\n") == 1
     assert errors.startswith("rgcluster: no Ray cluster a") and "`ray start --head` starts one" in errors
     assert not left or ":9 any more, where the last one was started" in errors, errors
+
+
+def test_a_busy_machine_on_which_ray_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**options: object) -> None:
+        raise Exception("The current node timed out during startup. The GCS may be overloaded.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with (
+        pytest.raises(ClusterUnavailable, match="keep the machine busy; run the same command again"),
+        session.ray_session(),
+    ):
+        pytest.fail("no cluster was started")
