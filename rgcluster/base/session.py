@@ -24,9 +24,10 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from rgcluster.base.cluster.address import check_driver_address, check_last_cluster  # noqa: E402
+from rgcluster.base.cluster.address import ANSWER_SECONDS, check_driver_address, check_last_cluster  # noqa: E402
 from rgcluster.base.cluster.internals import (  # noqa: E402
     autoscaler_node_groups,
+    cluster_version,
     last_cluster,
     num_cpus_here,
     quiet_driver,
@@ -108,6 +109,8 @@ def _connect(address: str) -> None:
         if address == "auto":  # Ray would wait for minutes for one that was killed
             address = last_cluster()
             check_last_cluster(address)
+        if address != "local":
+            _require_same_ray(address)
         with waiting(f"the Ray cluster at {address}"):
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.WARNING,
@@ -118,6 +121,20 @@ def _connect(address: str) -> None:
             f"no Ray cluster at {address}: `ray start --head` starts one on this machine, RAY_ADDRESS=HOST:6379 "
             "names another"
         ) from None
+
+
+def _require_same_ray(address: str) -> None:
+    """Raise ConfigError where this process could not join the cluster, ConnectionError where none answers."""
+    try:
+        version = cluster_version(address, ANSWER_SECONDS)
+    except PermissionError:
+        raise ConfigError(
+            f"the Ray cluster at {address} wants another token: set RAY_AUTH_MODE and RAY_AUTH_TOKEN as on the cluster"
+        ) from None
+    if version != ray.__version__:
+        raise ConfigError(
+            f"the Ray cluster at {address} has Ray {version}, this machine {ray.__version__}; install the same version"
+        )
 
 
 @contextmanager

@@ -7,19 +7,27 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
 import ray
 from conftest import command
 from inside import run_inside
+from ray.core.generated.gcs_service_pb2 import CheckAliveReply, CheckAliveRequest
+from ray.core.generated.gcs_service_pb2_grpc import (
+    NodeInfoGcsServiceServicer,
+    add_NodeInfoGcsServiceServicer_to_server,
+)
 
 from rgcluster import Client
 from rgcluster.base import session
 from rgcluster.base.cluster import address as module
 from rgcluster.base.cluster.address import check_driver_address, dashboard_address, require_endpoint
+from rgcluster.base.cluster.internals import cluster_version
 from rgcluster.errors import ClusterUnavailable, ConfigError
 
 HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -124,9 +132,54 @@ def test_a_silent_server_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_real_cluster_is_one(ray_session: None) -> None:
-    import ray
-
     check_driver_address("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    assert cluster_version(ray.get_runtime_context().gcs_address, 5.0) == ray.__version__
+
+
+class Head(NodeInfoGcsServiceServicer):
+    """A cluster that another version of Ray runs, or that wants a token."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def CheckAlive(self, request: CheckAliveRequest, context: grpc.ServicerContext) -> CheckAliveReply:  # noqa: N802
+        if not self.version:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return CheckAliveReply(ray_version=self.version)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("", "wants another token: set RAY_AUTH_MODE and RAY_AUTH_TOKEN as on the cluster"),
+        ("2.1.0", f"has Ray 2.1.0, this machine {ray.__version__}; install the same version"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_not_tried_for_long(
+    version: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("tried to join"))
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_NodeInfoGcsServiceServicer_to_server(Head(version), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=message):
+            session._connect(address)
+    finally:
+        server.stop(None)
+
+
+def test_a_server_that_only_speaks_like_a_cluster_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("tried to join"))
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: `ray start --head` starts one"):
+            session._connect(address)
+    finally:
+        server.stop(None)
 
 
 @pytest.mark.parametrize(

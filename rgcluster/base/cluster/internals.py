@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "autoscaler_node_groups",
+    "cluster_version",
     "has_fast_bf16",
     "is_preempted",
     "last_cluster",
@@ -105,6 +106,26 @@ def last_cluster() -> str:
     if address is None:
         raise ConnectionError("none was started")
     return address
+
+
+def cluster_version(address: str, timeout_s: float) -> str:
+    """Return the version of Ray of the cluster at `address`.
+
+    PermissionError where it wants another token, ConnectionError where no cluster answers. `ray.init` would try for
+    half a minute (`ray._private.grpc_utils`, `NodeInfoGcsService` in `ray.core.generated`).
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(address) as channel:
+        try:
+            answer = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            refused = error.code() == grpc.StatusCode.UNAUTHENTICATED
+            raise (PermissionError if refused else ConnectionError)(error.details()) from None
+    return str(answer.ray_version)
 
 
 def autoscaler_node_groups() -> list[Any]:
