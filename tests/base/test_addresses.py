@@ -230,6 +230,8 @@ def test_an_endpoint_that_no_server_serves_is_told_soon(monkeypatch: pytest.Monk
         (["translate", "x.jpg", "--url", "127.0.0.1:8000", "--to", "Male", "--out", "o.png"], "http://127.0.0.1:8000"),
         (["translate", "x.jpg", "--url", "http://127.0.0.1:9", "--to", "Male", "--out", "o.png"], "nothing answers"),
         (["submit", "pipeline", "--address", "http://127.0.0.1:9", "--", "--run", "/r"], "no Ray dashboard answers"),
+        (["submit", "pipeline", "--run", "/r", "--address", "http://127.0.0.1:9"], "no Ray dashboard answers"),
+        (["submit", "pipeline", "--runn", "/r"], "pipeline: no such option: --runn"),
         (["submit", "pipeline", "--address", "ray://head:10001", "--", "--run", "/r"], "perhaps http://head:8265"),
     ],
 )  # fmt: skip
