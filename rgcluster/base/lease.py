@@ -28,7 +28,7 @@ from rgcluster.base.cluster.job import submission_id
 from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError, DataError, LeaseHeld, LeaseLost, RGClusterError, StorageError
 
-__all__ = ["LEASE", "Holder", "Lease", "holder_of", "refuse_held"]
+__all__ = ["LEASE", "Holder", "Lease", "holder_of", "refuse_file", "refuse_held"]
 
 LEASE = "lease"
 """Directory, below the location, of the holders' files."""
@@ -114,8 +114,7 @@ class Lease:
     def acquire(self) -> Lease:
         """Begin a new epoch; LeaseHeld names the process that holds the lease."""
         try:
-            if file := _file_above(self.location):
-                raise ConfigError(f"{file}: a file; choose a directory")
+            refuse_file(self.location)
             self._new = not self.location.exists()
             for _ in range(_ATTEMPTS):
                 if self._begin_epoch(Holder.here()):
@@ -264,13 +263,12 @@ def _held_message(location: Location, holder: Holder | None, stale_seconds: floa
     )
 
 
-def _file_above(location: Location) -> Location | None:
-    """Return the file that lies where a directory, or one above it, would have to; None where there is none."""
+def refuse_file(location: Location) -> None:
+    """Raise ConfigError where a file lies in the place of a directory or of one above it."""
     while location.is_local and str(location.parent) != str(location):
-        if location.exists():
-            return location if location.is_file() else None
+        if location.is_file():
+            raise ConfigError(f"{location}: a file; choose a directory")
         location = location.parent
-    return None
 
 
 def _newest(directory: Location) -> tuple[int, Holder | None]:
