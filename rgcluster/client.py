@@ -263,6 +263,10 @@ def _json(answer: requests.Response) -> dict[str, Any]:
 
 def _error_message(answer: requests.Response) -> str:
     error = _error_of(answer)
+    if answer.status_code == 404 and error.get("field") is None:
+        return (
+            f"{answer.url.split('?')[0]}: not found; an endpoint's address is what `rgcluster serve` prints"
+        )
     if "message" in error and "remedy" in error:
         return f"{error['message']}; {error['remedy']}"
     return f"{answer.url.split('?')[0]} answered {answer.status_code} {answer.reason}"

@@ -5,6 +5,7 @@
     ├── OutOfMemory           the networks and a batch do not fit in memory
     ├── ExportMismatch        an exported translator computes something else
     ├── CollectiveStalled     a worker waited too long for the others
+    ├── ClusterUnavailable    Ray did not start on this machine
     ├── StoreUnavailable      a shard did not answer in time, or not at all
     │   └── StaleGeneration   the store was replaced meanwhile; the client asks again
     ├── SomeFailed            some of several inputs are at fault; the others are done
@@ -34,6 +35,7 @@ from collections.abc import Iterator
 
 __all__ = [
     "CheckpointError",
+    "ClusterUnavailable",
     "CollectiveStalled",
     "ConfigError",
     "ContradictoryTarget",
@@ -89,6 +91,10 @@ class ExportMismatch(RGClusterError):
 
 class CollectiveStalled(RGClusterError):
     """A worker waited longer for the others than a collective may take."""
+
+
+class ClusterUnavailable(RGClusterError):
+    """Ray did not start on this machine."""
 
 
 class StoreUnavailable(RGClusterError):

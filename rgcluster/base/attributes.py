@@ -76,6 +76,8 @@ def parse_target(
 
 def _unknown(name: str, known: Sequence[str]) -> str:
     """Return that there is no such attribute, the one that is probably meant, and those that there are."""
+    if not known:
+        return f"no attribute {quoted(name)}; the images have no labels"
     shown = ", ".join(known[:LISTED]) + (f" and {len(known) - LISTED} more" if len(known) > LISTED else "")
     meant = "; separate names by commas" if ";" in name or " " in name.strip() else nearest(name, known)
     return f"no attribute {quoted(name)}{meant}; the attributes are {shown}"

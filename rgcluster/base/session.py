@@ -24,9 +24,10 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from rgcluster.base.cluster.address import check_driver_address, check_last_cluster  # noqa: E402
+from rgcluster.base.cluster.address import ANSWER_SECONDS, check_driver_address, check_last_cluster  # noqa: E402
 from rgcluster.base.cluster.internals import (  # noqa: E402
     autoscaler_node_groups,
+    cluster_version,
     last_cluster,
     num_cpus_here,
     quiet_driver,
@@ -37,7 +38,7 @@ from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, de
 from rgcluster.base.progress import explain_waits, waiting  # noqa: E402
 from rgcluster.base.weights import chosen_paths  # noqa: E402
 from rgcluster.config import Config  # noqa: E402
-from rgcluster.errors import ConfigError  # noqa: E402
+from rgcluster.errors import ClusterUnavailable, ConfigError  # noqa: E402
 
 __all__ = [
     "cluster_nodes",
@@ -70,11 +71,7 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
         if address:
             _connect(address)
         else:
-            with waiting("Ray to start on this machine"):
-                ray.init(
-                    address="local", include_dashboard=dashboard, log_to_driver=False,
-                    logging_level=logging.WARNING, object_store_memory=_object_store_bytes(),
-                )  # fmt: skip
+            _start(dashboard)
     for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -86,6 +83,23 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
         ray.shutdown()
 
 
+def _start(dashboard: bool) -> None:
+    """Start a cluster on this machine."""
+    try:
+        with waiting("Ray to start on this machine"):
+            ray.init(
+                address="local", include_dashboard=dashboard, log_to_driver=False,
+                logging_level=logging.WARNING, object_store_memory=_object_store_bytes(),
+            )  # fmt: skip
+    except Exception as error:  # Ray has no type for this one
+        if "timed out during startup" not in str(error):
+            raise
+        raise ClusterUnavailable(
+            "Ray did not start on this machine within its time limit, as happens where other programs keep the machine "
+            "busy; run the same command again, or set RAY_ADDRESS to a running cluster"
+        ) from None
+
+
 def _connect(address: str) -> None:
     """Connect to a running cluster; ConfigError where none answers."""
     check_driver_address("RAY_ADDRESS", address)
@@ -95,6 +109,8 @@ def _connect(address: str) -> None:
         if address == "auto":  # Ray would wait for minutes for one that was killed
             address = last_cluster()
             check_last_cluster(address)
+        if address != "local":
+            _require_same_ray(address)
         with waiting(f"the Ray cluster at {address}"):
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.WARNING,
@@ -105,6 +121,20 @@ def _connect(address: str) -> None:
             f"no Ray cluster at {address}: `ray start --head` starts one on this machine, RAY_ADDRESS=HOST:6379 "
             "names another"
         ) from None
+
+
+def _require_same_ray(address: str) -> None:
+    """Raise ConfigError where this process could not join the cluster, ConnectionError where none answers."""
+    try:
+        version = cluster_version(address, ANSWER_SECONDS)
+    except PermissionError:
+        raise ConfigError(
+            f"the Ray cluster at {address} wants another token: set RAY_AUTH_MODE and RAY_AUTH_TOKEN as on the cluster"
+        ) from None
+    if version != ray.__version__:
+        raise ConfigError(
+            f"the Ray cluster at {address} has Ray {version}, this machine {ray.__version__}; install the same version"
+        )
 
 
 @contextmanager

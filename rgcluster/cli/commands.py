@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,7 @@ from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.cluster.job import refuse_relative
 from rgcluster.base.locks.lease import Lease
 from rgcluster.base.placement import CPUS_PER_WRITER, Claim
-from rgcluster.base.progress import task
+from rgcluster.base.progress import Update, task
 from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
@@ -24,6 +25,7 @@ from rgcluster.data.images import UInt8Array, encode_png, grid, picture_format
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
 from rgcluster.data.sources import (
+    NO_IMAGES,
     SHARD_NAME,
     Columns,
     ImageTable,
@@ -149,12 +151,9 @@ def shard(
     for path in (source, target, images, unlabelled):
         if path is not None:
             refuse_relative("the path", path)
-    table = read_source(source, layout, images, columns)
-    if table.layout == "images" and layout == "auto":
-        raise DataError(
-            f"{source}: no labels there: no class folders, and no table beside the images; give a table, or "
-            "--layout images for images that are retrieved alone, never trained on"
-        )
+    if str(Location(source)) == str(Location(target)):
+        raise ConfigError(f"{target}: the images lie there; write the shards to a directory of their own")
+    table = _read_labelled(source, layout, images, columns)
     more = read_images(unlabelled) if unlabelled else None
     with Lease(Location(target)), ray_session(needs=_WRITER):
         shards = _write_shards(table, Location(target), options, more)
@@ -164,20 +163,45 @@ def shard(
     return lines
 
 
+def _read_labelled(source: Path, layout: str, images: Path | None, columns: Columns | None) -> ImageTable:
+    """Read a source; DataError where it has no labels and the layout was not named."""
+    table = read_source(source, layout, images, columns)
+    if table.layout == "images" and layout == "auto":
+        texts = [
+            name for name in table.left_out.get(NO_IMAGES, ()) if name.lower().endswith((".txt", ".json"))
+        ]
+        hint = f" ({texts[0]} would have to be .csv, .tsv or .jsonl)" if texts else ""
+        raise DataError(
+            f"{source}: no labels there: no class folders, and no table beside the images{hint}; give a table, or "
+            "--layout images for images that are retrieved alone, never trained on"
+        )
+    return table
+
+
 def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
     """Read everything in a source or a directory of shards; write a contact sheet to `sheet` if given."""
     encode = picture_format(str(sheet)) if sheet else encode_png
     location = Location(path)
-    inside = location.names() if location.exists() and not location.is_file() else []
-    is_shards = any(name == MANIFEST or SHARD_NAME.fullmatch(name) for name in inside)
+    survey: Callable[[Update], Survey]
+    if layout == "auto" and _holds_shards(location):
+        survey = partial(survey_shards, open_shards(location))
+    else:
+        survey = partial(survey_table, _read_labelled(Path(path), layout, images, columns))
     with ray_session(needs=_WRITER), task("check") as update:
-        if is_shards and layout == "auto":
-            survey = survey_shards(open_shards(location), update)
-        else:
-            survey = survey_table(read_source(Path(path), layout, images, columns), update)
-    if sheet and survey.thumbnails:
-        Location(sheet).write_bytes(encode(_sheet(survey.thumbnails)))
-    return survey
+        found = survey(update)
+    if sheet and found.thumbnails:
+        Location(sheet).write_bytes(encode(_sheet(found.thumbnails)))
+    return found
+
+
+def _holds_shards(location: Location) -> bool:
+    """Return whether a directory holds shards, finished or not; other programs write a manifest, too."""
+    if not location.exists() or location.is_file():
+        return False
+    names = location.names()
+    if any(SHARD_NAME.fullmatch(name) for name in names):
+        return True
+    return MANIFEST in names and '"schema"' in (location / MANIFEST).read_text()
 
 
 def train(config: Config, data: str, run: str, stage: str) -> None:

@@ -17,13 +17,17 @@ def require_cluster() -> None:
 
 
 def require_free(run: str, *, dry_run: bool = False) -> None:
-    """Raise LeaseHeld where another process changes a run directory, ConfigError for a relative one in a Ray job."""
-    if dry_run:
-        return
+    """Raise LeaseHeld where another process changes a run directory, ConfigError where a file lies in its place.
+
+    ConfigError, too, for a relative path in a Ray job. A dry run may look at a directory that is in use.
+    """
     # Storage takes longer to import than `rgcluster --help` may take.
     from rgcluster.base.cluster.job import refuse_relative
-    from rgcluster.base.locks.lease import refuse_held
+    from rgcluster.base.locks.lease import refuse_file, refuse_held
     from rgcluster.base.storage import Location
 
+    refuse_file(Location(run))
+    if dry_run:
+        return
     refuse_relative("--run", run)
     refuse_held(Location(run))

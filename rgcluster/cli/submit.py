@@ -16,7 +16,9 @@ messages = Console(stderr=True, highlight=False)
 
 def submit(
     job: Annotated[str, typer.Argument(help="name of a file in jobs/, e.g. pipeline")],
-    options: Annotated[list[str] | None, typer.Argument(help="options of the job, after --")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="options of the job; after -- where submit has them, too")
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from rgcluster.data.kinds import image_kind
+from rgcluster.data.kinds import image_kind, mistaken_for_image
 from rgcluster.errors import ConfigError, DataError
 
 with suppress(ImportError):  # an extra: Pillow itself reads no HEIC
@@ -68,9 +68,11 @@ def load_image(content: bytes | memoryview) -> Image.Image:
             image = Image.open(io.BytesIO(content))
         except UnidentifiedImageError:
             kind = image_kind(content) or ""
-            if kind not in REMEDIES:
-                raise
-            raise OSError(f"{kind}, which this Pillow cannot read; {REMEDIES[kind]}") from None
+            if kind in REMEDIES:
+                raise OSError(f"{kind}, which this Pillow cannot read; {REMEDIES[kind]}") from None
+            if what := mistaken_for_image(content):
+                raise OSError(what) from None
+            raise
     with image:
         _check_size(image)
         return upright_rgb(image)

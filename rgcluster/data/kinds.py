@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HEAD_BYTES", "image_kind"]
+__all__ = ["HEAD_BYTES", "image_kind", "mistaken_for_image"]
 
 HEAD_BYTES = 64
 """Number of bytes at the start of a file that determine its kind."""
@@ -22,6 +22,12 @@ _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     ("JPEG 2000", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
     ("PNM", rb"P[1-6]\s"),
 )
+_MISTAKEN: tuple[tuple[str, re.Pattern[bytes]], ...] = (
+    ("an empty file; fetch it again", re.compile(rb"\Z")),
+    ("a Git LFS pointer; fetch the image with `git lfs pull`", re.compile(rb"version https://git-lfs")),
+    ("a web page; download the image itself", re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE)),
+)
+"""What lies in the place of an image that was not fetched, with the remedy."""
 _PATTERNS = [(kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _SIGNATURES]
 
 
@@ -29,3 +35,9 @@ def image_kind(head: bytes | memoryview) -> str | None:
     """Return the kind of the image that starts with `head` (HEAD_BYTES); None for other files."""
     start = bytes(head[:HEAD_BYTES])
     return next((kind for kind, pattern in _PATTERNS if pattern.match(start)), None)
+
+
+def mistaken_for_image(head: bytes | memoryview) -> str | None:
+    """Return what a file that starts with `head` is in the place of an image, and the remedy; None if unknown."""
+    start = bytes(head[:HEAD_BYTES])
+    return next((what for what, pattern in _MISTAKEN if pattern.match(start)), None)

@@ -7,18 +7,28 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
+import ray
 from conftest import command
 from inside import run_inside
+from ray.core.generated.gcs_service_pb2 import CheckAliveReply, CheckAliveRequest
+from ray.core.generated.gcs_service_pb2_grpc import (
+    NodeInfoGcsServiceServicer,
+    add_NodeInfoGcsServiceServicer_to_server,
+)
 
 from rgcluster import Client
+from rgcluster.base import session
 from rgcluster.base.cluster import address as module
 from rgcluster.base.cluster.address import check_driver_address, dashboard_address, require_endpoint
-from rgcluster.errors import ConfigError
+from rgcluster.base.cluster.internals import cluster_version
+from rgcluster.errors import ClusterUnavailable, ConfigError
 
 HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
@@ -122,9 +132,54 @@ def test_a_silent_server_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_real_cluster_is_one(ray_session: None) -> None:
-    import ray
-
     check_driver_address("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    assert cluster_version(ray.get_runtime_context().gcs_address, 5.0) == ray.__version__
+
+
+class Head(NodeInfoGcsServiceServicer):
+    """A cluster that another version of Ray runs, or that wants a token."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def CheckAlive(self, request: CheckAliveRequest, context: grpc.ServicerContext) -> CheckAliveReply:  # noqa: N802
+        if not self.version:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return CheckAliveReply(ray_version=self.version)
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        ("", "wants another token: set RAY_AUTH_MODE and RAY_AUTH_TOKEN as on the cluster"),
+        ("2.1.0", f"has Ray 2.1.0, this machine {ray.__version__}; install the same version"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_not_tried_for_long(
+    version: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("tried to join"))
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_NodeInfoGcsServiceServicer_to_server(Head(version), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=message):
+            session._connect(address)
+    finally:
+        server.stop(None)
+
+
+def test_a_server_that_only_speaks_like_a_cluster_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("tried to join"))
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: `ray start --head` starts one"):
+            session._connect(address)
+    finally:
+        server.stop(None)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +230,8 @@ def test_an_endpoint_that_no_server_serves_is_told_soon(monkeypatch: pytest.Monk
         (["translate", "x.jpg", "--url", "127.0.0.1:8000", "--to", "Male", "--out", "o.png"], "http://127.0.0.1:8000"),
         (["translate", "x.jpg", "--url", "http://127.0.0.1:9", "--to", "Male", "--out", "o.png"], "nothing answers"),
         (["submit", "pipeline", "--address", "http://127.0.0.1:9", "--", "--run", "/r"], "no Ray dashboard answers"),
+        (["submit", "pipeline", "--run", "/r", "--address", "http://127.0.0.1:9"], "no Ray dashboard answers"),
+        (["submit", "pipeline", "--runn", "/r"], "pipeline: no such option: --runn"),
         (["submit", "pipeline", "--address", "ray://head:10001", "--", "--run", "/r"], "perhaps http://head:8265"),
     ],
 )  # fmt: skip
@@ -243,3 +300,17 @@ def test_a_cluster_that_was_killed_is_not_waited_for(
     assert status == 2 and errors.count("\n") == 1
     assert errors.startswith("rgcluster: no Ray cluster a") and "`ray start --head` starts one" in errors
     assert not left or ":9 any more, where the last one was started" in errors, errors
+
+
+def test_a_busy_machine_on_which_ray_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**options: object) -> None:
+        raise Exception("The current node timed out during startup. The GCS may be overloaded.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with (
+        pytest.raises(ClusterUnavailable, match="keep the machine busy; run the same command again"),
+        session.ray_session(),
+    ):
+        pytest.fail("no cluster was started")

@@ -21,7 +21,7 @@ from s3 import place, s3_server
 from rgcluster.base.locks import lease as module
 from rgcluster.base.locks.lease import Holder, Lease, holder_of, refuse_held
 from rgcluster.base.storage import Location
-from rgcluster.errors import LeaseHeld, LeaseLost, StorageError
+from rgcluster.errors import ConfigError, LeaseHeld, LeaseLost, StorageError
 
 HOLD = """
 import sys, time
@@ -340,8 +340,11 @@ def test_a_file_that_cannot_be_read_is_somebodys(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file/run: cannot be written"):
-        Lease(Location(tmp_path / "file" / "run")).acquire()
+    for below in ("file", "file/run", "file/run/x"):
+        with pytest.raises(ConfigError, match="/file: a file; choose a directory"):
+            Lease(Location(tmp_path / below)).acquire()
+    with pytest.raises(StorageError, match="/proc/run: cannot be written"):
+        Lease(Location("/proc/run")).acquire()
 
 
 def test_a_process_of_the_same_number_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,11 @@ def test_bad_targets(text: str, words: str) -> None:
     assert str(caught.value).startswith(f"--to {text}: ") and "\n" not in str(caught.value)
 
 
+def test_without_attributes_none_is_listed() -> None:
+    with pytest.raises(ConfigError, match="no attribute 'Male'; the images have no labels"):
+        parse_target("Male", [], [], [])
+
+
 @given(st.lists(st.integers(0, 1), min_size=5, max_size=5), st.sampled_from(DOMAIN), st.booleans())
 def test_a_target_changes_what_it_says_and_its_exclusive_group_alone(
     current: list[int], name: str, clear: bool

@@ -88,6 +88,9 @@ def test_the_commands_say_what_they_found(tmp_path: Path) -> None:
     (folder / "img_align_celeba" / "000004.jpg").write_text("no image")
     bad = command("data", "check", str(folder))
     assert bad.returncode == 2 and "000004.jpg: cannot identify image file" in bad.stdout
+    own = command("data", "shard", str(folder), str(folder))
+    assert own.returncode == 2 and "the images lie there; write the shards to a directory of" in own.stderr
+    assert not (folder / "lease").exists()
     refused = command("data", "shard", str(folder), str(tmp_path / "other"))
     assert refused.returncode == 2 and refused.stderr.count("\n") <= 3
     assert "1 of 30 images cannot be read, more than the share of 0.001" in refused.stderr

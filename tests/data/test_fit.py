@@ -98,6 +98,9 @@ HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(200)
         ),
         (b"\xff\x0a" + bytes(60), "JPEG XL, which this Pillow cannot read; save it as JPEG or PNG"),
         (b"words", "cannot identify image file"),
+        (b"", "an empty file; fetch it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer; fetch .* `git lfs pull`"),
+        (b"\n<!DOCTYPE HTML><title>404</title>", "a web page; download the image itself"),
     ],
 )
 def test_kinds_that_pillow_cannot_read_are_named(
@@ -107,7 +110,7 @@ def test_kinds_that_pillow_cannot_read_are_named(
         monkeypatch.delitem(Image.OPEN, kind, raising=False)
     with pytest.raises(DataError, match=words):
         read_fitted(content, DATA, "auto", "x.heic")
-    with pytest.raises(ApiError, match="is not supported|not an image in a supported format"):
+    with pytest.raises(ApiError, match="is not supported|not an image in a supported format|is empty"):
         read_picture(content, DATA, "auto", Limits())
 
 

@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import unicodedata
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from files import csv, image_file, pack, picture, tar, with_images
 from tiny import write_celeba
 
 from rgcluster.base.attributes import parse_target
+from rgcluster.cli import commands
+from rgcluster.data.shard_writer import ShardOptions
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import (
     Columns,
@@ -30,6 +33,7 @@ from rgcluster.data.sources import (
 )
 from rgcluster.data.splits import assign_splits, row_id
 from rgcluster.data.summary import describe_shards
+from rgcluster.data.survey import Survey
 from rgcluster.errors import ConfigError, DataError
 
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
@@ -129,10 +133,11 @@ def test_a_class_archive_beside_celebas_tables_is_no_celeba(tmp_path: Path) -> N
         ("cat/train/1 cat/test/2 dog/train/1 dog/test/2", "cat dog", "test train test train"),
         ("cat/2019/1 dog/2020/1", "cat dog", ""),
         ("train/cat/1 train/dog/1", "cat dog", "train train"),
+        ("train/images/cat/1 train/images/dog/1 test/Images/cat/2", "cat dog", "test train train"),
     ],
     ids=[
         "wrapped", "any case", "long names", "doubled", "unpaired", "unpaired below", "inside", "deep",
-        "train alone",
+        "train alone", "idle folders",
     ],
 )  # fmt: skip
 def test_classes_and_splits_as_people_name_them(
@@ -336,6 +341,58 @@ def test_a_table_decides_what_folders_leave_open(tmp_path: Path) -> None:
     csv(folder / "labels.csv", "file,A", "2019/a.jpg,1", "2020/b.jpg,0")
     assert read_source(folder, "table").labels.tolist() == [[1], [0]]
     assert read_source(folder, "classes").attributes == ("2019", "2020")
+
+
+def test_folders_of_splits_count_where_the_table_names_none(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "photos/train/a.jpg", "photos/Test/b.jpg")
+    rows = ["file_name,A", "photos/train/a.jpg,1", "photos/Test/b.jpg,0"]
+    csv(folder / "metadata.csv", *rows)
+    assert read_source(folder).splits == ["train", "test"]
+    csv(folder / "metadata.csv", "file_name,A,split", f"{rows[1]},val", f"{rows[2]},train")
+    assert read_source(folder).splits == ["val", "train"]
+    image_file(folder / "more" / "c.jpg")
+    csv(folder / "metadata.csv", *rows, "more/c.jpg,0")
+    with pytest.raises(
+        DataError, match=r"in photos/Test/, which names a split, and in more/, .* column `split`"
+    ):
+        read_source(folder)
+
+
+def test_one_folder_of_a_split_says_nothing(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "train/a.jpg", "train/b.jpg")
+    assert read_source(csv(folder / "t.csv", "file,A", "train/a.jpg,1", "train/b.jpg,0")).splits is None
+
+
+def test_the_command_for_one_of_several_tables_works(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "data", "images/a.jpg", "images/b.jpg")
+    for name in ("train", "test"):
+        csv(folder / f"{name}.csv", "file,A", "images/a.jpg,1")
+    with pytest.raises(DataError, match=r"give the one to read, `rgcluster data shard .*/test.csv ...`"):
+        read_source(folder)
+    table = read_source(folder / "test.csv")
+    assert len(table) == 1 and table.left_out["images without a row"] == ("images/b.jpg",)
+    (folder / "tables").mkdir()
+    for name in ("train", "test"):
+        (folder / f"{name}.csv").rename(folder / "tables" / f"{name}.csv")
+    with pytest.raises(DataError, match=rf"/tables/test.csv ... --images {folder}`"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a.jpg,1\n", r"its first line names the file 'a.jpg', not columns; add a line of their names"),
+        ("file,A\na.jpg,1\n".encode("utf-16-le"), "not a text file in UTF-8"),
+        (b"file,A\n\0a.jpg,1\n", "not a text file in UTF-8"),
+        (b"file,fold,A\na.jpg,train,1\n", r"column 'fold' holds 'train'; .* add --split-column 'fold'"),
+    ],
+    ids=["no header", "utf-16 without its mark", "zero bytes", "split by another name"],
+)
+def test_tables_that_are_not_what_they_seem(tmp_path: Path, content: bytes, words: str) -> None:
+    folder = with_images(tmp_path / "data", "a.jpg")
+    (folder / "labels.csv").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_source(folder)
 
 
 def test_a_workbook_is_named(tmp_path: Path) -> None:
@@ -569,6 +626,28 @@ def test_tar_of_class_folders_and_archives_that_are_none(tmp_path: Path) -> None
         TarTree(cut).read("pets/cat/1.jpg")
 
 
+def test_links_in_an_archive_are_the_files_that_they_name(tmp_path: Path) -> None:
+    path = tmp_path / "pets.tar"
+    files = [("pets/cat/1.jpg", picture(1)), ("pets/dog/2.jpg", picture(2))]
+    tar(path, files)
+    with tarfile.open(path, "a") as archive:
+        for name, kind, target in (
+            ("pets/dog/3.jpg", tarfile.LNKTYPE, "pets/cat/1.jpg"),
+            ("pets/cat/4.jpg", tarfile.SYMTYPE, "../dog/2.jpg"),
+            ("pets/cat/5.jpg", tarfile.SYMTYPE, "/elsewhere/5.jpg"),
+            ("pets/cat/6.jpg", tarfile.SYMTYPE, "../../../secret.jpg"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    table = read_source(path)
+    assert table.file_names == [f"cat/{n}.jpg" for n in (1, 4, 5, 6)] + [f"dog/{n}.jpg" for n in (2, 3)]
+    assert table.tree.read("dog/3.jpg") == picture(1) and table.tree.read("cat/4.jpg") == picture(2)
+    for name in ("cat/5.jpg", "cat/6.jpg"):  # unreadable images, which sharding lists
+        with pytest.raises(OSError, match="a link to a file that is not in pets.tar"):
+            table.tree.read(name)
+
+
 # --- contents decide ---
 
 
@@ -681,3 +760,40 @@ def test_many_attributes_are_counted_and_nothing_is_left_out(tmp_path: Path) -> 
     assert "layout celeba, 40 attributes; left out: nothing; digest" in describe_shards(
         shards_of(table), table, "auto"
     )
+
+
+@pytest.mark.parametrize("act", ["check", "shard"])
+def test_images_without_labels_are_refused_before_ray_starts(
+    tmp_path: Path, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "ray_session", lambda **needs: pytest.fail("Ray was started"))
+    folder = with_images(tmp_path / "data", "a.jpg", "b.jpg")
+    (folder / "labels.txt").write_text("file,A\na.jpg,1\n")
+    words = (
+        r"no labels there: .* \(labels.txt would have to be .csv, .tsv or .jsonl\); give .* --layout images"
+    )
+    with pytest.raises(DataError, match=words):
+        if act == "check":
+            commands.check(str(folder), "auto", None, None, None)
+        else:
+            commands.shard(folder, str(tmp_path / "shards"), ShardOptions())
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_manifest_of_another_program_makes_no_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ImageTable] = []
+    monkeypatch.setattr(commands, "ray_session", lambda **needs: nullcontext())
+    monkeypatch.setattr(
+        commands,
+        "survey_table",
+        lambda table, update: seen.append(table) or Survey((), np.empty((0, 0), np.int8), {}),
+    )
+    folder = with_images(tmp_path / "pets", "cat/1.jpg", "dog/1.jpg")
+    (folder / "manifest.json").write_text('{"files": []}')
+    commands.check(str(folder), "auto", None, None, None)
+    assert seen[0].layout == "classes"
+    (folder / "manifest.json").write_text('{"schema": 1}')
+    with pytest.raises(DataError, match="shards of schema 1, expected"):
+        commands.check(str(folder), "auto", None, None, None)

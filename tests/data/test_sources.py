@@ -466,7 +466,7 @@ def test_images_stand_upright(orientation: int) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "cannot identify image file"),
+        (b"", "an empty file; fetch it again"),
         (b"not an image at all", "cannot identify image file"),
         (encode(Image.fromarray(RED), "JPEG")[:300], "Truncated|truncated|broken"),
         (encode(Image.new("L", (9000, 9000)), "PNG"), "9000 x 9000 pixels, the limit is 64 million"),

@@ -205,4 +205,8 @@ def test_a_dry_run_lists_the_checks_and_refuses_what_fails(tmp_path: Path) -> No
     bad = command(*words, "--set", "guidance.retrieval_count=500", "--set", "store.index=ivfpq")
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
     assert "guidance.retrieval_count = 500" in bad.stderr and "ivfpq needs 256 vectors" in bad.stderr
+    (tmp_path / "file").write_text("")
+    taken = command("demo", "--preset", "smoke", "--run", str(tmp_path / "file" / "run"), "--dry-run")
+    assert taken.returncode == 2 and f"{tmp_path / 'file'}: a file; choose a directory" in taken.stderr
+    (tmp_path / "file").unlink()
     assert "neighbours" in bad.stdout and not np.any([path for path in tmp_path.iterdir()])

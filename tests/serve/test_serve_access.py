@@ -314,6 +314,22 @@ def test_pages_of_other_origins_are_refused(plain: FastAPI, root: str, origin: s
 
 
 @pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "no-cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+def test_pages_of_other_origins_embed_nothing(plain: FastAPI, site: str, mode: str, status: int) -> None:
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": mode}
+    for path in ("/v1/models", "/"):
+        assert request(plain, path, headers=headers).status == status
+
+
+@pytest.mark.parametrize(
     ("host", "origin"),
     [
         ("localhost:8000", "http://localhost:8000"),

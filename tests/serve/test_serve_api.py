@@ -474,6 +474,11 @@ def test_the_client_in_a_few_lines(address: str, tmp_path: Path) -> None:
         assert "Male" in client.domains()["attributes"]
         with pytest.raises(RequestRefused, match="did you mean 'Blond_Hair'"):
             client.translate(file, "Blond_Hairs")
+    elsewhere = rgcluster.Client(f"{address}/v1")
+    with pytest.raises(
+        RequestRefused, match="/v1/v1/domains: not found; an endpoint's address is what `rgclus"
+    ):
+        elsewhere.domains()
     start = time.monotonic()
     with pytest.raises(EndpointError, match="is the endpoint running"):
         rgcluster.Client("http://127.0.0.1:9", patience=1).models()

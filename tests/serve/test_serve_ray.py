@@ -18,6 +18,7 @@ import yaml
 from conftest import command
 from nodes import free_port
 from places import PROJECT
+from processes import lines_of_ray
 from serving import encoded, post, settings_for
 from untrained import noise_images
 
@@ -187,9 +188,10 @@ def test_the_command_serves_until_a_signal(noise_run: Path, tmp_path: Path) -> N
     line = [sys.executable, "-c", "from rgcluster.cli import main; main()", "serve", "--run", str(noise_run)]
     environment = {**os.environ, "RGCLUSTER_API_KEY": "open sesame", "RAY_TMPDIR": "/tmp/rgserve"}
     os.makedirs("/tmp/rgserve", exist_ok=True)
-    server = subprocess.Popen(
-        [*line, "--port", str(port), "--set", "threads=1"], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    said = tmp_path / "said.txt"
+    with open(said, "w") as file:
+        options = ["--port", str(port), "--set", "threads=1"]
+        server = subprocess.Popen([*line, *options], env=environment, stdout=file, stderr=file)
     try:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
         while not _ready(address):
@@ -218,6 +220,8 @@ def test_the_command_serves_until_a_signal(noise_run: Path, tmp_path: Path) -> N
         server.send_signal(signal.SIGTERM)
         status = server.wait(120)
     assert status == 0
+    text = said.read_text()
+    assert "Ctrl-C ends it" in text and not lines_of_ray(text) and "INFO" not in text, text
 
 
 def _near(one: Path, other: Path) -> bool:

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "autoscaler_node_groups",
+    "cluster_version",
     "has_fast_bf16",
     "is_preempted",
     "last_cluster",
@@ -30,11 +31,14 @@ __all__ = [
     "quiet_driver",
     "quiet_tokens",
     "routed_path",
+    "shut_serve_down",
     "times_restarted",
     "walk_directory",
 ]
 
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+SERVE_ENDS_S = 30.0
+"""How long Serve's controller may take to end."""
 
 
 @contextmanager
@@ -104,6 +108,26 @@ def last_cluster() -> str:
     return address
 
 
+def cluster_version(address: str, timeout_s: float) -> str:
+    """Return the version of Ray of the cluster at `address`.
+
+    PermissionError where it wants another token, ConnectionError where no cluster answers. `ray.init` would try for
+    half a minute (`ray._private.grpc_utils`, `NodeInfoGcsService` in `ray.core.generated`).
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(address) as channel:
+        try:
+            answer = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            refused = error.code() == grpc.StatusCode.UNAUTHENTICATED
+            raise (PermissionError if refused else ConnectionError)(error.details()) from None
+    return str(answer.ray_version)
+
+
 def autoscaler_node_groups() -> list[Any]:
     """Return the kinds of machines that an autoscaler may add, none where there is no autoscaler.
 
@@ -165,6 +189,25 @@ def routed_path(scope: Mapping[str, Any]) -> str:
     from starlette._utils import get_route_path
 
     return get_route_path(scope)  # type: ignore[arg-type]
+
+
+def shut_serve_down() -> None:
+    """Shut Serve down without a line of Ray's on the controller, which ends during the call that asks it to.
+
+    Ray would say that it retries the call for ever, so the call is made without retries before Serve's own
+    (`ray.serve._private.client.ServeControllerClient.shutdown`), which finds the controller gone.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        client.shutdown_cached_handles()
+        ending = client._controller.graceful_shutdown.options(max_task_retries=0).remote()
+        with suppress(ray.exceptions.RayActorError, TimeoutError):
+            ray.get(ending, timeout=SERVE_ENDS_S)
+    serve.shutdown()
 
 
 def has_fast_bf16() -> bool:

@@ -26,9 +26,9 @@ import psutil
 
 from rgcluster.base.cluster.job import submission_id
 from rgcluster.base.storage import Location
-from rgcluster.errors import DataError, LeaseHeld, LeaseLost, RGClusterError, StorageError
+from rgcluster.errors import ConfigError, DataError, LeaseHeld, LeaseLost, RGClusterError, StorageError
 
-__all__ = ["LEASE", "Holder", "Lease", "holder_of", "refuse_held"]
+__all__ = ["LEASE", "Holder", "Lease", "holder_of", "refuse_file", "refuse_held"]
 
 LEASE = "lease"
 """Directory, below the location, of the holders' files."""
@@ -114,6 +114,7 @@ class Lease:
     def acquire(self) -> Lease:
         """Begin a new epoch; LeaseHeld names the process that holds the lease."""
         try:
+            refuse_file(self.location)
             self._new = not self.location.exists()
             for _ in range(_ATTEMPTS):
                 if self._begin_epoch(Holder.here()):
@@ -260,6 +261,14 @@ def _held_message(location: Location, holder: Holder | None, stale_seconds: floa
         f"{location}: in use by {who}; wait until it ends, or end it with {remedy}; if its machine is gone, the same "
         f"command takes over {stale_seconds:g} s after its last sign of life"
     )
+
+
+def refuse_file(location: Location) -> None:
+    """Raise ConfigError where a file lies in the place of a directory or of one above it."""
+    while location.is_local and str(location.parent) != str(location):
+        if location.is_file():
+            raise ConfigError(f"{location}: a file; choose a directory")
+        location = location.parent
 
 
 def _newest(directory: Location) -> tuple[int, Holder | None]:

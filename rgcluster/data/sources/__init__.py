@@ -17,7 +17,15 @@ from rgcluster.data.sources.classes import (
 )
 from rgcluster.data.sources.drawn import drawn_table
 from rgcluster.data.sources.embedded import holds_images, read_embedded
-from rgcluster.data.sources.files import SHARD_NAME, TABLE_SUFFIXES, Files, LeftOut, files_of, joined
+from rgcluster.data.sources.files import (
+    NO_IMAGES,
+    SHARD_NAME,
+    TABLE_SUFFIXES,
+    Files,
+    LeftOut,
+    files_of,
+    joined,
+)
 from rgcluster.data.sources.table import UNKNOWN, UNLABELLED, ImageTable, Layout, require_names
 from rgcluster.data.sources.tables import is_metadata, read_beside, read_table, tables_beside, workbooks
 from rgcluster.data.sources.tabular import Columns
@@ -27,6 +35,7 @@ from rgcluster.data.sources.words import SPLITS
 from rgcluster.errors import ConfigError, DataError
 
 __all__ = [
+    "NO_IMAGES",
     "SHARD_NAME",
     "SPLITS",
     "UNKNOWN",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 import zipfile
 from functools import lru_cache
@@ -21,6 +22,8 @@ _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\
 """First bytes of compressed files, in the order of the suffixes."""
 _USTAR = slice(257, 262)
 """Where a tar archive says that it is one."""
+NOWHERE = (-1, 0)
+"""The place of a link whose file is not in the archive."""
 
 
 def open_tree(path: Path) -> Tree:
@@ -114,10 +117,12 @@ class TarTree:
         return content
 
     def _place(self, name: str) -> tuple[int, int]:
-        try:
-            return _tar_places(str(self.path))[name]
-        except KeyError:
-            raise FileNotFoundError(f"not in {self.path}") from None
+        place = _tar_places(str(self.path)).get(name)
+        if place is None:
+            raise FileNotFoundError(f"not in {self.path}")
+        if place == NOWHERE:
+            raise FileNotFoundError(f"a link to a file that is not in {self.path.name}")
+        return place
 
     def _read(self, offset: int, count: int) -> bytes:
         with open(self.path, "rb") as file:
@@ -160,14 +165,27 @@ def _tar_members(path: str) -> list[tuple[str, int, int]]:
     try:
         with tarfile.open(path, "r:") as archive:
             return [
-                (member.name.removeprefix("./"), member.offset_data, member.size)
+                (member.name.removeprefix("./"), *_place_of(member, archive))
                 for member in archive
-                if member.isfile()
+                if member.isfile() or member.islnk() or member.issym()
             ]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
             f"{path}: not a readable tar archive without compression ({error}); fetch it again"
         ) from None
+
+
+def _place_of(member: tarfile.TarInfo, archive: tarfile.TarFile) -> tuple[int, int]:
+    """Return offset and size of a file, or of the one that a link names; NOWHERE where the archive lacks that."""
+    if member.isfile():
+        return member.offset_data, member.size
+    folder = posixpath.dirname(member.name) if member.issym() else ""
+    name = posixpath.normpath(posixpath.join(folder, member.linkname))
+    try:
+        target = archive.getmember(name)
+    except KeyError:
+        return NOWHERE
+    return (target.offset_data, target.size) if target.isfile() else NOWHERE
 
 
 @lru_cache(maxsize=4)

@@ -120,16 +120,16 @@ def read_classes(path: Path, files: Files) -> ImageTable:
 
 
 def _below_splits(path: Path, images: list[str]) -> tuple[list[str], list[str]]:
-    """Return split and class of images in `SPLIT/CLASS/...`; a folder `SPLIT/SPLIT` counts as one."""
-    doubled: dict[str, bool] = {}
+    """Return split and class of images in `SPLIT/CLASS/...`; `SPLIT/SPLIT` and `SPLIT/images` count as one folder."""
+    wrapped: dict[str, bool] = {}
     for name in images:
         top, *rest = name.split("/")[:-1]
-        again = len(rest) > 1 and split_of(rest[0]) == split_of(top)
-        doubled[top] = doubled.get(top, True) and again
+        idle = len(rest) > 1 and (split_of(rest[0]) == split_of(top) or rest[0].casefold() in IMAGES)
+        wrapped[top] = wrapped.get(top, True) and idle
     splits, classes = [], []
     for name in images:
         top, *rest = name.split("/")[:-1]
-        rest = rest[doubled[top] :]
+        rest = rest[wrapped[top] :]
         if not rest:
             raise DataError(
                 f"{path / name}: lies in the folder of a split, but in no class folder; move it into one, "

@@ -10,7 +10,17 @@ from rgcluster.data.kinds import HEAD_BYTES, image_kind
 from rgcluster.data.sources.tree import SubTree, Tree, leftover
 from rgcluster.errors import DataError, quoted
 
-__all__ = ["LEFTOVERS", "NO_IMAGES", "SHARD_NAME", "TABLE_SUFFIXES", "Files", "LeftOut", "files_of", "joined"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LEFTOVERS",
+    "NO_IMAGES",
+    "SHARD_NAME",
+    "TABLE_SUFFIXES",
+    "Files",
+    "LeftOut",
+    "files_of",
+    "joined",
+]
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif",

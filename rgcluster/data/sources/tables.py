@@ -90,7 +90,11 @@ def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
         return _joined(path, inside, sheet, columns, "remove the row or add the file", whole=True, way=way)
     if not is_metadata(names[0]):
         first = path / names[0]
-        how = f"give the one to read, `rgcluster data shard {first} ... --images {path}`"
+        folder = names[0].rpartition("/")[0]
+        apart = bool(folder) and not any(name.startswith(f"{folder}/") for name in files.images)
+        how = (
+            f"give the one to read, `rgcluster data shard {first} ...{f' --images {path}' if apart else ''}`"
+        )
         if not path.is_dir():
             how = f"unpack the one to read and give it, with --images {path}"
         raise DataError(f"{path}: the tables {', '.join(names[:4])} lie beside its images; {how}")
@@ -107,7 +111,7 @@ def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> 
     column = ""
     for name in names:
         folder = name.rpartition("/")[0]
-        split = next((found for part in folder.split("/") if (found := split_of(part))), None)
+        split = _split_above(folder)
         if split is None:
             raise DataError(
                 f"{path / name}: one of several tables, in no folder of a split; give the one to read"
@@ -157,6 +161,8 @@ def _joined(
     used = set(found)
     if whole:
         reject_unlisted(files.tree, files.images, used, sheet.source, way)
+    if own is None and splits is None:
+        splits = _split_folders(found, sheet.source)
     left_out: LeftOut = files.without(used).left_out()
     rest = tuple(name for name in files.images if name not in used)
     if rest:
@@ -164,3 +170,23 @@ def _joined(
     return ImageTable(
         path, files.tree, "table", labels.names, found, labels.values, own or splits, labels.one_hot, left_out
     )
+
+
+def _split_folders(names: list[str], source: str) -> list[str] | None:
+    """Return the splits that folders of the files name, None where they name fewer than two; DataError if some do."""
+    of_folder = {folder: _split_above(folder) for folder in {name.rpartition("/")[0] for name in names}}
+    if len(set(of_folder.values())) < 2:
+        return None
+    odd = next((folder for folder, split in sorted(of_folder.items()) if split is None), None)
+    if odd is not None:
+        named = min(folder for folder, split in of_folder.items() if split)
+        raise DataError(
+            f"{source}: lists files in {named}/, which names a split, and in {odd or '.'}/, which does not; add a "
+            "column `split` of train, val and test"
+        )
+    return [of_folder[name.rpartition("/")[0]] or "" for name in names]
+
+
+def _split_above(folder: str) -> str | None:
+    """Return the split that the first folder with the name of one says; None where none has."""
+    return next((split for part in folder.split("/") if (split := split_of(part))), None)

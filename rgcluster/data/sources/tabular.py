@@ -7,6 +7,7 @@ import csv
 import io
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.json
 import pyarrow.parquet
 
 from rgcluster.base.attributes import nearest
+from rgcluster.data.sources.files import IMAGE_SUFFIXES
 from rgcluster.data.sources.words import NUMBERED_SPLITS, SPLITS, split_of
 from rgcluster.errors import DataError, quoted
 
@@ -149,7 +151,8 @@ class Sheet:
         if wrong.size:
             line, value = self.first_line + wrong[0], column[int(wrong[0])].as_py()
             raise DataError(
-                f"{self.source}: line {line}, column {name!r} holds {quoted(value)}; expected -1, 0 or 1{_CHOOSE}"
+                f"{self.source}: line {line}, column {name!r} holds {quoted(value)}; expected -1, 0 or 1"
+                + (f"; if it is the split, add --split-column {name!r}" if split_of(str(value)) else _CHOOSE)
             )
         return np.array(list(_FLAGS.values()), np.int8)[places]
 
@@ -222,16 +225,21 @@ def parse_table(content: bytes, name: str, source: str) -> Sheet:
 def decode_text(content: bytes, source: str) -> str:
     """Return a text file's content, in UTF-8 or, with a mark that says so, UTF-16; DataError for another."""
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if marked else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{source}: not a text file in UTF-8; save it as one, or fetch it again") from None
+    with suppress(UnicodeDecodeError):
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+        if "\0" not in text:  # UTF-16 without its mark has them
+            return text
+    raise DataError(f"{source}: not a text file in UTF-8; save it as one, or fetch it again")
 
 
 def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
     header = next((line for line in text.splitlines() if line.strip()), "")
     separator = "\t" if tabs else next((mark for mark in ",;\t" if mark in header), ",")
     names = next(csv.reader([header], delimiter=separator), [])
+    if file := next((name for name in names if name.strip().lower().endswith(IMAGE_SUFFIXES)), None):
+        raise DataError(
+            f"{source}: its first line names the file {quoted(file.strip())}, not columns; add a line of their names"
+        )
     return pyarrow.csv.read_csv(
         io.BytesIO(text.encode()),
         read_options=pyarrow.csv.ReadOptions(use_threads=False),

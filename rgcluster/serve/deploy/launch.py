@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from ray import serve  # noqa: E402
 from ray.serve import Application  # noqa: E402
 from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: E402
 
+from rgcluster.base.cluster.internals import shut_serve_down
 from rgcluster.base.session import cluster_nodes, ray_session  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
 from rgcluster.errors import RGClusterError  # noqa: E402
@@ -75,6 +77,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[DeployedE
     """
     for name, run in settings.runs.items():  # reports invalid runs before Ray starts
         describe(name, run)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process; replicas have their own
     listener = ListeningSocket(host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
@@ -92,7 +95,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[DeployedE
                 yield endpoint
             finally:
                 listener.close()
-                serve.shutdown()
+                shut_serve_down()
                 for run in settings.runs.values():
                     name = store_name(Location(run))
                     if name not in before and name in list_stores():

@@ -87,7 +87,8 @@ class OriginCheck:
     """ASGI middleware that refuses requests from pages of other origins than the endpoint's own and `allowed`.
 
     The own origin is the one with the host and port of the Host header. Its scheme is not compared: behind a
-    gateway that ends TLS the endpoint sees HTTP.
+    gateway that ends TLS the endpoint sees HTTP. Browsers send no Origin for an <img> of another page, but say that
+    it is one (Sec-Fetch-Site); a link that is followed is no request of the page.
     """
 
     def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
@@ -99,7 +100,15 @@ class OriginCheck:
             for origin in headers.getlist("origin"):
                 if origin not in self._allowed and not _same_host(origin, headers.get("host", "")):
                     raise _foreign_origin(origin)
+            if "origin" not in headers and _embedded_elsewhere(headers):
+                raise _foreign_origin("another origin")
         await self._app(scope, receive, send)
+
+
+def _embedded_elsewhere(headers: Headers) -> bool:
+    """Return whether a page of another origin embeds what is asked for."""
+    site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
+    return site in ("cross-site", "same-site") and mode != "navigate"
 
 
 def _split(url: str) -> SplitResult | None:
