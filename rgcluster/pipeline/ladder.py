@@ -23,7 +23,7 @@ from rgcluster.translate.device import pick_device
 
 __all__ = ["RUNGS", "Rung", "choose", "estimate", "fit_to_time", "kept", "seconds_per_step"]
 
-RUNGS = (1.0, 0.85, 0.7, 0.5, 0.35, 0.25)
+RUNGS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 """Shares of the preset's steps, the longest training first."""
 
 SCALED = ("translation.steps", "translation.attention_from", "translation.attention_full", "guidance.steps")
