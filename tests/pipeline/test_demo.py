@@ -131,8 +131,9 @@ def test_another_configuration_is_refused_in_one_line_and_changes_nothing(smoke_
         "--set", "guidance.steps=11",
     )  # fmt: skip
     assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert "guidance.steps = 10, now 11" in result.stderr
+    # A busy machine is told that Ray takes its time to start.
+    (refusal,) = [line for line in result.stderr.splitlines() if not line.startswith("waiting for Ray")]
+    assert "guidance.steps = 10, now 11" in refusal
     assert (smoke_run / "config.yaml").read_text() == before
 
 
