@@ -152,7 +152,10 @@ def _build(
         first = min(each("pieces"))
         done = sum(stop - start for _, start, stop in pieces[:first])
         held = {split: ray.put(source) for split, source in sources.items()}
-        read: Any = ray.remote(_read).options(num_cpus=CPUS_PER_READER, num_returns=2)
+        # In a sweep's trial, tasks without a strategy would have to fit into the reservation of its driver.
+        read: Any = ray.remote(_read).options(
+            num_cpus=CPUS_PER_READER, num_returns=2, scheduling_strategy="SPREAD"
+        )
         appending = deque[tuple[int, list[Any]]]()
         # Enough to keep all cores and embedders busy.
         most = max(2 * len(workers), int(ray.cluster_resources().get("CPU", 1)))
