@@ -104,10 +104,6 @@ def write_shards(
 ) -> ShardSet:
     """Write the rows of `table`, and images for retrieval alone, as shards; existing files are kept."""
     options = options or ShardOptions()
-    tables = [table] if unlabelled is None else [table, unlabelled]
-    samples = [_sample(each) for each in tables]
-    if options.prepared is not None:
-        require_fitting_crop(image_sizes(samples[0]), options.prepared.crop, str(table.origin), "--crop 0")
     name = options.dataset or table.name
     parts = _plan(table, options, name)
     if unlabelled is not None:
@@ -127,6 +123,10 @@ def write_shards(
                 f"{target}: holds shards of other data; write to another directory or remove this one"
             )
         return existing
+    tables = [table] if unlabelled is None else [table, unlabelled]
+    samples = [_sample(each) for each in tables]
+    if options.prepared is not None:
+        require_fitting_crop(image_sizes(samples[0]), options.prepared.crop, str(table.origin), "--crop 0")
     _clear_leftovers(target, {part.name for part in parts})
     expected = map(partial(_expected_bytes, options.prepared), samples, map(len, tables))
     _require_space(target, sum(expected))

@@ -107,9 +107,8 @@ class HandleBackend:
             return False
 
     async def _call(self, name: str, method: str, *arguments: Any) -> Any:
-        async def once() -> (
-            Any
-        ):  # Serve's response can be awaited, but tenacity awaits coroutine functions alone
+        # Serve's response can be awaited, but tenacity awaits the results of coroutine functions alone.
+        async def once() -> Any:
             return await getattr(self._handles[name], method).remote(*arguments)
 
         attempts = AsyncRetrying(
