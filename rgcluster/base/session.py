@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # Read when ray is imported, so set before that.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 os.environ.setdefault("RAY_num_workers_soft_limit", "4")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
+import psutil  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 
@@ -67,20 +68,35 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
         return
     quiet_tokens()
     address = os.environ.get("RAY_ADDRESS")
-    with _sigterm_kept(), quiet_driver():
-        if address:
-            _connect(address)
-        else:
-            _start(dashboard)
-    for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        with _sigterm_kept(), quiet_driver():
+            if address:
+                _connect(address)
+            else:
+                _start(dashboard)
+        for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
+            logging.getLogger(name).setLevel(logging.ERROR)
         if needs is not None:
             _require(needs)
         with explain_waits(_what_is_free), announce_loss():
             yield
     finally:
-        ray.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """Leave the cluster, and end what was started here.
+
+    An agent of Ray that had not come up when its cluster ended would look for it for minutes.
+    """
+    below = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it ended just now
+            below += child.children(recursive=True) if child.name() == "raylet" else []
+    ray.shutdown()
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _start(dashboard: bool) -> None:

@@ -7,7 +7,6 @@ import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
 from rgcluster.cli.early import require_cluster, require_free
+from rgcluster.cli.ending import INTERRUPTED, TERMINATED, leave, unwind_on_sigterm
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
 from rgcluster.cli.store import FitOption, store_app
@@ -50,8 +50,6 @@ app.command("export")(export)
 out = Console(highlight=False)
 
 EVENTS_SHOWN = 6
-INTERRUPTED, TERMINATED = 130, 143
-"""What a shell calls a command that SIGINT (Ctrl-C) or SIGTERM ended."""
 
 RunOption = Annotated[
     str,
@@ -74,7 +72,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a locale may lack the letters of a name
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     try:
         app()
     except SystemExit as end:
@@ -93,15 +91,10 @@ def main() -> None:
         _fail(f"{type(cause).__name__}: {text} (RGCLUSTER_TRACEBACK=1 shows where)", 1)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End the process as Ctrl-C does, so that what it started ends with it; a second signal is not needed."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(TERMINATED)
-
-
 def _fail(message: str, status: int) -> None:
-    print(f"rgcluster: {' '.join(message.split())}", file=sys.stderr)
-    sys.stderr.flush()
+    print(f"rgcluster: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    if status in (INTERRUPTED, TERMINATED):
+        leave(status)
     sys.exit(status)
 
 
