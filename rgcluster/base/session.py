@@ -89,7 +89,7 @@ def _shut_down() -> None:
 
     An agent of Ray that had not come up when its cluster ended would look for it for minutes.
     """
-    below = []
+    below: list[psutil.Process] = []
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # it ended just now
             below += child.children(recursive=True) if child.name() == "raylet" else []

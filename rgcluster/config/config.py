@@ -76,6 +76,11 @@ class Config(Section):
         """Length of a style vector: n x 8, 40 for five attributes."""
         return self.num_attributes * self.model.style_dim
 
+    @property
+    def embedding_size(self) -> int:
+        """Length of what R embeds, and the store holds: its own numbers and those of mean colours."""
+        return self.model.retrieval_dim + 3 * self.model.retrieval_colours**2
+
     def digest(self, *sections: str) -> str:
         """Return the digest of the named sections."""
         dump = self.model_dump(mode="json")

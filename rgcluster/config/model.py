@@ -32,6 +32,15 @@ class ModelConfig(Section):
         0.5, gt=0, lt=1, description="share of the style in a distance of the split R"
     )
     retrieval_dim: int = Field(100, ge=2)
+    retrieval_colours: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="parts along each side of an image whose mean colours R embeds; not in the paper",
+    )
+    retrieval_colour_weight: float = Field(
+        1.0, gt=0, description="of the colours' mean squared difference beside R's squared distance"
+    )
     retrieval_hidden: int = Field(512, ge=8)
     retrieval_dropout: float = Field(0.1, ge=0, lt=1)
     fusion: Literal["residual", "literal", "linear", "attention"] = "residual"

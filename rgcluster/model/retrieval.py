@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +15,69 @@ from rgcluster.model.layers import ConvBlock, layer_norm
 __all__ = ["JointEncoder", "RetrievalEncoder", "SplitEncoder", "retrieval_encoder"]
 
 
-class JointEncoder(nn.Module):
+class RetrievalEncoder(nn.Module):
+    """What the forms of R share: beside R(content, style), the store may compare colours (not in the paper).
+
+    E_c removes colours, so R cannot tell light skin or a light background from a dark one. The mean colours of
+    `model.retrieval_colours` squared parts of an image add their mean squared difference to R's squared distance,
+    times `model.retrieval_colour_weight`. A stored image has its own colours. A query has those that its translation
+    is expected to have: the image's, changed by a small network of these colours and the target style.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._side, self._weight = config.model.retrieval_colours, config.model.retrieval_colour_weight
+        numbers, hidden = 3 * self._side**2, config.model.retrieval_hidden
+        self.change = (
+            nn.Sequential(
+                nn.Linear(numbers + config.style_size, hidden), nn.ReLU(), nn.Linear(hidden, numbers)
+            )
+            if self._side
+            else None
+        )
+
+    def embed(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+        """Embed real images [B, 3, H, W], their contents [B, C, h, w] and styles [B, n * style_dim] in fp32.
+
+        Returns [B, config.embedding_size].
+        """
+        return self._beside(self(content, style.float()), self._colours(image))
+
+    def query(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+        """As `embed`, for images that are to be translated to the style."""
+        return self._beside(self(content, style.float()), self._expected(image, style))
+
+    def colour_error(self, image: Tensor, style: Tensor, translation: Tensor) -> Tensor:
+        """Return the mean squared error of the colours expected of images' translations [B, 3, H, W] to the style."""
+        expected, colours = self._expected(image, style), self._colours(translation)
+        if expected is None or colours is None:
+            return image.new_zeros(())
+        return F.mse_loss(expected, colours)
+
+    def _colours(self, image: Tensor) -> Tensor | None:
+        return F.adaptive_avg_pool2d(image.float(), self._side).flatten(1) if self._side else None
+
+    def _expected(self, image: Tensor, style: Tensor) -> Tensor | None:
+        colours = self._colours(image)
+        if colours is None or self.change is None:
+            return None
+        with torch.autocast(image.device.type, enabled=False):
+            return colours + cast(Tensor, self.change(torch.cat([colours, style.float()], dim=1)))
+
+    def _beside(self, vector: Tensor, colours: Tensor | None) -> Tensor:
+        if colours is None:
+            return vector.float()
+        return torch.cat([vector.float(), colours * (self._weight / colours.shape[1]) ** 0.5], dim=1)
+
+
+class JointEncoder(RetrievalEncoder):
     """The paper's R: content [B, C, h, w] and style [B, n * style_dim] -> embedding [B, retrieval_dim] (Table 8).
 
     At 32 px its convolutions leave 1 x 1 of the content's map.
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config)
         model, width = config.model, config.model.width
 
         def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> ConvBlock:
@@ -63,7 +119,7 @@ class JointEncoder(nn.Module):
             return last(x * kept)
 
 
-class SplitEncoder(nn.Module):
+class SplitEncoder(RetrievalEncoder):
     """R with fixed weights of unit-length content and unit-length style, side by side; not in the paper.
 
     The squared distance of two embeddings is (1 - w) times that of their contents plus w times that of their
@@ -73,7 +129,7 @@ class SplitEncoder(nn.Module):
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config)
         model, width = config.model, config.model.width
         side, size = config.data.image_size // 8, model.retrieval_dim - config.style_size
         self.shares = (1 - model.retrieval_style_weight) ** 0.5, model.retrieval_style_weight**0.5
@@ -91,9 +147,6 @@ class SplitEncoder(nn.Module):
                 [share * F.normalize(part, dim=1) for share, part in zip(self.shares, parts, strict=True)],
                 dim=1,
             )
-
-
-RetrievalEncoder = JointEncoder | SplitEncoder
 
 
 def retrieval_encoder(config: Config) -> RetrievalEncoder:

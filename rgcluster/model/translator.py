@@ -59,8 +59,8 @@ class Guide(Protocol):
 
     def reconstruction(self) -> References: ...
 
-    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
-        """Issue the cycle's query; `cycle` collects the response."""
+    def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
+        """Issue the cycle's query, of the translation; `cycle` collects the response."""
 
     def cycle(self, answer: Tensor) -> References | None:
         """Return the cycle's references, or None for the plain content; the cycle's target image is [B, 3, h, w]."""
@@ -155,7 +155,7 @@ class TranslationObjective(nn.Module):
         content_again = net.content_encoder(translated)
         style_back = style if self.loss.cycle_style == "own" else prior_mean(batch.domain, self.style_dim)
         if guide:  # the store searches while the next three passes run
-            guide.issue_cycle(content_again, style_back)
+            guide.issue_cycle(translated, content_again, style_back)
         style_again = net.style_encoder(translated).mean
 
         own_attention = attention if self.loss.mask_in == "all" else 0.0

@@ -208,7 +208,7 @@ def _neighbours(config: Config, images: Images) -> str:
 def _index(config: Config, images: Images) -> str:
     settings = IndexSettings.of(config.store)
     plans = [
-        choose(settings.kind, count, config.model.retrieval_dim, settings.memory, settings.recall)
+        choose(settings.kind, count, config.embedding_size, settings.memory, settings.recall)
         for count in (max(images.stored), min(images.stored))
     ]
     return f"{len(images.stored)} shards, each at most {plans[0].describe()}"
@@ -270,7 +270,7 @@ def _writes(config: Config, images: Images) -> Iterator[tuple[str, int]]:
     yield "checkpoints", sum(STATE_BYTES * size * kept[stage] for stage, size in trained.items())
     yield "networks", sum(4 * size for size in trained.values())
     picture = config.data.image_size**2 * 3
-    yield "store", sum(images.stored) * (picture + 4 * config.model.retrieval_dim + 9)
+    yield "store", sum(images.stored) * (picture + 4 * config.embedding_size + 9)
     models = 1 + len(config.guidance.variants)
     yield "measured images", models * config.evaluation.images * picture
 

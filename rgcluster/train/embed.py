@@ -31,7 +31,7 @@ from rgcluster.store.disk.snapshot import shard_of
 from rgcluster.store.disk.writer import SnapshotWriter, as_rows
 from rgcluster.store.index.rows import tag_of
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.query import query_vectors
+from rgcluster.translate.query import stored_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Embedder", "build_store", "store_digests"]
@@ -58,7 +58,7 @@ class Embedder:
         shards, size = self.config.store.shards, self.config.data.image_size
         batches = [self._vectors(images[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
         columns = as_rows(
-            ids, np.concatenate(batches), images, np.full(len(ids), tag), self.config.model.retrieval_dim,
+            ids, np.concatenate(batches), images, np.full(len(ids), tag), self.config.embedding_size,
             (size, size, 3),
         )  # fmt: skip
         owners = shard_of(ids, shards)
@@ -71,7 +71,7 @@ class Embedder:
         with self.device.autocast():
             content = self.translator.content_encoder(image)
             style = self.translator.style_encoder(image).mean
-        return query_vectors(self.network, content, style, self.device)
+        return stored_vectors(self.network, image, content, style, self.device)
 
 
 def store_digests(config: Config, translator: str, retrieval: str) -> dict[str, str]:
@@ -134,7 +134,7 @@ def _build(
     ]
     with (
         SnapshotWriter(
-            target, config.store.shards, config.model.retrieval_dim, shape, digests, name="store", replace=True,
+            target, config.store.shards, config.embedding_size, shape, digests, name="store", replace=True,
             resume=_work_digest(config, sources, digests), expected=expected,
         ) as writer,
         # They wait for the disk most of the time, and reserve no CPUs.

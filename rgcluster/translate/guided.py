@@ -75,10 +75,11 @@ class GuidedTranslator:
     ) -> Neighbours:
         """Return the `count` stored images nearest to R(E_c(x), mean style of the target)."""
         assert self.retriever is not None, f"{self.name} uses no neighbours"
+        image = to_images(pixels, self.device)
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         with self.device.autocast():
-            content = self.translator.content_encoder(to_images(pixels, self.device))
-        query = self.retriever.query(content, prior_mean(domain, self.config.model.style_dim))
+            content = self.translator.content_encoder(image)
+        query = self.retriever.query(image, content, prior_mean(domain, self.config.model.style_dim))
         return self.retriever.store.neighbours(query, count, row_ids)
 
     @torch.inference_mode()
@@ -117,7 +118,7 @@ class GuidedTranslator:
             if self.retriever is not None:
                 rows = np.full(len(pixels), -1, np.int64) if row_ids is None else row_ids
                 pending = self.retriever.issue(
-                    content, style, rows, key, random=self.name == "rg-unit-random"
+                    image, content, style, rows, key, random=self.name == "rg-unit-random"
                 )
                 near = pending.result()
                 references = self.retriever.encode(near)

@@ -180,7 +180,8 @@ class Translators:
         _, targets = self._targets([job], image)
         with self.device.autocast():
             content = self._base.content_encoder(image)
-        query = self.retriever.query(content.expand(job.rows, -1, -1, -1), self._styles([job], targets))
+        images, contents = (each.expand(job.rows, -1, -1, -1) for each in (image, content))
+        query = self.retriever.query(images, contents, self._styles([job], targets))
         return self.retriever.store.neighbours(query, count, np.full(job.rows, job.row_id))
 
     def warm_up(self) -> None:
@@ -260,7 +261,10 @@ class Translators:
             for chunk in self._chunks(rows.index):
                 barred = np.array([jobs[number].row_id for number in owner[chunk]], np.int64)
                 if kind == "on":
-                    query = self.retriever.query(batch.content[owner[chunk]], batch.style[chunk])
+                    jobs_of = owner[chunk]
+                    query = self.retriever.query(
+                        batch.image[jobs_of], batch.content[jobs_of], batch.style[chunk]
+                    )
                     rows.pending.append(store.neighbours_async(query, count, barred))
                 else:
                     keys = [

@@ -1,4 +1,4 @@
-"""The query vector of a content and a style."""
+"""The vectors that the store holds, and those it is asked with."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from torch import Tensor
 from rgcluster.model.retrieval import RetrievalEncoder
 from rgcluster.translate.device import Device
 
-__all__ = ["query_vectors"]
+__all__ = ["query_vectors", "stored_vectors"]
 
 
 @torch.no_grad()
 def query_vectors(
-    network: RetrievalEncoder, content: Tensor, style: Tensor, device: Device
+    network: RetrievalEncoder, image: Tensor, content: Tensor, style: Tensor, device: Device
 ) -> npt.NDArray[np.float32]:
-    """Return R(content, style) [B, retrieval_dim] of contents [B, C, h, w] and styles [B, n * style_dim]."""
+    """Return the queries [B, embedding_size] of images that are to be translated to the style (`RetrievalEncoder`)."""
     with device.autocast():
-        return network(content, style.float()).float().cpu().numpy()
+        return network.query(image, content, style).cpu().numpy()
+
+
+@torch.no_grad()
+def stored_vectors(
+    network: RetrievalEncoder, image: Tensor, content: Tensor, style: Tensor, device: Device
+) -> npt.NDArray[np.float32]:
+    """Return what the store holds [B, embedding_size] of real images (`RetrievalEncoder`)."""
+    with device.autocast():
+        return network.embed(image, content, style).cpu().numpy()

@@ -19,7 +19,7 @@ from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Pending, Store
 from rgcluster.translate.contents import StoredContents
 from rgcluster.translate.device import Device
-from rgcluster.translate.query import query_vectors
+from rgcluster.translate.query import query_vectors, stored_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Retriever", "encode_references"]
@@ -52,13 +52,18 @@ class Retriever:
         keeps = keep_contents and StoredContents.fit(config, store.count)
         self._contents = StoredContents(translator, device) if keeps else None
 
-    def query(self, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
-        """Return the query vectors [B, retrieval_dim] of contents [B, C, h, w] and styles [B, n * style_dim]."""
-        return query_vectors(self.network, content, style, self.device)
+    def query(self, image: Tensor, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
+        """Return the queries of images [B, 3, H, W] that are to be translated to the style (`query_vectors`)."""
+        return query_vectors(self.network, image, content, style, self.device)
+
+    def embed(self, image: Tensor, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
+        """Return what the store is to hold of real images [B, 3, H, W] (`stored_vectors`)."""
+        return stored_vectors(self.network, image, content, style, self.device)
 
     @torch.no_grad()
     def issue(
         self,
+        image: Tensor,
         content: Tensor,
         style: Tensor,
         row_ids: IntArray,
@@ -67,7 +72,9 @@ class Retriever:
         random: bool,
         draws: IntArray | None = None,
     ) -> Pending[Neighbours]:
-        """Issue the queries of contents [B, C, h, w] and styles [B, n * style_dim] for the images `row_ids` [B].
+        """Issue the queries of images [B, 3, H, W], contents [B, C, h, w] and styles [B, n * style_dim].
+
+        `row_ids` [B] are the images' own, which are no neighbours of theirs.
 
         Random neighbours are keyed by `draws` [B], by default by the row ids.
         """
@@ -75,7 +82,7 @@ class Retriever:
         exclude = row_ids if self.config.guidance.exclude_self else None
         if random:
             return self.store.random_async(row_ids if draws is None else draws, count, exclude, seed=key)
-        return self.store.neighbours_async(self.query(content, style), count, exclude)
+        return self.store.neighbours_async(self.query(image, content, style), count, exclude)
 
     def references(self, pending: Pending[Neighbours]) -> References:
         """Wait for the neighbours; return them with their contents."""

@@ -542,7 +542,7 @@ class FixedGuide:
         self.calls.append("reconstruction")
         return self.references[1]
 
-    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
         self.calls.append("issue_cycle")
         self.query = content, style
 

@@ -18,7 +18,7 @@ from rgcluster.model.networks import (
     Generator,
     StyleEncoder,
 )
-from rgcluster.model.retrieval import JointEncoder, SplitEncoder
+from rgcluster.model.retrieval import JointEncoder, SplitEncoder, retrieval_encoder
 from rgcluster.model.translator import Translator
 
 Row = tuple[str, int, int, int, int]
@@ -468,6 +468,45 @@ def test_a_split_distance_weighs_content_and_style() -> None:
     torch.testing.assert_close(style, F.normalize(styles, dim=1))
     same_style = network(contents, styles[:1].expand(2, -1))
     assert torch.equal(same_style[0, 60:], same_style[1, 60:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["split", "joint"])
+def test_mean_colours_add_their_mean_squared_difference_to_a_distance(form: str) -> None:
+    settings = [f"model.retrieval={form}", "model.retrieval_colour_weight=3"]
+    config = tiny_config(*settings, "model.retrieval_colours=2")
+    network = retrieval_encoder(config).eval()
+    images, contents, styles = torch.rand(2, 3, 32, 32), torch.randn(2, 32, 8, 8), torch.randn(2, 40)
+    embedded, plain = network.embed(images, contents, styles), network(contents, styles)
+    assert embedded.shape == (2, config.embedding_size) == (2, plain.shape[1] + 12)
+    colours = images.unflatten(2, (2, 16)).unflatten(4, (2, 16)).mean(dim=(3, 5))
+    expected = (plain[0] - plain[1]).square().sum() + 3 * (colours[0] - colours[1]).square().mean()
+    torch.testing.assert_close((embedded[0] - embedded[1]).square().sum(), expected)
+    without = retrieval_encoder(tiny_config(*settings)).eval()
+    without.load_state_dict(network.state_dict(), strict=False)
+    assert torch.equal(without.embed(images, contents, styles), plain)
+    assert torch.equal(without.query(images, contents, styles), plain)
+    assert without.colour_error(images, styles, images) == 0
+
+
+def test_a_query_has_the_colours_that_are_expected_of_the_translation() -> None:
+    """After training on translations that darken the image as far as the style asks."""
+    config = tiny_config("model.retrieval=split", "model.retrieval_colours=2")
+    network = retrieval_encoder(config)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(300):
+        images, styles = torch.rand(32, 3, 1, 1).expand(-1, -1, 32, 32), torch.rand(32, 40)
+        translations = images - styles[:, :1, None, None]
+        error = network.colour_error(images, styles, translations)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    with torch.no_grad():
+        contents = torch.randn(32, 32, 8, 8)
+        asked = network.query(images, contents, styles)[:, config.model.retrieval_dim :]
+        stored = network.embed(translations, contents, styles)[:, config.model.retrieval_dim :]
+        unchanged = network.embed(images, contents, styles)[:, config.model.retrieval_dim :]
+    assert (asked - stored).square().sum() < 0.02 * (unchanged - stored).square().sum()
 
 
 def test_a_split_embedding_needs_room_for_the_style() -> None:

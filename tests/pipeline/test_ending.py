@@ -50,7 +50,9 @@ def ended(body: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("body", "out"),
     [
-        pytest.param(SWALLOWS, "begun\ncleaned up\n", id="swallowed twice, and asked again while it cleans up"),
+        pytest.param(
+            SWALLOWS, "begun\ncleaned up\n", id="swallowed twice, and asked again while it cleans up"
+        ),
         pytest.param(CRASHES, "begun\n", id="half-made state that crashes the interpreter's end"),
     ],
 )

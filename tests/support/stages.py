@@ -163,7 +163,8 @@ def _store(
     target: Path, config: Config, translator: Translator, network: JointEncoder, source: MemorySource
 ) -> None:
     image = to_images(source.pixels, CPU)
-    vectors = network(translator.content_encoder(image), translator.style_encoder(image).mean).numpy()
+    content, style = translator.content_encoder(image), translator.style_encoder(image).mean
+    vectors = network.embed(image, content, style).numpy()
     digests = {**encoder_digests(translator), "retrieval": network_digest(network)}
     shape = source.pixels.shape[1:]
     with SnapshotWriter(target, 2, vectors.shape[1], shape, digests) as writer:

@@ -35,11 +35,12 @@ def half_turn(image: torch.Tensor) -> torch.Tensor:
 def guide(retriever: Retriever, *, moved: bool = False, fuse_cycle: bool = True) -> StoreGuide:
     """A guide of three images whose queries for translation and reconstruction are under way."""
     image = random_images(3)
-    content, style, rows = retriever.translator.content_encoder(image), torch.zeros(3, 40), ROWS
+    asked, style, rows = image, torch.zeros(3, 40), ROWS
     if not moved:
-        content, style, rows = content.repeat(2, 1, 1, 1), style.repeat(2, 1), np.tile(ROWS, 2)
+        asked, style, rows = image.repeat(2, 1, 1, 1), style.repeat(2, 1), np.tile(ROWS, 2)
         style[3:] = 1
-    queries = retriever.issue(content, style, rows, 0, random=False)
+    content = retriever.translator.content_encoder(asked)
+    queries = retriever.issue(asked, content, style, rows, 0, random=False)
     move = half_turn if moved else None
     return StoreGuide(
         retriever, queries, ROWS, 0, random=False, fuse_cycle=fuse_cycle, image=image, move=move
@@ -48,13 +49,12 @@ def guide(retriever: Retriever, *, moved: bool = False, fuse_cycle: bool = True)
 
 def nearest(retriever: Retriever, style: float) -> torch.Tensor:
     """The neighbours' images of the same queries, asked for one by one."""
-    content = retriever.translator.content_encoder(random_images(3))
-    found = [
-        retriever.store.neighbours(
-            retriever.query(content[k : k + 1], torch.full((1, 40), style)), 3, ROWS[k : k + 1]
-        ).images
-        for k in range(3)
-    ]
+    found = []
+    for k in range(3):
+        image = random_images(3)[k : k + 1]
+        content = retriever.translator.content_encoder(image)
+        query = retriever.query(image, content, torch.full((1, 40), style))
+        found.append(retriever.store.neighbours(query, 3, ROWS[k : k + 1]).images)
     images = np.concatenate(found)
     return to_images(images.reshape(-1, 32, 32, 3), CPU).unflatten(0, (3, 3))
 
@@ -67,7 +67,8 @@ def test_each_pass_gets_the_neighbours_of_its_own_query(retriever: Retriever) ->
     torch.testing.assert_close(reconstruction.images, nearest(retriever, 1.0))
     expected = retriever.translator.content_encoder(reconstruction.images.flatten(0, 1)).unflatten(0, (3, 3))
     torch.testing.assert_close(reconstruction.contents, expected)
-    subject.issue_cycle(retriever.translator.content_encoder(random_images(3)), torch.zeros(3, 40))
+    image = random_images(3)
+    subject.issue_cycle(image, retriever.translator.content_encoder(image), torch.zeros(3, 40))
     cycle = subject.cycle(random_images(3))
     assert cycle is not None
     torch.testing.assert_close(cycle.images, translation.images)
@@ -77,7 +78,7 @@ def test_each_pass_gets_the_neighbours_of_its_own_query(retriever: Retriever) ->
 def test_the_answer_itself_guides_reconstruction_and_cycle(retriever: Retriever) -> None:
     subject = guide(retriever, moved=True)
     torch.testing.assert_close(subject.translation().images, nearest(retriever, 0.0))
-    subject.issue_cycle(torch.zeros(0), torch.zeros(0))  # issues nothing: these are no contents
+    subject.issue_cycle(torch.zeros(0), torch.zeros(0), torch.zeros(0))  # issues nothing: these are no images
     other = random_images(3, seed=9)
     for references, answer in ((subject.reconstruction(), random_images(3)), (subject.cycle(other), other)):
         assert references is not None
@@ -101,5 +102,5 @@ def test_a_fusion_that_attends_gets_the_answer_itself_once(
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_cycle_without_fusion_has_no_references(retriever: Retriever, moved: bool) -> None:
     subject = guide(retriever, moved=moved, fuse_cycle=False)
-    subject.issue_cycle(torch.zeros(0), torch.zeros(0))
+    subject.issue_cycle(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     assert subject.cycle(random_images(3)) is None

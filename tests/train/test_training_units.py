@@ -472,7 +472,7 @@ class FixedGuide:
     def cycle(self, answer: Tensor) -> References:
         return self.references
 
-    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
         pass
 
 

@@ -14,6 +14,8 @@ from places import SUPPORT
 from stages import STAGES, Studio, one_step
 from torch import Tensor
 
+SMALL = ("guidance.variants=[rg-unit]", "model.retrieval_colours=2")
+
 
 def require_same(found: tuple[dict[str, float], dict[str, Tensor]], whole: Any) -> None:
     losses, gradients = found
@@ -27,7 +29,7 @@ def require_same(found: tuple[dict[str, float], dict[str, Tensor]], whole: Any) 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_batch_in_pieces_is_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    studio = Studio(tmp_path, monkeypatch, "guidance.variants=[rg-unit]")
+    studio = Studio(tmp_path, monkeypatch, *SMALL)
     whole = one_step(studio.stage(stage))
     for pieces in (2, 3):  # of 8 rows: 4 and 4; 3, 3 and 2
         require_same(one_step(studio.stage(stage, accumulate=pieces)), whole)
@@ -36,7 +38,7 @@ def test_a_batch_in_pieces_is_the_batch(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("batch", "world"), [(32, 2), (9, 2)])
 def test_two_workers_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, world: int) -> None:
     """2 x 16 rows are 1 x 32; 4 and 5 rows are 9, too."""
-    overrides = ("guidance.variants=[rg-unit]", *(f"{stage}.batch_size={batch}" for stage in STAGES))
+    overrides = (*SMALL, *(f"{stage}.batch_size={batch}" for stage in STAGES))
     studio = Studio(tmp_path, monkeypatch, *overrides)
     line = [sys.executable, str(SUPPORT / "worker.py"), str(tmp_path), str(world)]
     workers = [subprocess.Popen([*line, str(rank), *overrides], cwd=SUPPORT) for rank in range(world)]

@@ -63,7 +63,7 @@ class GuidedStep:
             image = to_images(piece, self.device)
             with self.device.autocast():
                 content, style = self.frozen.content_encoder(image), self.frozen.style_encoder(image).mean
-            found.append(self.query(content, style))
+                found.append(self.network.embed(image, content, style))
         return torch.cat(found)
 
     def update(self, step: int, batch: Batch, gallery: Gallery, rows: Tensor) -> Parts:
@@ -84,10 +84,10 @@ class GuidedStep:
         return parts
 
     @torch.no_grad()
-    def query(self, content: Tensor, style: Tensor) -> Tensor:
-        """Return R(content, style) [B, d]."""
+    def query(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:
+        """Return the queries [B, d] of images that are to be translated to the style."""
         with self.device.autocast():
-            return self.network(content, style.float()).float()
+            return self.network.query(image, content, style)
 
     @torch.no_grad()
     def references(self, images: Tensor) -> References:
@@ -106,7 +106,8 @@ class _GalleryGuide:
         assert batch.content is not None and batch.posterior is not None
         self._step, self._gallery, self._rows, self._random = step, gallery, rows, random
         style = style_of(batch.posterior, batch.posterior_noise, step.config.guidance.loss)
-        found = self._find(batch.content.repeat(2, 1, 1, 1), torch.cat([batch.target_style, style]))
+        images, contents = (each.repeat(2, 1, 1, 1) for each in (batch.image, batch.content))
+        found = self._find(images, contents, torch.cat([batch.target_style, style]))
         images, contents = step.references(found)
         first, second = zip(images.chunk(2), contents.chunk(2), strict=True)
         self._translation, self._reconstruction = References(*first), References(*second)
@@ -118,16 +119,16 @@ class _GalleryGuide:
     def reconstruction(self) -> References:
         return self._reconstruction
 
-    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
         if self._step.config.guidance.fuse_cycle:
-            self._cycle = self._find(content.detach(), style.detach())
+            self._cycle = self._find(image.detach(), content.detach(), style.detach())
 
     def cycle(self, answer: Tensor) -> References | None:
         return None if self._cycle is None else self._step.references(self._cycle)
 
-    def _find(self, content: Tensor, style: Tensor) -> Tensor:
+    def _find(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:
         count = self._step.config.guidance.retrieval_count
         if self._random:
             return self._gallery.draw(len(content), count)
         excluded = self._rows.repeat(len(content) // len(self._rows))
-        return self._gallery.find(self._step.query(content, style), count, excluded)
+        return self._gallery.find(self._step.query(image, content, style), count, excluded)

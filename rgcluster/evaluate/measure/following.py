@@ -114,11 +114,12 @@ def _replace(
     targets = change_domain(labels[chosen], attribute, config.data)
     names = [train.index.file_names[row] for row in chosen]
     drawn = draw_counterfactuals(faces, names, targets, config, dye)
+    image = to_images(drawn, model.device)
     with model.device.autocast():
-        content = model.translator.content_encoder(to_images(drawn, model.device))
+        content = model.translator.content_encoder(image)
     # With the style of their labels: E_s has never seen the new colour and may not recognise it as the attribute.
     domain = torch.from_numpy(targets.astype(np.float32)).to(model.device.torch)
     style = prior_mean(domain, config.model.style_dim)
     ids = np.setdiff1d(np.arange(2 * len(drawn) + len(train.index)), train.index.row_ids)[: len(drawn)]
-    retriever.store.add(ids, retriever.query(content, style), drawn)
+    retriever.store.add(ids, retriever.embed(image, content, style), drawn)
     return len(drawn), retriever.store.remove(train.index.row_ids[has])

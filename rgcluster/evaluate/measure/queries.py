@@ -22,7 +22,7 @@ from rgcluster.evaluate.metrics.precision import query_shares, random_shares
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import load_retrieval, load_translator
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.query import query_vectors
+from rgcluster.translate.query import query_vectors, stored_vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["load_precision", "measure_precision"]
@@ -57,8 +57,9 @@ class EmbedAll:
             else:
                 target = torch.from_numpy(self.targets[block["row"]]).to(self.device.torch)
                 style = prior_mean(target, self.config.model.style_dim)
+        embed = stored_vectors if self.targets is None else query_vectors
         vectors = {
-            name: query_vectors(network, content, style, self.device)
+            name: embed(network, image, content, style, self.device)
             for name, network in self.networks.items()
         }
         return {"row": block["row"], **vectors}
@@ -137,7 +138,7 @@ def _embed(
     for block in batches(embedded, 1024):
         for name in config.retrieval.negatives:
             vectors = result.setdefault(
-                name, np.empty((len(source.index), config.model.retrieval_dim), np.float32)
+                name, np.empty((len(source.index), config.embedding_size), np.float32)
             )
             vectors[block["row"]] = block[name]
     return result

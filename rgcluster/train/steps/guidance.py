@@ -77,10 +77,15 @@ class StoreGuide:
     def reconstruction(self) -> References:
         return self._found[1] if self._move is None else self._itself
 
-    def issue_cycle(self, content: Tensor, style: Tensor) -> None:
+    def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
         if self._fuse_cycle and self._move is None:
             self._cycle = self._retriever.issue(
-                content.detach(), style.detach(), self._row_ids, self._key + 1, random=self._random
+                image.detach(),
+                content.detach(),
+                style.detach(),
+                self._row_ids,
+                self._key + 1,
+                random=self._random,
             )
 
     def cycle(self, answer: Tensor) -> References | None:
@@ -188,13 +193,14 @@ class GuidanceStage(Stage):
             )
         assert batch.content is not None and batch.posterior is not None
         move = None
-        contents, styles = batch.content, batch.target_style
+        images, contents, styles = batch.image, batch.content, batch.target_style
         row_ids = draws = np.array(block["row_id"])
         if self.settings.own_references == "itself":
             move = partial(self.ingest.moved, block=block)
         else:
             style = style_of(batch.posterior, batch.posterior_noise, self.settings.loss)
-            contents, styles = contents.repeat(2, 1, 1, 1), torch.cat([styles, style])
+            images, contents = images.repeat(2, 1, 1, 1), contents.repeat(2, 1, 1, 1)
+            styles = torch.cat([styles, style])
             # The complements are other keys, so the two queries of a row draw different random images.
             draws = np.concatenate([row_ids, ~row_ids])
         barred = np.tile(row_ids, len(draws) // len(row_ids))
@@ -205,7 +211,7 @@ class GuidanceStage(Stage):
                 guides[name] = None
                 continue
             random = name == "rg-unit-random"
-            queries = self.retriever.issue(contents, styles, barred, key, random=random, draws=draws)
+            queries = self.retriever.issue(images, contents, styles, barred, key, random=random, draws=draws)
             guides[name] = StoreGuide(
                 self.retriever,
                 queries,
@@ -263,7 +269,7 @@ class GuidanceStage(Stage):
         for target in one_change_each(domains, self.config.data):
             style = prior_mean(torch.from_numpy(target).to(image.device), self.config.model.style_dim)
             near = self.retriever.references(
-                self.retriever.issue(content, style, source.index.row_ids[rows], 0, random=False)
+                self.retriever.issue(image, content, style, source.index.row_ids[rows], 0, random=False)
             )
             columns.append(to_pixels(translator(image, style, near).image))
         self.retriever.waited = 0.0

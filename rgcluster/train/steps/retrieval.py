@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from rgcluster.data.stream import StreamPlan, batches
 from rgcluster.model.handover import encoder_digests, load_translator, save_networks
 from rgcluster.model.losses import Parts, triplet_loss
 from rgcluster.model.noise import Draw, keyed_uniform
-from rgcluster.model.retrieval import retrieval_encoder
+from rgcluster.model.retrieval import RetrievalEncoder, retrieval_encoder
 from rgcluster.model.triplets import encode_triplets
 from rgcluster.train.stage import Run, Stage, Worker
 from rgcluster.train.steps.optimizer import Optimizer
@@ -48,13 +49,10 @@ class RetrievalStage(Stage):
         )
         torch.manual_seed(run.config.seed)
         first = retrieval_encoder(run.config)
-        self.networks = nn.ModuleDict()
-        for (
-            name
-        ) in self.settings.negatives:  # all start with the same weights, so that only the negatives differ
-            self.networks[name] = retrieval_encoder(run.config)
-            self.networks[name].load_state_dict(first.state_dict())
-        self.networks.to(worker.device.torch)
+        # All start with the same weights, so that only the negatives differ.
+        self.networks: dict[str, RetrievalEncoder] = {
+            name: copy.deepcopy(first).to(worker.device.torch) for name in self.settings.negatives
+        }
         self._distributed = {
             name: distribute(_Triple(network), worker.world, worker.device)
             for name, network in self.networks.items()
@@ -102,23 +100,34 @@ class RetrievalStage(Stage):
     def _backward(self, step: int, item: Block, share: float, sums: Sums, *, last: bool) -> None:
         """Add a piece's gradients to those of every network."""
         device = self.worker.device
+        image, translation = to_images(item["image"], device), to_images(item["positive"], device)
+        target_style = torch.from_numpy(np.array(item["target_style"])).to(device.torch)
         with device.autocast():
             anchor, positive, negatives = encode_triplets(
                 self.translator,
-                to_images(item["image"], device),
-                to_images(item["positive"], device),
+                image,
+                translation,
                 to_images(item["negatives"], device),
-                torch.from_numpy(np.array(item["target_style"])).to(device.torch),
+                target_style,
                 torch.from_numpy(np.array(item["categories"])).to(device.torch),
             )
         kept = self._dropout(step, item["row_id"])
         for (name, network), negative in zip(self._distributed.items(), negatives, strict=True):
             with synchronised(network, last):
                 with device.autocast():
-                    a, p, n = network(kept, anchor, positive, negative)
+                    (a, p, n), colours = network(
+                        kept, (image, target_style, translation), anchor, positive, negative
+                    )
                     loss, measured = triplet_loss(a, p, n, self.settings.margin)
-                weighted(loss, share).backward()
-            sums.add({f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()}, share)
+                # The colours have weights of their own, so no factor weighs them against the triplets.
+                weighted(loss + colours, share).backward()
+            sums.add(
+                {
+                    f"{name}/{key}": value
+                    for key, value in {"total": loss, **measured, "colours": colours}.items()
+                },
+                share,
+            )
 
     def _dropout(self, step: int, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return factors [3 * B, retrieval_hidden] for anchors, positives and negatives, keyed by row."""
@@ -145,7 +154,7 @@ class RetrievalStage(Stage):
             "steps": self.settings.steps,
             "trained_against": encoder_digests(self.translator),
         }
-        save_networks(location, dict(self.networks.items()), about)
+        save_networks(location, dict(self.networks), about)
 
     def samples(self, step: int) -> dict[str, npt.NDArray[np.uint8]]:
         """Return triplets as in Figure 2: anchor, positive, and the strategies' negatives, from easy to own."""
@@ -157,14 +166,19 @@ class RetrievalStage(Stage):
 
 
 class _Triple(nn.Module):
-    """Embeds anchor, positive and negative in one forward."""
+    """Embeds anchor, positive and negative in one forward, in which DDP sees all of R's weights."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: RetrievalEncoder) -> None:
         super().__init__()
         self.network = network
 
     def forward(
-        self, kept: torch.Tensor, *pairs: tuple[torch.Tensor, torch.Tensor]
-    ) -> tuple[torch.Tensor, ...]:
+        self,
+        kept: torch.Tensor,
+        translated: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        *pairs: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Return the embeddings, and the error of the colours expected of (image, style, translation)."""
         contents, styles = zip(*pairs, strict=True)
-        return self.network(torch.cat(contents), torch.cat(styles), kept).chunk(len(pairs))
+        embedded = self.network(torch.cat(contents), torch.cat(styles), kept).chunk(len(pairs))
+        return embedded, self.network.colour_error(*translated)
