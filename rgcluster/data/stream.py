@@ -18,6 +18,7 @@ import ray
 from ray.data import DataContext, Dataset, TaskPoolStrategy
 
 from rgcluster.base.attributes import domain_columns
+from rgcluster.base.cluster.internals import pace_streams
 from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.config import DataConfig
 from rgcluster.data.images import UInt8Array, decode_image
@@ -49,6 +50,8 @@ Block = dict[str, npt.NDArray[Any]]
 BLOCK_BYTES = 4 << 20
 """Approximate size of a task's blocks. Passing one takes about 10 ms, and holds this much memory."""
 ROWS_PER_READ = 256
+ROUND_SECONDS = 0.02
+"""Least time between two rounds of Ray Data's control loop."""
 SEGMENT_ROWS = 1 << 22
 
 
@@ -244,6 +247,7 @@ def _configure() -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.target_max_block_size = 16 << 20
+    pace_streams(context, ROUND_SECONDS)
     # Its progress messages are for developers; errors are raised.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import zlib
 from collections import namedtuple
 from collections.abc import Callable
@@ -30,7 +31,15 @@ from rgcluster.data.shard_writer import ShardOptions, shard_options, write_shard
 from rgcluster.data.shards import Prepared, ShardSet, open_shards
 from rgcluster.data.sources import ImageTable, read_celeba, read_images, read_source
 from rgcluster.data.splits import row_id
-from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream, in_order, open_source
+from rgcluster.data.stream import (
+    ROUND_SECONDS,
+    ImageSource,
+    StreamPlan,
+    batches,
+    image_stream,
+    in_order,
+    open_source,
+)
 from rgcluster.data.survey import survey_shards, survey_table
 from rgcluster.errors import ConfigError, DataError
 from rgcluster.model.handover import save_networks
@@ -391,6 +400,20 @@ def test_a_stream_is_the_order(shards: ShardSet, cached: bool) -> None:
     assert np.array_equal(np.concatenate([block["labels"] for block in blocks]), of.index.labels[rows])
     everything = expected_images(shards, of.index.file_names)
     assert np.array_equal(np.concatenate([block["image"] for block in blocks]), everything[rows])
+
+
+def test_the_control_loop_of_a_stream_does_not_spin(shards: ShardSet) -> None:
+    config = tiny_config()
+    stream = image_stream(open_source(shards, config.data, "train"), StreamPlan(0, 2, 8, 0, 1, 0))
+    (pace,) = [made() for made in stream.context.custom_execution_callback_classes]
+    begun = time.monotonic()
+    for _ in range(6):
+        pace.on_execution_step(None)
+    assert time.monotonic() - begun >= 5 * ROUND_SECONDS
+    time.sleep(ROUND_SECONDS)
+    begun = time.monotonic()
+    pace.on_execution_step(None)  # the round itself took that long
+    assert time.monotonic() - begun < ROUND_SECONDS
 
 
 def test_ranks_are_disjoint_and_a_later_start_is_the_tail(shards: ShardSet) -> None:

@@ -85,14 +85,14 @@ def test_the_sweep_ends_when_no_trial_trains_any_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_terminated_sweep_leaves_a_checkpoint_of_each_trial_at_work(
+def test_trials_that_share_no_stage_train_beside_each_other_and_end_with_a_checkpoint(
     smoke_run: Path, tmp_path: Path
 ) -> None:
     """No regular checkpoint comes in these trainings: those that are there were asked for by SIGTERM."""
     root = tmp_path / "study"
     line = [
         "sweep", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(root),
-        "--retrieval-count", "1,3", "--trials", "1", "--set", "cluster.threads=1",
+        "--over", "seed=0,1", "--trials", "2", "--set", "cluster.threads=1",
         "--set", "guidance.steps=120", "--set", "guidance.checkpoint_every=1000",
     ]  # fmt: skip
     process = start(*line)
@@ -105,17 +105,21 @@ def test_a_terminated_sweep_leaves_a_checkpoint_of_each_trial_at_work(
     assert process.returncode == 143, errors[-3000:]
     assert errors.splitlines()[-1].startswith("rgcluster: sweep: asked to stop; the same command continues")
     assert "Traceback" not in errors, errors[-3000:]
-    (directory,) = begun
-    (checkpoint,) = (directory / "checkpoints").glob("step-*/manifest.json")
-    step = int(checkpoint.parent.name[5:])
-    assert 10 <= step < 120 and not (root / STOP).exists()
+    for directory in begun:
+        (checkpoint,) = (directory / "checkpoints").glob("step-*/manifest.json")
+        assert 10 <= int(checkpoint.parent.name[5:]) < 120
+    assert not (root / STOP).exists()
     assert not list((root / "sweep" / "trials").glob("*")), "a trial that was stopped did not fail"
-    result = command(*line)
+    result = command(*line, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
-    steps = [entry["step"] for entry in read_metrics(Location(directory))]
-    assert steps[-1] == 120 and steps == sorted(set(steps))
+    for directory in begun:
+        steps = [entry["step"] for entry in read_metrics(Location(directory))]
+        assert steps[-1] == 120 and steps == sorted(set(steps))
     states = [row["state"] for row in json.loads((root / "sweep" / "results.json").read_text())["trials"]]
     assert states == ["finished", "finished"]
+    (begun_at, finished_at), (other_begun_at, other_finished_at) = spans(root, "translation")
+    assert begun_at < other_finished_at and other_begun_at < finished_at, "one waited for the other"
+    assert len(list((root / "stages").glob("*/reference/stage.json"))) == 1, "the judge is shared"
 
 
 def at_step(root: Path, step: int) -> list[Path]:
@@ -128,19 +132,10 @@ def at_step(root: Path, step: int) -> list[Path]:
     ]
 
 
-@pytest.mark.long
-def test_what_no_trials_share_is_trained_beside_each_other(smoke_run: Path, tmp_path: Path) -> None:
-    root = tmp_path / "study"
-    result = command(
-        "sweep", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(root),
-        "--over", "seed=0,1", "--trials", "2", "--set", "cluster.threads=1", timeout=600,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    cells = sorted((root / "cells").iterdir())
-    spans = []
-    for cell in cells:
-        events = [event for event in read_events(Location(cell)) if event.stage == "translation"]
-        spans.append([event.time for event in events if event.kind in ("begun", "finished")])
-    (begun, finished), (other_begun, other_finished) = spans
-    assert begun < other_finished and other_begun < finished, "one waited for the other"
-    assert len(list((root / "stages").glob("*/reference/stage.json"))) == 1
+def spans(root: Path, stage: str) -> list[list[float]]:
+    """When each trial's stage began and finished."""
+    events = [read_events(Location(cell)) for cell in sorted((root / "cells").iterdir())]
+    return [
+        [event.time for event in of_cell if event.stage == stage and event.kind in ("begun", "finished")]
+        for of_cell in events
+    ]

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from unittest import mock
 
 if TYPE_CHECKING:
     import torch
+    from ray.data import DataContext
 
 __all__ = [
     "autoscaler_node_groups",
@@ -28,6 +30,7 @@ __all__ = [
     "lerp_all",
     "num_cpus_here",
     "pack_directory",
+    "pace_streams",
     "quiet_driver",
     "quiet_tokens",
     "routed_path",
@@ -208,6 +211,25 @@ def shut_serve_down() -> None:
         with suppress(ray.exceptions.RayActorError, TimeoutError):
             ray.get(ending, timeout=SERVE_ENDS_S)
     serve.shutdown()
+
+
+def pace_streams(context: DataContext, seconds: float) -> None:
+    """Make the control loops of Ray Data begin a round at most every `seconds`.
+
+    A loop waits for output of its tasks. Where all of them have some that it may not read yet, since the consumer is
+    slower, that wait ends at once, and the loop takes half a core and Python's lock from the training beside it
+    (`process_completed_tasks` in `ray.data._internal.execution.streaming_executor_state`).
+    """
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class Pace(ExecutionCallback):
+        begun = 0.0
+
+        def on_execution_step(self, executor: object) -> None:
+            time.sleep(max(0.0, self.begun + seconds - time.monotonic()))
+            self.begun = time.monotonic()
+
+    context.custom_execution_callback_classes = [Pace]
 
 
 def has_fast_bf16() -> bool:
