@@ -11,7 +11,7 @@ from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS
 from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location, digest_json
-from rgcluster.config import with_values
+from rgcluster.config import Config, with_values
 from rgcluster.errors import ConfigError, RGClusterError
 from rgcluster.evaluate.measure.inputs import UNPAINTED
 from rgcluster.evaluate.measure.protocol import require_same
@@ -23,7 +23,7 @@ from rgcluster.study.space import Axis, cells_of
 from rgcluster.study.table import open_study
 from rgcluster.study.trials import Plan, Trial, concurrency, finished_results, run_trials
 
-__all__ = ["SweepOptions", "sweep"]
+__all__ = ["SweepOptions", "sweep", "with_variants"]
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,26 @@ def sweep(
     if options.metric not in choices:
         raise ConfigError(f"--metric {options.metric}: choose {', '.join(choices)}")
     root, config, shards = open_study(data, run, preset, overrides)
-    # Most sweeps change nothing that the baselines depend on, so a trial trains only the guided translator.
-    given = {override.partition("=")[0].strip() for override in overrides}
-    if "guidance.variants" not in given | {axis.key for axis in options.axes}:
-        config = with_values(config, {"guidance.variants": ["rg-unit"]})
+    config = with_variants(config, overrides, options.axes)
     cells = cells_of(options.axes, options.search, options.samples, config.seed)
     study = Study(root, config, shards)
     study.check(cells)  # before the first of them trains for hours
     with Lease(root), ray_session(dashboard=True):
         trials = _run(study, cells, options)
         return _conclude(study, trials, options)
+
+
+def with_variants(config: Config, overrides: Iterable[str], axes: Iterable[Axis]) -> Config:
+    """Return the configuration with the translators that a trial trains, unless the user chose them.
+
+    Most sweeps change nothing that the baselines depend on, so only the guided translator is trained. Seeds are swept
+    for the comparison with the baselines.
+    """
+    swept = {axis.key for axis in axes}
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "seed" in swept or "guidance.variants" in given | swept:
+        return config
+    return with_values(config, {"guidance.variants": ["rg-unit"]})
 
 
 def _run(study: Study, cells: Sequence[Cell], options: SweepOptions) -> list[Trial]:

@@ -17,6 +17,7 @@ from tiny import small_shards, tiny_config
 
 from rgcluster.base.rundir import enter, link_stage, stage_directory, work_once
 from rgcluster.base.storage import Location
+from rgcluster.config import load_config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, DataError, RunConflict
 from rgcluster.evaluate.measure.evaluation import _values, over_seeds
@@ -26,6 +27,7 @@ from rgcluster.study.cells import Study, cell_name
 from rgcluster.study.differences import judged
 from rgcluster.study.report import notes, shown_tables, verdicts, write_table
 from rgcluster.study.space import cells_of, parse_axis
+from rgcluster.study.sweep import with_variants
 from rgcluster.study.tables import check_table, merge
 from rgcluster.study.writing import as_csv, as_latex
 
@@ -317,3 +319,22 @@ def test_the_pages_of_a_study_escape_their_values(tmp_path: Path) -> None:
     }  # fmt: skip
     page = write_sweep_report(Location(tmp_path / "sweep"), sweep).read_text()
     assert "failed: &lt;b&gt;" in page and "&lt;i&gt;" in page and "<b>" not in page and "<i>" not in page
+
+
+@pytest.mark.parametrize(
+    ("over", "given", "trained"),
+    [
+        ("guidance.steps=3,4", "", ["rg-unit"]),
+        ("guidance.steps=3,4", "seed=3", ["rg-unit"]),
+        (
+            "guidance.steps=3,4",
+            "guidance.variants=[rg-unit, gmm-unit-continued]",
+            ["rg-unit", "gmm-unit-continued"],
+        ),
+        ("seed=0,1", "", ["gmm-unit-continued", "rg-unit-random", "rg-unit"]),
+    ],
+)
+def test_a_sweep_trains_the_baselines_where_they_differ(over: str, given: str, trained: list[str]) -> None:
+    overrides = [given] if given else []
+    config = with_variants(load_config("smoke", overrides), overrides, [parse_axis(over)])
+    assert list(config.guidance.variants) == trained

@@ -93,6 +93,7 @@ def test_trials_that_share_no_stage_train_beside_each_other_and_end_with_a_check
     line = [
         "sweep", "--preset", "smoke", "--data", str(smoke_run / "shards"), "--run", str(root),
         "--over", "seed=0,1", "--trials", "2", "--set", "cluster.threads=1",
+        "--set", "guidance.variants=[rg-unit]",
         "--set", "guidance.steps=120", "--set", "guidance.checkpoint_every=1000",
     ]  # fmt: skip
     process = start(*line)
