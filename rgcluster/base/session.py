@@ -92,12 +92,14 @@ def _shut_down() -> None:
     An agent of Ray that had not come up when its cluster ended would look for it for minutes.
     """
     below: list[psutil.Process] = []
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):  # it ended just now
-            below += child.children(recursive=True) if child.name() == "raylet" else []
-    ray.shutdown()
+    try:
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):  # it ended just now
+                below += child.children(recursive=True) if child.name() == "raylet" else []
+    finally:
+        ray.shutdown()
     for process in below:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             process.kill()
 
 

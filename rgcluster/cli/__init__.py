@@ -18,7 +18,7 @@ from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
 from rgcluster.cli.early import require_cluster, require_free
-from rgcluster.cli.ending import INTERRUPTED, TERMINATED, leave, unwind_on_sigterm
+from rgcluster.cli.ending import INTERRUPTED, TERMINATED, leave, unwinding_on_sigterm
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
 from rgcluster.cli.store import FitOption, store_app
@@ -72,9 +72,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a locale may lack the letters of a name
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    unwind_on_sigterm()
     try:
-        app()
+        with unwinding_on_sigterm():
+            app()
     except SystemExit as end:
         code = TERMINATED if end.code == signal.SIGTERM else end.code  # Ray's own handler leaves its number
         if code not in (INTERRUPTED, TERMINATED):

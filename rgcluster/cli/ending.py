@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["INTERRUPTED", "TERMINATED", "leave", "unwind_on_sigterm"]
+from rgcluster.base.cluster.internals import run_exit_handlers
+
+__all__ = ["INTERRUPTED", "TERMINATED", "leave", "unwinding_on_sigterm"]
 
 INTERRUPTED, TERMINATED = 130, 143
 """What a shell calls a command that SIGINT (Ctrl-C) or SIGTERM ended."""
 REMIND_SECONDS = 1.0
 
 
-def unwind_on_sigterm() -> None:
-    """Make SIGTERM raise SystemExit, as Ctrl-C raises KeyboardInterrupt, so that what the command started ends with it.
+@contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM in the body raise SystemExit, as Ctrl-C raises KeyboardInterrupt, so that what it started ends, too.
 
-    A library's bare `except` may swallow the exception, so it is raised again each second until one gets through.
+    A library's bare `except` may swallow the exception. So the signal is repeated each second until the body ends, and
+    raises again unless it meets the clean-up after one. Where the body takes the signal over, as a training does,
+    the repeated one goes to its handler.
     """
+    asked = False  # no lock, which the handler may interrupt whoever holds it
+    ended = threading.Event()
+
+    def remind() -> None:
+        while not ended.wait(REMIND_SECONDS):
+            if asked:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def unwind(number: int, frame: FrameType | None) -> None:
-        reminder = threading.Timer(REMIND_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
-        reminder.daemon = True
-        reminder.start()
+        nonlocal asked
+        asked = True
         if not _unwinds(sys.exc_info()[1]):
             sys.exit(TERMINATED)
 
     signal.signal(signal.SIGTERM, unwind)
+    threading.Thread(target=remind, name="reminder of SIGTERM", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _unwinds(error: BaseException | None) -> bool:
@@ -47,8 +64,12 @@ def leave(status: int) -> NoReturn:
 
     A signal may have interrupted the import of a compiled module, whose half-made state can crash there.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        run_exit_handlers()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+    finally:
+        os._exit(status)

@@ -1,9 +1,8 @@
-"""R: embeds a content and a style, so that the store finds images that have both (Table 8)."""
+"""R: embeds a content and a style, so that the store finds images that have both (Table 8), and may compare colours."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +23,20 @@ class RetrievalEncoder(nn.Module):
     is expected to have: the image's, changed by a small network of these colours and the target style.
     """
 
+    colour_scale: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self._side, self._weight = config.model.retrieval_colours, config.model.retrieval_colour_weight
-        numbers, hidden = 3 * self._side**2, config.model.retrieval_hidden
-        self.change = (
-            nn.Sequential(
+        self._side = config.model.retrieval_colours
+        self.change: nn.Sequential | None = None
+        if self._side:
+            numbers, hidden = 3 * self._side**2, config.model.retrieval_hidden
+            self.change = nn.Sequential(
                 nn.Linear(numbers + config.style_size, hidden), nn.ReLU(), nn.Linear(hidden, numbers)
             )
-            if self._side
-            else None
-        )
+            # A buffer, so that R's digest tells stores of other weights apart.
+            weight = config.model.retrieval_colour_weight
+            self.register_buffer("colour_scale", torch.tensor((weight / numbers) ** 0.5))
 
     def embed(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:
         """Embed real images [B, 3, H, W], their contents [B, C, h, w] and styles [B, n * style_dim] in fp32.
@@ -47,12 +49,10 @@ class RetrievalEncoder(nn.Module):
         """As `embed`, for images that are to be translated to the style."""
         return self._beside(self(content, style.float()), self._expected(image, style))
 
-    def colour_error(self, image: Tensor, style: Tensor, translation: Tensor) -> Tensor:
+    def colour_error(self, image: Tensor, style: Tensor, translation: Tensor) -> Tensor | None:
         """Return the mean squared error of the colours expected of images' translations [B, 3, H, W] to the style."""
         expected, colours = self._expected(image, style), self._colours(translation)
-        if expected is None or colours is None:
-            return image.new_zeros(())
-        return F.mse_loss(expected, colours)
+        return None if expected is None or colours is None else F.mse_loss(expected, colours)
 
     def _colours(self, image: Tensor) -> Tensor | None:
         return F.adaptive_avg_pool2d(image.float(), self._side).flatten(1) if self._side else None
@@ -62,12 +62,12 @@ class RetrievalEncoder(nn.Module):
         if colours is None or self.change is None:
             return None
         with torch.autocast(image.device.type, enabled=False):
-            return colours + cast(Tensor, self.change(torch.cat([colours, style.float()], dim=1)))
+            return colours + self.change(torch.cat([colours, style.float()], dim=1))
 
     def _beside(self, vector: Tensor, colours: Tensor | None) -> Tensor:
         if colours is None:
             return vector.float()
-        return torch.cat([vector.float(), colours * (self._weight / colours.shape[1]) ** 0.5], dim=1)
+        return torch.cat([vector.float(), colours * self.colour_scale], dim=1)
 
 
 class JointEncoder(RetrievalEncoder):
@@ -122,9 +122,9 @@ class JointEncoder(RetrievalEncoder):
 class SplitEncoder(RetrievalEncoder):
     """R with fixed weights of unit-length content and unit-length style, side by side; not in the paper.
 
-    The squared distance of two embeddings is (1 - w) times that of their contents plus w times that of their
-    styles, w being `model.retrieval_style_weight`, so the store still searches by Euclidean distance. The content
-    is normalised, convolved once with stride 2 and projected; both maps start orthogonal, which preserves
+    Without colours, the squared distance of two embeddings is (1 - w) times that of their contents plus w times that
+    of their styles, w being `model.retrieval_style_weight`, so the store still searches by Euclidean distance. The
+    content is normalised, convolved once with stride 2 and projected; both maps start orthogonal, which preserves
     distances.
     """
 

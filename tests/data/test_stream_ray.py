@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import command
 from files import image_file, picture, tar, with_images
+from ray.data import DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from tiny import tiny_config, tiny_translator, write_celeba
 
 from rgcluster.base.attributes import domain_columns
@@ -32,7 +34,6 @@ from rgcluster.data.shards import Prepared, ShardSet, open_shards
 from rgcluster.data.sources import ImageTable, read_celeba, read_images, read_source
 from rgcluster.data.splits import row_id
 from rgcluster.data.stream import (
-    ROUND_SECONDS,
     ImageSource,
     StreamPlan,
     batches,
@@ -402,18 +403,22 @@ def test_a_stream_is_the_order(shards: ShardSet, cached: bool) -> None:
     assert np.array_equal(np.concatenate([block["image"] for block in blocks]), everything[rows])
 
 
-def test_the_control_loop_of_a_stream_does_not_spin(shards: ShardSet) -> None:
-    config = tiny_config()
-    stream = image_stream(open_source(shards, config.data, "train"), StreamPlan(0, 2, 8, 0, 1, 0))
-    (pace,) = [made() for made in stream.context.custom_execution_callback_classes]
-    begun = time.monotonic()
-    for _ in range(6):
-        pace.on_execution_step(None)
-    assert time.monotonic() - begun >= 5 * ROUND_SECONDS
-    time.sleep(ROUND_SECONDS)
-    begun = time.monotonic()
-    pace.on_execution_step(None)  # the round itself took that long
-    assert time.monotonic() - begun < ROUND_SECONDS
+def test_the_control_loop_of_a_stream_does_not_spin(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[float] = []
+
+    class Watch(ExecutionCallback):
+        def on_execution_step(self, executor: object) -> None:
+            rounds.append(time.monotonic())
+
+    monkeypatch.setattr("rgcluster.data.stream.ROUND_SECONDS", 0.2)
+    context = DataContext.get_current()
+    monkeypatch.setattr(context, "custom_execution_callback_classes", [Watch])
+    stream = image_stream(source(shards, cached=False), StreamPlan(0, 10, 8, 0, 1, 0))
+    assert len(context.custom_execution_callback_classes) == 2, "what was there stays"
+    assert len(list(batches(stream, 8))) == 10
+    assert len(rounds) > 2 and min(np.diff(rounds)) > 0.15
 
 
 def test_ranks_are_disjoint_and_a_later_start_is_the_tail(shards: ShardSet) -> None:

@@ -296,10 +296,12 @@ def random_run(config: Config, folder: Path, train: Any) -> tuple[Location, Loca
     network = networks[config.retrieval.negatives[-1]]
     digests = encoder_digests(base) | {"retrieval": network_digest(network)}
     pixels = train.images(np.arange(len(train.index)))
-    with SnapshotWriter(folder / "store", 1, config.model.retrieval_dim, (32, 32, 3), digests) as writer:
+    with SnapshotWriter(folder / "store", 1, config.embedding_size, (32, 32, 3), digests) as writer:
         with torch.inference_mode():
             image = to_images(pixels, CPU)
-            vectors = network(base.content_encoder(image), base.style_encoder(image).mean).numpy()
+            vectors = network.embed(
+                image, base.content_encoder(image), base.style_encoder(image).mean
+            ).numpy()
         writer.append(train.index.row_ids, vectors, pixels)
         writer.commit()
     return run, LocalStore(folder / "store")

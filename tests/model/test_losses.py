@@ -532,7 +532,7 @@ class FixedGuide:
     def __init__(self, references: tuple[References, References, References | None]) -> None:
         self.references = references
         self.calls: list[str] = []
-        self.query: tuple[Tensor, Tensor] | None = None
+        self.query: tuple[Tensor, ...] | None = None
 
     def translation(self) -> References:
         self.calls.append("translation")
@@ -544,7 +544,7 @@ class FixedGuide:
 
     def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
         self.calls.append("issue_cycle")
-        self.query = content, style
+        self.query = image, content, style
 
     def cycle(self, answer: Tensor) -> References | None:
         self.calls.append("cycle")
@@ -571,7 +571,7 @@ def test_guided_passes_take_their_own_neighbours(fuse_cycle: bool) -> None:
     image = net.generator(net.fuse(c, near[1]).content, s, x).image
     torch.testing.assert_close(parts["image"], losses.l1(image, x))
     torch.testing.assert_close(parts["cycle"], losses.l1(net.generator(again, s, x_hat).image, x))
-    torch.testing.assert_close(guide.query, (c_hat, s))
+    torch.testing.assert_close(guide.query, (x_hat, c_hat, s))
     # Asked as soon as x_hat is encoded, collected after the reconstruction: the search runs meanwhile.
     assert guide.calls == ["translation", "issue_cycle", "reconstruction", "cycle"]
 

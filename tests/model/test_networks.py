@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tiny import random_images, tiny_config
 from torch import Tensor, nn
 
+from rgcluster.base.checkpoint import network_digest
 from rgcluster.config import Config, load_config
 from rgcluster.errors import ConfigError
 from rgcluster.model.fusion import AttentionFusion, ConvolutionFusion, Fused, References
@@ -486,7 +487,16 @@ def test_mean_colours_add_their_mean_squared_difference_to_a_distance(form: str)
     without.load_state_dict(network.state_dict(), strict=False)
     assert torch.equal(without.embed(images, contents, styles), plain)
     assert torch.equal(without.query(images, contents, styles), plain)
-    assert without.colour_error(images, styles, images) == 0
+    assert without.colour_error(images, styles, images) is None
+
+
+def test_another_weight_of_the_colours_is_another_network() -> None:
+    one, other = (
+        retrieval_encoder(tiny_config("model.retrieval_colours=2", f"model.retrieval_colour_weight={weight}"))
+        for weight in (1, 4)
+    )
+    other.load_state_dict({**one.state_dict(), "colour_scale": other.colour_scale})
+    assert network_digest(one) != network_digest(other), "a store for one would be taken for the other"
 
 
 def test_a_query_has_the_colours_that_are_expected_of_the_translation() -> None:
@@ -498,6 +508,7 @@ def test_a_query_has_the_colours_that_are_expected_of_the_translation() -> None:
         images, styles = torch.rand(32, 3, 1, 1).expand(-1, -1, 32, 32), torch.rand(32, 40)
         translations = images - styles[:, :1, None, None]
         error = network.colour_error(images, styles, translations)
+        assert error is not None
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -10,13 +10,13 @@ import pytest
 
 SWALLOWS = """
 import time
-print("begun", flush=True)
-for _ in range(2):
-    try:
-        time.sleep(60)
-    except:
-        pass
 try:
+    for _ in range(2):
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        except:
+            pass
     time.sleep(60)
 finally:
     time.sleep(2.5)
@@ -51,7 +51,7 @@ def ended(body: str) -> tuple[int, str, str]:
     ("body", "out"),
     [
         pytest.param(
-            SWALLOWS, "begun\ncleaned up\n", id="swallowed twice, and asked again while it cleans up"
+            SWALLOWS, "begun\nbegun\ncleaned up\n", id="swallowed twice, and asked again while it cleans up"
         ),
         pytest.param(CRASHES, "begun\n", id="half-made state that crashes the interpreter's end"),
     ],

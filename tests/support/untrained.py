@@ -15,10 +15,12 @@ from rgcluster.model.retrieval import JointEncoder
 from rgcluster.store.disk.writer import SnapshotWriter
 from rgcluster.translate.tensors import to_images
 
+PLAIN = ("cluster.threads=1", "cluster.precision=fp32", "model.retrieval_colours=2")
+
 
 def untrained_run(folder: Path, *overrides: str, images: int = 40) -> Config:
     """Write a run directory as training would leave it, the store filled with noise."""
-    config, run = tiny_config("cluster.threads=1", "cluster.precision=fp32", *overrides), Location(folder)
+    config, run = tiny_config(*PLAIN, *overrides), Location(folder)
     (run / "config.yaml").write_text(config.to_yaml())
     (run / "data.json").write_json({"shards": str(folder / "nowhere"), "dataset": "noise"})
     translator, discriminator = tiny_translator(config), tiny_discriminator(config)
@@ -46,14 +48,14 @@ def untrained_run(folder: Path, *overrides: str, images: int = 40) -> Config:
     with torch.inference_mode():
         image = to_images(pixels, CPU)
         content = translator.eval().content_encoder(image)
-        vectors = retrieval(content, translator.style_encoder(image).mean)
+        vectors = retrieval.embed(image, content, translator.style_encoder(image).mean)
     digests = {
         **encoder_digests(translator),
         "retrieval": manifest["digests"][config.retrieval.negatives[-1]],
     }
     size = (config.data.image_size, config.data.image_size, 3)
     with SnapshotWriter(
-        run / "store" / "snapshot", 2, config.model.retrieval_dim, size, digests, name="store"
+        run / "store" / "snapshot", 2, config.embedding_size, size, digests, name="store"
     ) as writer:
         writer.append(np.arange(images, dtype=np.int64) * 7 + 1, vectors.numpy(), pixels)
         writer.commit()

@@ -6,6 +6,8 @@ version moves it.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
 import sys
@@ -20,6 +22,7 @@ from unittest import mock
 if TYPE_CHECKING:
     import torch
     from ray.data import DataContext
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 __all__ = [
     "autoscaler_node_groups",
@@ -34,6 +37,7 @@ __all__ = [
     "quiet_driver",
     "quiet_tokens",
     "routed_path",
+    "run_exit_handlers",
     "shut_serve_down",
     "times_restarted",
     "walk_directory",
@@ -213,6 +217,11 @@ def shut_serve_down() -> None:
     serve.shutdown()
 
 
+def run_exit_handlers() -> None:
+    """Call what was registered with `atexit`, in a process that will end without it (`atexit._run_exitfuncs`)."""
+    atexit._run_exitfuncs()
+
+
 def pace_streams(context: DataContext, seconds: float) -> None:
     """Make the control loops of Ray Data begin a round at most every `seconds`.
 
@@ -220,6 +229,13 @@ def pace_streams(context: DataContext, seconds: float) -> None:
     slower, that wait ends at once, and the loop takes half a core and Python's lock from the training beside it
     (`process_completed_tasks` in `ray.data._internal.execution.streaming_executor_state`).
     """
+    pace, classes = _pace(seconds), context.custom_execution_callback_classes
+    if pace not in classes:
+        classes.append(pace)
+
+
+@functools.cache
+def _pace(seconds: float) -> type[ExecutionCallback]:
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 
     class Pace(ExecutionCallback):
@@ -229,7 +245,7 @@ def pace_streams(context: DataContext, seconds: float) -> None:
             time.sleep(max(0.0, self.begun + seconds - time.monotonic()))
             self.begun = time.monotonic()
 
-    context.custom_execution_callback_classes = [Pace]
+    return Pace
 
 
 def has_fast_bf16() -> bool:

@@ -101,31 +101,26 @@ class RetrievalStage(Stage):
         """Add a piece's gradients to those of every network."""
         device = self.worker.device
         image, translation = to_images(item["image"], device), to_images(item["positive"], device)
-        target_style = torch.from_numpy(np.array(item["target_style"])).to(device.torch)
         with device.autocast():
             anchor, positive, negatives = encode_triplets(
                 self.translator,
                 image,
                 translation,
                 to_images(item["negatives"], device),
-                target_style,
+                torch.from_numpy(np.array(item["target_style"])).to(device.torch),
                 torch.from_numpy(np.array(item["categories"])).to(device.torch),
             )
         kept = self._dropout(step, item["row_id"])
         for (name, network), negative in zip(self._distributed.items(), negatives, strict=True):
             with synchronised(network, last):
                 with device.autocast():
-                    (a, p, n), colours = network(
-                        kept, (image, target_style, translation), anchor, positive, negative
-                    )
+                    (a, p, n), colours = network(kept, image, translation, anchor, positive, negative)
                     loss, measured = triplet_loss(a, p, n, self.settings.margin)
-                # The colours have weights of their own, so no factor weighs them against the triplets.
-                weighted(loss + colours, share).backward()
+                if colours is not None:  # they have weights of their own, so a factor would change little
+                    loss, measured = loss + colours, {**measured, "colours": colours}
+                weighted(loss, share).backward()
             sums.add(
-                {
-                    f"{name}/{key}": value
-                    for key, value in {"total": loss, **measured, "colours": colours}.items()
-                },
+                {f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()},
                 share,
             )
 
@@ -175,10 +170,17 @@ class _Triple(nn.Module):
     def forward(
         self,
         kept: torch.Tensor,
-        translated: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        image: torch.Tensor,
+        translation: torch.Tensor,
         *pairs: tuple[torch.Tensor, torch.Tensor],
-    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """Return the embeddings, and the error of the colours expected of (image, style, translation)."""
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+        """Return the embeddings of anchor, positive and negative, and the error of the expected colours.
+
+        Expected are those of the translation, whether the image is to be translated or the translation stays as it is.
+        """
         contents, styles = zip(*pairs, strict=True)
         embedded = self.network(torch.cat(contents), torch.cat(styles), kept).chunk(len(pairs))
-        return embedded, self.network.colour_error(*translated)
+        colours = self.network.colour_error(
+            torch.cat([image, translation]), torch.cat(styles[:2]), translation.repeat(2, 1, 1, 1)
+        )
+        return embedded, colours
