@@ -51,6 +51,10 @@ class Config(Section):
                 raise ValueError(
                     f"translation.loss.{name} has no effect: stage 1 has no references; set guidance.loss.{name}"
                 )
+        if self.model.retrieval_colour_weight != 1 and not self.model.retrieval_colours:
+            raise ValueError(
+                "model.retrieval_colour_weight has no effect with model.retrieval_colours = 0; set that, too"
+            )
         guidance = self.guidance
         if guidance.loss.appearance and self.model.fusion != "attention":
             raise ValueError(

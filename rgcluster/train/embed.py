@@ -1,4 +1,4 @@
-"""Embeds the retrieval set into a store snapshot: R(E_c(r), E_s(r)) of every image. Labels are not read.
+"""Embeds the retrieval set into a store snapshot: R of every image with E_c(r), E_s(r). Labels are not read.
 
 Images go from the readers to the embedders and on to the writers of the shards, wherever Ray has placed these. The
 driver passes references on. Pieces of rows are numbered, and shards are written in this order, so the snapshot does

@@ -73,7 +73,7 @@ class GuidedTranslator:
         count: int,
         row_ids: npt.NDArray[np.int64] | None = None,
     ) -> Neighbours:
-        """Return the `count` stored images nearest to R(E_c(x), mean style of the target)."""
+        """Return the `count` stored images nearest to the query of the target's mean style."""
         assert self.retriever is not None, f"{self.name} uses no neighbours"
         image = to_images(pixels, self.device)
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)

@@ -28,7 +28,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Retriever:
-    """Queries the store for the neighbours of R(content, style), or for random images, and encodes them.
+    """Queries the store for the neighbours of what R embeds, or for random images, and encodes them.
 
     StoreMismatch if other networks embedded the store.
     """

@@ -474,8 +474,8 @@ def test_a_split_distance_weighs_content_and_style() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["split", "joint"])
 def test_mean_colours_add_their_mean_squared_difference_to_a_distance(form: str) -> None:
-    settings = [f"model.retrieval={form}", "model.retrieval_colour_weight=3"]
-    config = tiny_config(*settings, "model.retrieval_colours=2")
+    form = f"model.retrieval={form}"
+    config = tiny_config(form, "model.retrieval_colours=2", "model.retrieval_colour_weight=3")
     network = retrieval_encoder(config).eval()
     images, contents, styles = torch.rand(2, 3, 32, 32), torch.randn(2, 32, 8, 8), torch.randn(2, 40)
     embedded, plain = network.embed(images, contents, styles), network(contents, styles)
@@ -483,11 +483,16 @@ def test_mean_colours_add_their_mean_squared_difference_to_a_distance(form: str)
     colours = images.unflatten(2, (2, 16)).unflatten(4, (2, 16)).mean(dim=(3, 5))
     expected = (plain[0] - plain[1]).square().sum() + 3 * (colours[0] - colours[1]).square().mean()
     torch.testing.assert_close((embedded[0] - embedded[1]).square().sum(), expected)
-    without = retrieval_encoder(tiny_config(*settings)).eval()
+    without = retrieval_encoder(tiny_config(form)).eval()
     without.load_state_dict(network.state_dict(), strict=False)
     assert torch.equal(without.embed(images, contents, styles), plain)
     assert torch.equal(without.query(images, contents, styles), plain)
     assert without.colour_error(images, styles, images) is None
+
+
+def test_a_weight_of_colours_that_are_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="retrieval_colour_weight has no effect"):
+        load_config("smoke", ["model.retrieval_colour_weight=2"])
 
 
 def test_another_weight_of_the_colours_is_another_network() -> None:
