@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 # Read when ray is imported, so set before that.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -70,12 +71,12 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
         return
     quiet_tokens()
     address = os.environ.get("RAY_ADDRESS")
+    with _sigterm_kept(), quiet_driver():
+        if address:
+            _connect(address)
+        else:
+            _start(dashboard)
     try:
-        with _sigterm_kept(), quiet_driver():
-            if address:
-                _connect(address)
-            else:
-                _start(dashboard)
         for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
             logging.getLogger(name).setLevel(logging.ERROR)
         if needs is not None:
@@ -84,6 +85,15 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
             yield
     finally:
         _shut_down()
+
+
+def _init(**options: Any) -> None:
+    """Initialise Ray; leave nothing of it where that fails or is interrupted."""
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    except BaseException:
+        _shut_down()
+        raise
 
 
 def _shut_down() -> None:
@@ -107,10 +117,7 @@ def _start(dashboard: bool) -> None:
     """Start a cluster on this machine."""
     try:
         with waiting("Ray to start on this machine"):
-            ray.init(
-                address="local", include_dashboard=dashboard, log_to_driver=False,
-                logging_level=logging.WARNING, object_store_memory=_object_store_bytes(),
-            )  # fmt: skip
+            _init(address="local", include_dashboard=dashboard, object_store_memory=_object_store_bytes())
     except Exception as error:  # Ray has no type for this one
         if "timed out during startup" not in str(error):
             raise
@@ -132,10 +139,7 @@ def _connect(address: str) -> None:
         if address != "local":
             _require_same_ray(address)
         with waiting(f"the Ray cluster at {address}"):
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.WARNING,
-                runtime_env={"env_vars": weights} if weights else None,
-            )  # fmt: skip
+            _init(address=address, runtime_env={"env_vars": weights} if weights else None)
     except ConnectionError:
         raise ConfigError(
             f"no Ray cluster at {address}: `ray start --head` starts one on this machine, RAY_ADDRESS=HOST:6379 "

@@ -309,8 +309,13 @@ def test_a_busy_machine_on_which_ray_does_not_start_is_named(monkeypatch: pytest
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", start)
+    ended: list[str] = []
+    monkeypatch.setattr(
+        session, "_shut_down", lambda: ended.append("what had started")
+    )  # not this suite's Ray
     with (
         pytest.raises(ClusterUnavailable, match="keep the machine busy; run the same command again"),
         session.ray_session(),
     ):
         pytest.fail("no cluster was started")
+    assert ended

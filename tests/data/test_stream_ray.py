@@ -418,7 +418,7 @@ def test_the_control_loop_of_a_stream_does_not_spin(
     stream = image_stream(source(shards, cached=False), StreamPlan(0, 10, 8, 0, 1, 0))
     assert len(context.custom_execution_callback_classes) == 2, "what was there stays"
     assert len(list(batches(stream, 8))) == 10
-    assert len(rounds) > 2 and min(np.diff(rounds)) > 0.15
+    assert len(rounds) > 3 and min(np.diff(rounds)[1:]) > 0.15  # no pause comes before the first
 
 
 def test_ranks_are_disjoint_and_a_later_start_is_the_tail(shards: ShardSet) -> None:
