@@ -1,6 +1,10 @@
 """Frames of the socket protocol between clients and shards: JSON, followed by raw arrays.
 
 Received data is never executed. It consists of numbers, text, tuples and arrays of four types.
+
+Why not a library: a round trip of 32 queries and the 160 images found takes .30 ms at 32 px, .62 ms at 64 px and
+2.9 ms at 128 px; with `multiprocessing.connection` 1.3, .83 and 4.9 ms, with Arrow's tensors in its messages .47, 1.0
+and 5.8 ms (medians of 600, in turn, one connection).
 """
 
 from __future__ import annotations
