@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -24,9 +25,9 @@ REMIND_SECONDS = 1.0
 def unwinding_on_sigterm() -> Iterator[None]:
     """Make SIGTERM in the body raise SystemExit, as Ctrl-C raises KeyboardInterrupt, so that what it started ends, too.
 
-    A library's bare `except` may swallow the exception. So the signal is repeated each second until the body ends, and
+    A library's bare `except` may swallow the exception. So the handler is called each second until the body ends, and
     raises again unless it meets the clean-up after one. Where the body takes the signal over, as a training does,
-    the repeated one goes to its handler.
+    its handler is called.
     """
     asked = False  # no lock, which the handler may interrupt whoever holds it
     ended = threading.Event()
@@ -34,7 +35,9 @@ def unwinding_on_sigterm() -> Iterator[None]:
     def remind() -> None:
         while not ended.wait(REMIND_SECONDS):
             if asked:
-                os.kill(os.getpid(), signal.SIGTERM)
+                _thread.interrupt_main(
+                    signal.SIGTERM
+                )  # the handler alone: Ray may have taken it from the signal
 
     def unwind(number: int, frame: FrameType | None) -> None:
         nonlocal asked

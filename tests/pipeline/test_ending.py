@@ -14,10 +14,12 @@ try:
     for _ in range(2):
         try:
             print("begun", flush=True)
-            time.sleep(60)
+            for _ in range(600):
+                time.sleep(0.1)
         except:
             pass
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)
 finally:
     time.sleep(2.5)
     print("cleaned up", flush=True)
