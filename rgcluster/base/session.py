@@ -21,8 +21,6 @@ os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
 # Ray ends idle processes after a second, and a new one imports for seconds: on a cluster of our own, keep them.
 os.environ.setdefault("RAY_num_workers_soft_limit", "4")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-# Its warning that processes outnumber cores: trials, their trainings and readers wait for each other, and share them.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
 
 import psutil  # noqa: E402
 import ray  # noqa: E402

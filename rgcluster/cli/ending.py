@@ -35,9 +35,8 @@ def unwinding_on_sigterm() -> Iterator[None]:
     def remind() -> None:
         while not ended.wait(REMIND_SECONDS):
             if asked:
-                _thread.interrupt_main(
-                    signal.SIGTERM
-                )  # the handler alone: Ray may have taken it from the signal
+                # Calls the handler without the signal, which would end the process if Ray has reset its disposition.
+                _thread.interrupt_main(signal.SIGTERM)
 
     def unwind(number: int, frame: FrameType | None) -> None:
         nonlocal asked

@@ -31,7 +31,7 @@ from rgcluster.store.disk.snapshot import shard_of
 from rgcluster.store.disk.writer import SnapshotWriter, as_rows
 from rgcluster.store.index.rows import tag_of
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.query import stored_vectors
+from rgcluster.translate.query import vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Embedder", "build_store", "store_digests"]
@@ -71,7 +71,7 @@ class Embedder:
         with self.device.autocast():
             content = self.translator.content_encoder(image)
             style = self.translator.style_encoder(image).mean
-        return stored_vectors(self.network, image, content, style, self.device)
+        return vectors(self.network.embed, image, content, style, self.device)
 
 
 def store_digests(config: Config, translator: str, retrieval: str) -> dict[str, str]:

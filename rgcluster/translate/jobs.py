@@ -259,11 +259,11 @@ class Translators:
         first = np.searchsorted(owner, owner)  # first row of each row's job
         try:
             for chunk in self._chunks(rows.index):
-                barred = np.array([jobs[number].row_id for number in owner[chunk]], np.int64)
+                owners = owner[chunk]
+                barred = np.array([jobs[number].row_id for number in owners], np.int64)
                 if kind == "on":
-                    jobs_of = owner[chunk]
                     query = self.retriever.query(
-                        batch.image[jobs_of], batch.content[jobs_of], batch.style[chunk]
+                        batch.image[owners], batch.content[owners], batch.style[chunk]
                     )
                     rows.pending.append(store.neighbours_async(query, count, barred))
                 else:

@@ -19,7 +19,7 @@ from rgcluster.model.translator import Translator
 from rgcluster.store.client import Neighbours, Pending, Store
 from rgcluster.translate.contents import StoredContents
 from rgcluster.translate.device import Device
-from rgcluster.translate.query import query_vectors, stored_vectors
+from rgcluster.translate.query import vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["Retriever", "encode_references"]
@@ -53,12 +53,12 @@ class Retriever:
         self._contents = StoredContents(translator, device) if keeps else None
 
     def query(self, image: Tensor, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
-        """Return the queries of images [B, 3, H, W] that are to be translated to the style (`query_vectors`)."""
-        return query_vectors(self.network, image, content, style, self.device)
+        """Return the queries of images [B, 3, H, W] that are to be translated to the style (`RetrievalEncoder`)."""
+        return vectors(self.network.query, image, content, style, self.device)
 
     def embed(self, image: Tensor, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
-        """Return what the store is to hold of real images [B, 3, H, W] (`stored_vectors`)."""
-        return stored_vectors(self.network, image, content, style, self.device)
+        """Return what the store is to hold of real images [B, 3, H, W] (`RetrievalEncoder`)."""
+        return vectors(self.network.embed, image, content, style, self.device)
 
     @torch.no_grad()
     def issue(

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +55,8 @@ def quiet_driver() -> Iterator[None]:
     So it is set while `ray._private.worker.connect` runs, which comes after they were started. Ray says so in a
     line on stderr, which is left out.
     """
+    from unittest import mock  # imports asyncio, for which `rgcluster --help` need not wait
+
     from ray._private import worker
 
     connect = worker.connect

@@ -22,7 +22,7 @@ from rgcluster.evaluate.metrics.precision import query_shares, random_shares
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import load_retrieval, load_translator
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.query import query_vectors, stored_vectors
+from rgcluster.translate.query import vectors
 from rgcluster.translate.tensors import to_images
 
 __all__ = ["load_precision", "measure_precision"]
@@ -57,12 +57,13 @@ class EmbedAll:
             else:
                 target = torch.from_numpy(self.targets[block["row"]]).to(self.device.torch)
                 style = prior_mean(target, self.config.model.style_dim)
-        embed = stored_vectors if self.targets is None else query_vectors
-        vectors = {
-            name: embed(network, image, content, style, self.device)
+        found = {
+            name: vectors(
+                network.embed if self.targets is None else network.query, image, content, style, self.device
+            )
             for name, network in self.networks.items()
         }
-        return {"row": block["row"], **vectors}
+        return {"row": block["row"], **found}
 
 
 def measure_precision(

@@ -119,10 +119,7 @@ class RetrievalStage(Stage):
                 if colours is not None:  # they have weights of their own, so a factor would change little
                     loss, measured = loss + colours, {**measured, "colours": colours}
                 weighted(loss, share).backward()
-            sums.add(
-                {f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()},
-                share,
-            )
+            sums.add({f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()}, share)
 
     def _dropout(self, step: int, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return factors [3 * B, retrieval_hidden] for anchors, positives and negatives, keyed by row."""
