@@ -22,7 +22,7 @@ from rgcluster.data.order import WindowedOrder
 from rgcluster.model.fusion import References
 from rgcluster.model.kernels.convolution import convolutions
 from rgcluster.model.networks import Discriminator
-from rgcluster.model.retrieval import JointEncoder
+from rgcluster.model.retrieval import retrieval_encoder
 from rgcluster.model.translator import Translator
 from rgcluster.train.steps.translator import Piece, TranslatorTrainer
 from rgcluster.translate.device import pick_device
@@ -94,11 +94,11 @@ def test_a_row_of_the_index_takes_what_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_query_goes_to_every_shard() -> None:
-    one, four = scale.search("exact", 8000, 1), scale.search("exact", 8000, 4)
+    one, four = scale.search("exact", 8000, 1, 100), scale.search("exact", 8000, 4, 100)
     assert one.seconds == four.seconds == pytest.approx(8000 * 8.19e-9, rel=1e-3)
     assert one.memory == four.memory == 8000 * 413  # the vector, |x|^2, the id, the tag
-    assert scale.search("ivf", 1e6, 1).seconds == pytest.approx(0.22e-3)
-    assert scale.search("ivf", 16e6, 4).seconds == pytest.approx(4 * 2 * 0.22e-3)
+    assert scale.search("ivf", 1e6, 1, 100).seconds == pytest.approx(0.22e-3)
+    assert scale.search("ivf", 16e6, 4, 200).seconds == pytest.approx(2 * 4 * 2 * 0.22e-3)
     assert scale.search("ivfpq", 1e9, 8).memory < scale.search("ivf", 1e9, 8).memory / 5
 
 
@@ -110,11 +110,12 @@ def test_parameters_are_those_of_the_networks() -> None:
         "E_s": guided.style_encoder,
         "G": guided.generator,
         "D": Discriminator(config),
-        "R": JointEncoder(config),
+        "R": retrieval_encoder(config),
         "f": guided.fusion,
     }
     counted = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items() if net}
     assert counted == scale.PARAMETERS
+    assert config.embedding_size == scale.DIMENSION
     assert config.guidance.retrieval_count == scale.NEIGHBOURS and len(config.guidance.variants) == 3
     assert config.data.image_size**2 * 3 == scale.IMAGE_BYTES
 
@@ -141,16 +142,21 @@ def test_arithmetic_equals_torchs_count() -> None:
     found = {"step": step_flop((translator, Discriminator(config)), config, device, item)}
 
     class Guide:
-        def references(self) -> References:
-            contents = torch.zeros(1, scale.NEIGHBOURS, *content.shape[1:])
-            return References(contents, contents)
+        def translation(self) -> References:
+            return self._of(scale.NEIGHBOURS)
 
-        translation = reconstruction = references
+        def reconstruction(self) -> References:
+            return self._of(1)
 
         def cycle(self, answer: torch.Tensor) -> References:
-            return self.references()
+            return self._of(1)
 
         def issue_cycle(self, *_: torch.Tensor) -> None: ...
+
+        def _of(self, count: int) -> References:
+            """Return the encoded neighbours, or the image as its own."""
+            images = item.image[:, None].expand(-1, count, -1, -1, -1)
+            return References(images, torch.zeros(1, count, *content.shape[1:]))
 
     def counted(work: Callable[[], Any]) -> tuple[Any, float]:
         with convolutions("direct"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -158,7 +164,8 @@ def test_arithmetic_equals_torchs_count() -> None:
 
     content, found["E_c"] = counted(lambda: translator.content_encoder(item.image))
     posterior, found["E_s"] = counted(lambda: translator.style_encoder(item.image))
-    _, found["R"] = counted(lambda: JointEncoder(config)(content, item.target_style))
+    retrieval = retrieval_encoder(config)
+    _, found["R"] = counted(lambda: retrieval.query(item.image, content, item.target_style))
     for name, guide in (("continued", None), ("guided", Guide())):
         network = Translator(config, guided=guide is not None)
         network.freeze_encoders()
