@@ -46,7 +46,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _effective_losses(self) -> Config:
         """Refuse a weight that nothing would be multiplied with."""
-        for name in ("appearance", "recolour"):
+        for name in ("appearance", "pasted"):
             if getattr(self.translation.loss, name):
                 raise ValueError(
                     f"translation.loss.{name} has no effect: stage 1 has no references; set guidance.loss.{name}"
@@ -61,13 +61,10 @@ class Config(Section):
                 f"guidance.loss.appearance = {guidance.loss.appearance:g} has no effect with model.fusion = "
                 f"{self.model.fusion}; set model.fusion=attention, or guidance.loss.appearance=0"
             )
-        if guidance.loss.recolour and (
-            guidance.loss.cycle_form != "back-translation" or guidance.own_references != "itself"
-        ):
+        if guidance.loss.pasted and guidance.loss.cycle_form != "back-translation":
             raise ValueError(
-                f"guidance.loss.recolour = {guidance.loss.recolour:g} has no effect with guidance.loss.cycle_form = "
-                f"{guidance.loss.cycle_form} and guidance.own_references = {guidance.own_references}; set "
-                "back-translation and itself, or guidance.loss.recolour=0"
+                f"guidance.loss.pasted = {guidance.loss.pasted:g} has no effect with guidance.loss.cycle_form = "
+                f"{guidance.loss.cycle_form}; set back-translation, or guidance.loss.pasted=0"
             )
         return self
 

@@ -33,12 +33,14 @@ class LossConfig(Section):
         ge=0,
         description="colours of x_hat against those that fusion `attention` finds; not in the paper",
     )
-    recolour: float = Field(
+    pasted: float = Field(
         0.0,
         ge=0,
-        description="deviation of a change of colour that a back-translation's answer and reference share",
+        le=1,
+        description="share of back-translations that begin at x with its nearest reference pasted in; not in the paper",
     )
-    """Where the mask repaints and references guide: a colour that no style tells has to come from the reference."""
+    """Where the mask repaints, such an image shows real hair of the target domain in place of G's, and x is what is
+    behind it. What G learns from its own hair alone, half transparent as it is, leaves a haze where hair is real."""
     gradient_penalty: float = Field(0.0, ge=0, description="R1: squared gradient of D at real images, halved")
     gradient_penalty_every: int = Field(
         8, ge=1, description="steps between two penalties, each so much larger"

@@ -29,9 +29,8 @@ class Draw(IntEnum):
     OWN_TARGET = 11
     OWN_REFERENCE = 12
     CUTOUT = 13
-    RECOLOUR = 14
-    RECOLOURED = 15
     SAMPLE = 16
+    PASTED = 17
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.base.cluster.internals import lerp_all
@@ -24,7 +25,7 @@ from rgcluster.model.networks import (
     StyleEncoder,
 )
 
-__all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "recoloured", "style_of", "update_ema"]
+__all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "pasted", "style_of", "update_ema"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Batch:
 
     image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
     posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen;
-    visible [B, 1, h, w] in {0, 1} if D sees only a part of every image; recolour [B, 2, 3], added to the gain and to
-    the offset of each channel in a back-translation.
+    visible [B, 1, h, w] in {0, 1} if D sees only a part of every image; pasted [B], whether a back-translation begins
+    at an image with its nearest reference pasted in.
     """
 
     image: Tensor
@@ -45,7 +46,7 @@ class Batch:
     content: Tensor | None = None
     posterior: Posterior | None = None
     visible: Tensor | None = None
-    recolour: Tensor | None = None
+    pasted: Tensor | None = None
 
     def shown(self, image: Tensor) -> Tensor:
         """Return images [B, 3, h, w] as D sees them, grey where not visible."""
@@ -62,8 +63,8 @@ class Guide(Protocol):
     def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
         """Issue the cycle's query, of the translation; `cycle` collects the response."""
 
-    def cycle(self, answer: Tensor) -> References | None:
-        """Return the cycle's references, or None for the plain content; the cycle's target image is [B, 3, h, w]."""
+    def cycle(self) -> References | None:
+        """Return the cycle's references, or None for the plain content."""
 
 
 class Translator(nn.Module):
@@ -164,29 +165,33 @@ class TranslationObjective(nn.Module):
         own = net.fuse(content, own_memory)
         reconstructed = net.generate(own, style, x, own_attention, posterior.mean).image
 
-        def cycle_memory(answer: Tensor) -> Memory | None:
-            references = guide.cycle(answer) if guide else None
+        def cycle_memory() -> Memory | None:
+            references = guide.cycle() if guide else None
             return own_memory if references is own_references else net.remember(references)
 
-        answer = x
         if self.loss.cycle_form == "cycle":
             behind_mask = translated if self.loss.cycle_blend == "translated" else x
-            again = net.fuse(content_again, cycle_memory(answer))
+            again = net.fuse(content_again, cycle_memory())
             cycled = net.generate(again, style_back, behind_mask, own_attention, style_again).image
         else:
-            if guide and batch.recolour is not None:
-                answer = recoloured(x, made.mask.detach(), batch.recolour)
             given = translated.detach()
-            known = content_again.detach() if batch.content is not None else net.content_encoder(given)
-            again = net.fuse(known, cycle_memory(answer))
-            cycled = net.generate(again, style_back, given, attention, style_again).image
+            if guide and batch.pasted is not None:
+                nearest = guide.translation().images[:, 0]
+                chosen = batch.pasted[:, None, None, None]
+                given = torch.where(chosen, pasted(x, nearest, made.mask.detach()).to(given.dtype), given)
+                known, given_style = net.content_encoder(given), net.style_encoder(given).mean
+            else:
+                known = content_again.detach() if batch.content is not None else net.content_encoder(given)
+                given_style = style_again
+            again = net.fuse(known, cycle_memory())
+            cycled = net.generate(again, style_back, given, attention, given_style).image
 
         wanted_style = batch.target_style if self.loss.style_target == "sampled" else posterior.mean
         parts = {
             "content": l1(content_again, content),
             "style": l1(style_again, wanted_style),
             "image": l1(reconstructed, x),
-            "cycle": l1(cycled, answer),
+            "cycle": l1(cycled, x),
         }
         if self.loss.identity:  # weighted by the share of such rows, so that pieces of a batch add up
             kept = (batch.target == batch.domain).all(dim=1).float()
@@ -202,10 +207,14 @@ class TranslationObjective(nn.Module):
         return translated, parts
 
 
-def recoloured(image: Tensor, mask: Tensor, change: Tensor) -> Tensor:
-    """Return images [B, 3, h, w] whose colours change by gains and offsets [B, 2, 3], as far as the mask repaints."""
-    gain, offset = change[..., None, None].unbind(dim=1)
-    return (image + mask * (image * gain + offset)).clamp(-1, 1)
+def pasted(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """Return images [B, 3, h, w] that show their references where the mask [B, 1, h, w] repaints more than half.
+
+    The places within a thirty-second of the side of these show the reference, too, since a mask ends before hair does.
+    """
+    wider = image.shape[-1] // 32
+    places = F.max_pool2d((mask > 0.5).to(image.dtype), 2 * wider + 1, stride=1, padding=wider)
+    return torch.where(places.bool(), reference.to(image.dtype), image)
 
 
 @torch.no_grad()

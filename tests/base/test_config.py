@@ -130,11 +130,11 @@ def test_bad_yaml_is_one_line_that_names_the_file(text: str) -> None:
             ["no effect with model.fusion = residual; set model.fusion=attention"],
         ),
         (
-            "guidance.loss.recolour=0.3",
+            "guidance.loss.pasted=0.3",
             ["no effect with guidance.loss.cycle_form = cycle", "set back-translation"],
         ),
         ("translation.loss.appearance=1", ["stage 1 has no references; set guidance.loss.appearance"]),
-        ("translation.loss.recolour=1", ["stage 1 has no references; set guidance.loss.recolour"]),
+        ("translation.loss.pasted=1", ["stage 1 has no references; set guidance.loss.pasted"]),
         (f"model.fusion={'x' * 9000}", ["model.fusion", "(9002 characters)"]),
         ("model.width=0", ["model.width", "0", "greater than or equal to 4"]),
         ("model.width=9", ["model.width", "multiple of 2"]),

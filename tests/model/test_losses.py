@@ -24,7 +24,7 @@ from rgcluster.model.translator import (
     Batch,
     TranslationObjective,
     Translator,
-    recoloured,
+    pasted,
     style_of,
     update_ema,
 )
@@ -440,34 +440,44 @@ def test_back_translation_blends_and_may_take_the_mean_style(frozen: bool) -> No
 
 
 @torch.no_grad()
-def test_colours_change_only_where_the_mask_repaints() -> None:
-    image, mask = random_images(2), torch.zeros(2, 1, 32, 32)
-    mask[:, :, :16], mask[:, :, 16:24] = 1, 0.5
-    change = torch.tensor([[[0.5, 0, 0], [0, 0.1, 0]], [[0.0] * 3] * 2])
-    made = recoloured(image, mask, change)
-    assert torch.equal(made[:, :, 24:], image[:, :, 24:]) and torch.equal(made[1], image[1])
-    torch.testing.assert_close(made[0, 0, :16], (1.5 * image[0, 0, :16]).clamp(-1, 1))
-    torch.testing.assert_close(made[0, 1, 16:24], (image[0, 1, 16:24] + 0.05).clamp(-1, 1))
-    assert torch.equal(made[0, 2], image[0, 2])
+@pytest.mark.parametrize(("side", "wider"), [(32, 1), (128, 4)])
+def test_a_reference_is_pasted_where_the_mask_repaints_and_a_little_around(side: int, wider: int) -> None:
+    image, reference, mask = (
+        torch.zeros(1, 3, side, side),
+        torch.ones(1, 3, side, side),
+        torch.zeros(1, 1, side, side),
+    )
+    mask[:, :, 10:20, 10:20], mask[:, :, 24:28] = 0.6, 0.4
+    made = pasted(image, reference, mask)
+    expected = torch.zeros_like(image)
+    expected[:, :, 10 - wider : 20 + wider, 10 - wider : 20 + wider] = 1
+    assert torch.equal(made, expected)
 
 
 @torch.no_grad()
-def test_answer_and_reference_of_a_back_translation_share_their_colours() -> None:
+def test_a_back_translation_may_begin_at_the_image_with_its_nearest_reference_pasted_in() -> None:
     config = tiny_config("model.fusion=literal")
     net, batch = tiny_translator(config, guided=True), random_batch(config)
-    batch = replace(batch, recolour=torch.full((4, 2, 3), 0.2))
-    near = References(torch.empty(0), torch.randn(4, 3, 32, 8, 8))
+    net.generator.heads.bias[3] = 0.2  # the mask repaints about half
+    chosen = torch.tensor([True, False, True, False])
+    near = References(torch.rand(4, 3, 3, 32, 32) * 2 - 1, torch.randn(4, 3, 32, 8, 8))
     guide = FixedGuide((near, near, None))
     loss = LossConfig(cycle_form="back-translation")
-    translated, parts = TranslationObjective(net, config, loss, None)(batch, guide)
-    assert not torch.equal(guide.answer, batch.image)
-    back = net.generator(
-        net.content_encoder(translated), net.style_encoder(batch.image).mean, translated
-    ).image
-    torch.testing.assert_close(parts["cycle"], losses.l1(back, guide.answer))
-    _, plain = TranslationObjective(net, config, loss, None)(batch)  # nothing shows the colour
-    _, same = TranslationObjective(net, config, loss, None)(replace(batch, recolour=None))
-    assert torch.equal(plain["cycle"], same["cycle"])
+    objective = TranslationObjective(net, config, loss, None)
+    translated, parts = objective(replace(batch, pasted=chosen), guide)
+    mask = net.generate(
+        net.fuse(net.content_encoder(batch.image), near), batch.target_style, batch.image
+    ).mask
+    assert 0 < (mask > 0.5).float().mean() < 1
+    other = pasted(batch.image, near.images[:, 0], mask)
+    given = torch.where(chosen[:, None, None, None], other, translated)
+    back = net.generator(net.content_encoder(given), net.style_encoder(batch.image).mean, given).image
+    torch.testing.assert_close(parts["cycle"], losses.l1(back, batch.image))
+    _, plain = objective(batch, guide)
+    assert not torch.equal(parts["cycle"], plain["cycle"])
+    _, unguided = objective(replace(batch, pasted=chosen))  # nothing to paste
+    _, same = objective(batch)
+    assert torch.equal(unguided["cycle"], same["cycle"])
 
 
 @torch.no_grad()
@@ -546,9 +556,8 @@ class FixedGuide:
         self.calls.append("issue_cycle")
         self.query = image, content, style
 
-    def cycle(self, answer: Tensor) -> References | None:
+    def cycle(self) -> References | None:
         self.calls.append("cycle")
-        self.answer = answer
         return self.references[2]
 
 

@@ -30,8 +30,7 @@ PIECE = 64
 class GuidedStep:
     """G, D and f of each variant in training with frozen encoders, as `GuidanceStage` trains them.
 
-    Reconstruction and cycle are guided by neighbours (`own_references: retrieved`). R is not trained: its queries
-    cost the same.
+    R is not trained: its queries cost the same.
     """
 
     def __init__(
@@ -93,8 +92,13 @@ class GuidedStep:
     def references(self, images: Tensor) -> References:
         """Return images uint8 [B, M, h, w, 3] with their contents."""
         flat = to_images(images.flatten(0, 1), self.device)
+        return self.encoded(flat.unflatten(0, images.shape[:2]))
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> References:
+        """Return images [B, M, 3, h, w] with their contents."""
         with self.device.autocast():
-            return self.frozen.encode_references(flat.unflatten(0, images.shape[:2]))
+            return self.frozen.encode_references(images)
 
 
 class _GalleryGuide:
@@ -105,13 +109,18 @@ class _GalleryGuide:
     ) -> None:
         assert batch.content is not None and batch.posterior is not None
         self._step, self._gallery, self._rows, self._random = step, gallery, rows, random
+        self._own = step.config.guidance.own_references == "itself"
+        self._cycle: Tensor | None = None
+        if self._own:
+            self._translation = step.references(self._find(batch.image, batch.content, batch.target_style))
+            self._reconstruction = step.encoded(batch.image.flip(-1)[:, None])
+            return
         style = style_of(batch.posterior, batch.posterior_noise, step.config.guidance.loss)
         images, contents = (each.repeat(2, 1, 1, 1) for each in (batch.image, batch.content))
         found = self._find(images, contents, torch.cat([batch.target_style, style]))
         images, contents = step.references(found)
         first, second = zip(images.chunk(2), contents.chunk(2), strict=True)
         self._translation, self._reconstruction = References(*first), References(*second)
-        self._cycle: Tensor | None = None
 
     def translation(self) -> References:
         return self._translation
@@ -120,10 +129,12 @@ class _GalleryGuide:
         return self._reconstruction
 
     def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
-        if self._step.config.guidance.fuse_cycle:
+        if self._step.config.guidance.fuse_cycle and not self._own:
             self._cycle = self._find(image.detach(), content.detach(), style.detach())
 
-    def cycle(self, answer: Tensor) -> References | None:
+    def cycle(self) -> References | None:
+        if self._own and self._step.config.guidance.fuse_cycle:
+            return self._reconstruction
         return None if self._cycle is None else self._step.references(self._cycle)
 
     def _find(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:

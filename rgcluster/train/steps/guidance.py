@@ -51,8 +51,8 @@ IntArray = npt.NDArray[np.int64]
 class StoreGuide:
     """The references of one step's passes (`model.translator.Guide`), from the store.
 
-    `move`, if given, makes the references of reconstruction and cycle from their own target images [B, 3, H, W];
-    `image` is that of the reconstruction.
+    `move`, if given, makes the references of reconstruction and cycle from `image` [B, 3, H, W], which both are to
+    paint.
     """
 
     def __init__(
@@ -88,12 +88,10 @@ class StoreGuide:
                 random=self._random,
             )
 
-    def cycle(self, answer: Tensor) -> References | None:
+    def cycle(self) -> References | None:
         if not self._fuse_cycle:
             return None
-        if self._cycle is not None:
-            return self._retriever.references(self._cycle)
-        return self._itself if answer is self._image else self._moved(answer)
+        return self._itself if self._cycle is None else self._retriever.references(self._cycle)
 
     @cached_property
     def _found(self) -> tuple[References, References]:
@@ -106,14 +104,11 @@ class StoreGuide:
 
     @cached_property
     def _itself(self) -> References:
-        return self._moved(self._image)
-
-    def _moved(self, answer: Tensor) -> References:
-        """Return the moved image, encoded once; M times where f takes no other number."""
+        """The moved image, encoded once; M times where f takes no other number."""
         assert self._move is not None
         config = self._retriever.config
         with self._retriever.device.autocast(), torch.no_grad():
-            once = self._retriever.translator.encode_references(self._move(answer)[:, None])
+            once = self._retriever.translator.encode_references(self._move(self._image)[:, None])
         if config.model.fusion == "attention":  # to M equal images it attends as to one
             return once
         shape = (-1, config.guidance.retrieval_count, -1, -1, -1)

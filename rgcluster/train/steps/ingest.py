@@ -21,9 +21,6 @@ from rgcluster.translate.tensors import to_images
 
 __all__ = ["Ingest"]
 
-RECOLOURED = 0.7
-"""The share of rows whose colours change."""
-
 Block = dict[str, npt.NDArray[Any]]
 Domains = npt.NDArray[np.int8] | LabelColumns
 
@@ -67,7 +64,7 @@ class Ingest:
             target_style=sample_style(target_domain, noise, self.config.model.prior_std),
             posterior_noise=posterior,
             visible=self._visible(block, loss.cutout) if loss.cutout else None,
-            recolour=self._recolour(block, loss.recolour) if loss.recolour else None,
+            pasted=self._pasted(block, loss.pasted) if loss.pasted else None,
         )
 
     def images(self, block: Block) -> Tensor:
@@ -90,12 +87,10 @@ class Ingest:
         hidden = inside[:, 0, :, None] & inside[:, 1, None, :]
         return (~hidden)[:, None].float().to(self.device.torch)
 
-    def _recolour(self, block: Block, deviation: float) -> Tensor:
-        """Return changes of gain and offset [B, 2, 3], zero for those that keep their colours."""
-        rows, step = block["row_id"], block["step"]
-        change = deviation * keyed_normal(self.seed, Draw.RECOLOUR, step, rows, 6).reshape(-1, 2, 3)
-        kept = keyed_uniform(self.seed, Draw.RECOLOURED, step, rows, 1) >= RECOLOURED
-        return self._tensor(np.where(kept[:, :, None], 0, change))
+    def _pasted(self, block: Block, share: float) -> Tensor:
+        """Return which back-translations begin at a pasted image, bool [B]."""
+        uniform = keyed_uniform(self.seed, Draw.PASTED, block["step"], block["row_id"], 1)[:, 0]
+        return torch.from_numpy(uniform < share).to(self.device.torch)
 
     def moved(self, image: Tensor, block: Block) -> Tensor:
         """Return images [B, 3, H, W] shifted by up to a sixteenth of their side, half of them mirrored."""
