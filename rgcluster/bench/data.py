@@ -26,7 +26,7 @@ from rgcluster.data.shards import Prepared
 from rgcluster.data.sources import ImageTable
 from rgcluster.data.stream import ImageSource, StreamPlan, batches, image_stream
 
-__all__ = ["bench_data"]
+__all__ = ["BATCH", "bench_data", "measure", "stream_batches"]
 
 BATCH = 64
 STEP_SECONDS = 0.1
@@ -42,7 +42,7 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
     rows: list[Row] = []
     cores = int(ray.cluster_resources()["CPU"])
     progress("DataLoader")
-    loader = _measure(lambda: _loader_batches(table, cores))
+    loader = measure(lambda: _loader_batches(table, cores))
     name = f"DataLoader, {cores} workers, on the JPEG files"
     rows += _rows("DataLoader on JPEG files", loader)
     cases: dict[str, Prepared | None] = {
@@ -60,17 +60,17 @@ def bench_data(folder: Path, count: int, progress: Progress) -> list[Row]:
         source = open_training(shards)
         if prepared is None:
             # The first run of a session starts Ray Data's processes, which later runs reuse.
-            cold = _measure(lambda source=source: itertools.islice(_stream_batches(source), 2))  # type: ignore[misc]
+            cold = measure(lambda source=source: itertools.islice(stream_batches(source), 2))  # type: ignore[misc]
             rows.append(Row(case, "first batch of a session", cold["first"], "s"))
         progress(case)
-        found = _measure(lambda source=source: _stream_batches(source))  # type: ignore[misc]
+        found = measure(lambda source=source: stream_batches(source))  # type: ignore[misc]
         rows += _rows(case, found, name, loader["images/s"])
         progress(f"{case}, a step of {STEP_SECONDS * 1000:.0f} ms")
         rows.append(Row(case, f"wait of a {STEP_SECONDS * 1000:.0f} ms step", _wait_share(source), "share"))
     return rows
 
 
-def _stream_batches(source: ImageSource) -> Iterator[int]:
+def stream_batches(source: ImageSource) -> Iterator[int]:
     """Yield the size of each batch of one epoch after its images became a tensor."""
     steps = len(source.index) // BATCH
     for block in batches(image_stream(source, StreamPlan(0, steps, BATCH, 0, 1, seed=0)), BATCH):
@@ -102,7 +102,7 @@ def _loader_batches(table: ImageTable, cores: int) -> Iterator[int]:
         yield len(batch)
 
 
-def _measure(make: Callable[[], Iterator[int]]) -> dict[str, float]:
+def measure(make: Callable[[], Iterator[int]]) -> dict[str, float]:
     """Return images a second over an epoch, seconds to the first batch, and the growth of used memory in GiB."""
     with _memory_peak() as peak:
         start = time.perf_counter()

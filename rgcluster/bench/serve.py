@@ -21,7 +21,7 @@ from rgcluster.serve.settings import ServeSettings
 from rgcluster.translate.finished import open_run, store_name, style_noise
 from rgcluster.translate.jobs import Guidance, Job, Translators
 
-__all__ = ["bench_serve"]
+__all__ = ["KINDS", "LABELS", "Endpoint", "bench_serve", "full_target"]
 
 CLIENTS = (1, 8, 16, 32)
 TARGET = 1
@@ -39,7 +39,7 @@ def bench_serve(
     rows: list[Row] = []
     with serving(settings, "127.0.0.1", port) as serve:
         direct = _Direct(run, settings)
-        endpoint = _Endpoint(serve.address, name, encode_png(direct.pixels[0]), direct.target)
+        endpoint = Endpoint(serve.address, name, encode_png(direct.pixels[0]), direct.target)
         for clients in CLIENTS:
             say(f"health checks: {clients} clients")
             rows += _idle_rows(
@@ -60,8 +60,13 @@ def bench_serve(
     return rows
 
 
+def full_target(attributes: int) -> str:
+    """Return the target of all requests, a value for each attribute."""
+    return ",".join(map(str, np.eye(attributes, dtype=np.int8)[TARGET % attributes].tolist()))
+
+
 @dataclass(frozen=True)
-class _Endpoint:
+class Endpoint:
     """The address and the content of requests."""
 
     address: str
@@ -98,7 +103,7 @@ class _Direct:
         ids = store.ids()[: self._rows]
         self.pixels = store.fetch(ids)
         self._vector = np.eye(config.num_attributes, dtype=np.int8)[TARGET % config.num_attributes]
-        self.target = ",".join(map(str, self._vector.tolist()))
+        self.target = full_target(config.num_attributes)
 
     def measure(self, kind: Guidance) -> tuple[float, float]:
         """Return the milliseconds of one call for one image, and images a second in full batches."""
@@ -136,7 +141,7 @@ def _rows(case: str, load: Load, alone: float, batched: float, settings: ServeSe
     return rows
 
 
-def _memory(endpoint: _Endpoint, total: int) -> list[Row]:
+def _memory(endpoint: Endpoint, total: int) -> list[Row]:
     """Compare the memory of Serve's processes after a tenth of the requests and after all of them."""
     clients, sizes = 16, []
     for share in (0.1, 0.45, 0.45):
@@ -163,7 +168,7 @@ def _serve_mib() -> float:
     return total / 2**20
 
 
-def _overload(endpoint: _Endpoint, clients: int) -> list[Row]:
+def _overload(endpoint: Endpoint, clients: int) -> list[Row]:
     load = endpoint.load("on", clients, 2, retries=3)
     case = f"{clients} clients"
     return [

@@ -54,12 +54,16 @@ def data(
     folder: Annotated[
         Path | None, typer.Option(help="folder for files and shards; by default a temporary one")
     ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="instead, compare prepared shards with other libraries' files")
+    ] = False,
     thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
-    """Compare reading shards as batches of 128 px with torch's DataLoader on the original files."""
+    """Compare reading shards as batches of 128 px with torch's DataLoader on the files, or with other libraries."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
+    from rgcluster.bench.peers.reading import bench_readers
     from rgcluster.bench.rows import bench_rows
     from rgcluster.bench.worlds import bench_worlds, worlds_of
 
@@ -69,7 +73,9 @@ def data(
             (folder or Path(temporary)).resolve(),
             images or (IMAGES_OF_CELEBA if thorough else IMAGES),
         )
-        if rows:
+        if peers:
+            found = bench_readers(where, count, console.print)
+        elif rows:
             found = bench_rows(where, rows, console.print)
         elif sizes is None:
             found = bench_data(where, count, console.print)
@@ -92,14 +98,24 @@ def serve(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of `rgcluster serve`")
     ] = None,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers", help="instead, compare the endpoint with other servers of the same translators"
+        ),
+    ] = False,
     thorough: ThoroughOption = False,
     json_: JsonOption = None,
 ) -> None:
-    """Compare the endpoint over HTTP with direct calls of its translators."""
+    """Compare the endpoint over HTTP with direct calls of its translators, or with other servers."""
+    from rgcluster.bench.peers.serving import bench_servers
     from rgcluster.bench.serve import bench_serve
     from rgcluster.serve.settings import named_runs, settings_of
 
     settings = settings_of({"runs": named_runs([str(run)])}, set_ or ())
+    if peers:
+        _show("serve", bench_servers(settings, port, requests, console.print), json_)
+        return
     if memory_requests is None:
         memory_requests = MANY_MEMORY_REQUESTS if thorough else MEMORY_REQUESTS
     _show("serve", bench_serve(settings, port, requests, memory_requests, console.print), json_)

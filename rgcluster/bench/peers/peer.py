@@ -1,26 +1,46 @@
-"""A vector library as the comparison uses it."""
+"""A vector library as the comparison uses it, and what all peers have in common."""
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "Ids", "VectorPeer"]
+__all__ = ["Floats", "Ids", "Peer", "Progress", "VectorPeer", "installed"]
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Progress = Callable[[str], None]
+P = TypeVar("P", bound="Peer")
 
 
-class VectorPeer(ABC):
-    """A library that holds vectors [N, d] under the ids 0, 1, ... and searches them by Euclidean distance."""
+class Peer(ABC):
+    """A library that one would use instead of a part of this package."""
 
     library: ClassVar[str]
     """Its importable name. It is imported when a peer is made, so that a missing one can be skipped."""
     name: ClassVar[str]
+
+
+def installed(peers: Sequence[type[P]], progress: Progress) -> list[type[P]]:
+    """Return the peers whose library is installed; the others are said."""
+    present = []
+    for peer in peers:
+        if importlib.util.find_spec(peer.library):
+            present.append(peer)
+        else:
+            progress(f"{peer.name}: skipped, not installed: `pip install 'rgcluster[peers]'`")
+    return present
+
+
+class VectorPeer(Peer):
+    """A library that holds vectors [N, d] under the ids 0, 1, ... and searches them by Euclidean distance."""
+
     exact: ClassVar[bool]
     durable: ClassVar[bool]
     """Whether an addition is on the disk when it returns."""

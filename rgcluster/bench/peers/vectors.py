@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from rgcluster.bench.peers.hnswlib import Hnswlib
 from rgcluster.bench.peers.lancedb import LanceDB
-from rgcluster.bench.peers.peer import Floats, Ids, VectorPeer
+from rgcluster.bench.peers.peer import Floats, Ids, Progress, VectorPeer, installed
 from rgcluster.bench.peers.usearch import USearch, USearchExact
 from rgcluster.bench.result import Row
 from rgcluster.bench.store import SMALL, clustered, write
@@ -36,7 +35,6 @@ ADDED = 64
 FIRST_ADDED = 10**9
 
 Search = Callable[[Floats], Ids]
-Progress = Callable[[str], None]
 
 
 def bench_peers(
@@ -46,12 +44,7 @@ def bench_peers(
 
     Exact peers are compared with this store's exact index, the others with its HNSW, both at a recall of .99.
     """
-    present = []
-    for peer in peers:
-        if importlib.util.find_spec(peer.library):
-            present.append(peer)
-        else:
-            progress(f"{peer.name}: skipped, not installed: `pip install 'rgcluster[peers]'`")
+    present = installed(peers, progress)
     if not present:
         return []
     vectors, queries = clustered(count, 0)
