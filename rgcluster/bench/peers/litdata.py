@@ -29,6 +29,7 @@ class LitData(ReaderPeer):
         litdata.optimize(
             partial(_samples, source), list(range(0, len(source.index), ROWS_PER_INPUT)), str(folder),
             chunk_bytes=CHUNK, num_workers=workers, verbose=False,
+            start_method="fork",  # else every DataLoader of this process would spawn its workers from then on
         )  # fmt: skip
         self._folder, self._workers = str(folder), workers
 

@@ -27,12 +27,8 @@ __all__ = ["READERS", "bench_readers"]
 
 READERS: tuple[type[ReaderPeer], ...] = (WebDataset, LitData)
 TURNS, SECONDS = 3, 60.0
-METRICS = {
-    "images/s": ("an epoch", "images/s"),
-    "first": ("first batch", "s"),
-    "memory": ("memory peak", "GiB"),
-}
-"""Names and units of what `measure` returns."""
+METRICS = {"images/s": ("an epoch", "images/s"), "first": ("first batch", "s")}
+"""Names and units of what is compared of that which `measure` returns."""
 
 
 def bench_readers(
