@@ -212,7 +212,7 @@ def test_archives_that_are_none_or_hold_a_name_twice(tmp_path: Path) -> None:
 
 def test_a_zip_bomb_is_read_no_further_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tree", "archives"):
-        monkeypatch.setattr(f"rgcluster.data.sources.{module}.MAX_FILE_BYTES", 1 << 20)
+        monkeypatch.setattr(f"rgcluster.data.sources.trees.{module}.MAX_FILE_BYTES", 1 << 20)
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jpg", b"\0" * (8 << 20))

@@ -7,7 +7,6 @@ from typing import get_args
 
 import numpy as np
 
-from rgcluster.data.sources.archives import ARCHIVES, TarTree, ZipTree, open_tree
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
 from rgcluster.data.sources.classes import (
     common_folder,
@@ -29,7 +28,8 @@ from rgcluster.data.sources.files import (
 from rgcluster.data.sources.table import UNKNOWN, UNLABELLED, ImageTable, Layout, require_names
 from rgcluster.data.sources.tables import is_metadata, read_beside, read_table, tables_beside, workbooks
 from rgcluster.data.sources.tabular import Columns
-from rgcluster.data.sources.tree import FolderTree, Tree
+from rgcluster.data.sources.trees.archives import ARCHIVES, TarTree, ZipTree, open_tree
+from rgcluster.data.sources.trees.tree import FolderTree, Tree
 from rgcluster.data.sources.webdataset import TarsTree, is_webdataset, read_webdataset
 from rgcluster.data.sources.words import SPLITS
 from rgcluster.errors import ConfigError, DataError

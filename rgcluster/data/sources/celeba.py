@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.sources.archives import ZipTree, open_tree
 from rgcluster.data.sources.files import Files, files_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, decode_text, parse_table
-from rgcluster.data.sources.tree import Tree, content_of
+from rgcluster.data.sources.trees.archives import ZipTree, open_tree
+from rgcluster.data.sources.trees.tree import Tree, content_of
 from rgcluster.data.sources.words import NUMBERED_SPLITS
 from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import RECIPE_FILE

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from rgcluster.data.kinds import HEAD_BYTES, image_kind
-from rgcluster.data.sources.tree import SubTree, Tree, leftover
+from rgcluster.data.sources.trees.tree import SubTree, Tree, leftover
 from rgcluster.errors import DataError, quoted
 
 __all__ = [

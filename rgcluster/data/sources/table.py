@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.data.sources.files import LeftOut
-from rgcluster.data.sources.tree import Tree
+from rgcluster.data.sources.trees.tree import Tree
 from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import FaceSet
 

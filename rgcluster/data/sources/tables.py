@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from rgcluster.data.sources.archives import open_tree
 from rgcluster.data.sources.embedded import holds_images, read_embedded
 from rgcluster.data.sources.files import Files, LeftOut, files_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
-from rgcluster.data.sources.tree import content_of
+from rgcluster.data.sources.trees.archives import open_tree
+from rgcluster.data.sources.trees.tree import content_of
 from rgcluster.data.sources.words import split_of
 from rgcluster.errors import DataError
 

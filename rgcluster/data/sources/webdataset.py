@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rgcluster.data.sources.archives import TarTree
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
+from rgcluster.data.sources.trees.archives import TarTree
 from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError, quoted
 

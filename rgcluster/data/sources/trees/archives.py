@@ -8,7 +8,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from rgcluster.data.sources.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover, limit_size
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover, limit_size
 from rgcluster.errors import DataError, quoted
 
 __all__ = ["ARCHIVES", "TarTree", "ZipTree", "open_tree"]
