@@ -188,7 +188,7 @@ def _plan(
     names = table.attributes if attributes is None else attributes
     labels = table.labels if attributes is None else np.full((len(table), len(names)), UNKNOWN, np.int8)
     own = table.splits if attributes is None else [UNLABELLED] * len(table)
-    ids = np.array([row_id(dataset, name) for name in table.file_names], np.int64)
+    ids = np.fromiter((row_id(dataset, name) for name in table.file_names), np.int64, len(table))
     splits = assign_splits(ids, own, options.split, options.split_seed, str(table.origin))
     chunks = (slice(at, at + options.rows_per_shard) for at in range(0, len(table), options.rows_per_shard))
     return [

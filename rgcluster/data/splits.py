@@ -28,8 +28,9 @@ def row_id(dataset: str, file_name: str) -> int:
 
 def hash_share(row_ids: npt.NDArray[np.int64], salt: int) -> npt.NDArray[np.float64]:
     """Return a uniform number in [0, 1) for each row id; the rows below f are a nested fraction f."""
-    digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in row_ids.tolist())
-    return np.array([int.from_bytes(digest, "big") / 2**56 for digest in digests])
+    digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in map(int, row_ids))
+    shares = (int.from_bytes(digest, "big") / 2**56 for digest in digests)
+    return np.fromiter(shares, np.float64, len(row_ids))
 
 
 def splits_at_random(own: Sequence[str] | None, rule: SplitRule) -> bool:

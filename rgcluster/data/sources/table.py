@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import operator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -72,10 +74,13 @@ def reject_unlisted(
         raise DataError(f"{tree}/{extra}: has no row in {source}; add the row or remove the file{way}")
 
 
-def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
-    """Raise DataError for a repeated file; `names` start at line `first_line`."""
+def reject_repeats(source: str, names: Sequence[str], lines: Iterable[int]) -> None:
+    """Raise DataError for a repeated file; `lines` are the numbers of the names' lines."""
+    ordered = sorted(names)  # takes less memory than a set
+    if not any(map(operator.eq, ordered, islice(ordered, 1, None))):
+        return
     line_of: dict[str, int] = {}
-    for line, name in enumerate(names, start=first_line):
+    for line, name in zip(lines, names, strict=False):
         if name in line_of:
             raise DataError(
                 f"{source}: line {line} lists {cut(name)} again, after line {line_of[name]}; remove one"
