@@ -59,9 +59,9 @@ def assign_splits(
     if own is None or splits_at_random(own, rule):
         share = hash_share(row_ids, salt=seed)
         count = min(TEST_LIMIT, max(1, round(TEST_SHARE * len(row_ids))))
-        splits = np.full(len(row_ids), "train", dtype=object)
-        splits[np.argsort(share, kind="stable")[:count]] = "test"
-        return splits.tolist()
+        tested = np.zeros(len(row_ids), np.int8)
+        tested[np.argsort(share, kind="stable")[:count]] = 1
+        return np.array(["train", "test"], object)[tested].tolist()  # two strings, not one a row
     if "test" not in own:
         return ["test" if split == "val" else split for split in own]
     return list(own)
