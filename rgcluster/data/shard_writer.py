@@ -108,8 +108,8 @@ def write_shards(
     parts = _plan(table, options, name)
     if unlabelled is not None:
         parts += _plan(unlabelled, options, f"{name}/{UNLABELLED}", table.attributes)
-    ids = np.concatenate([part.row_ids for part in parts])
-    if len(np.unique(ids)) != len(ids):
+    ids = np.sort(np.concatenate([part.row_ids for part in parts]))
+    if (ids[1:] == ids[:-1]).any():
         raise DataError(f"{table.origin}: two files have the same row id; use another --dataset")
     plan = digest_json([SCHEMA_VERSION, name, [_part_digest(part) for part in parts]])
     parts = [
@@ -137,7 +137,7 @@ def write_shards(
         "schema": SCHEMA_VERSION,
         "dataset": name,
         "plan": plan,
-        "source": str(table.tree if table.faces else table.origin.resolve()),
+        "source": str(table.tree if table.faces else Location(table.origin)),
         "faces": asdict(faces) if (faces := table.faces or load_face_set(table.origin)) else None,
         "attributes": list(table.attributes),
         "one_hot": table.one_hot,

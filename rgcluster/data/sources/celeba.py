@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice, repeat
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from rgcluster.base.storage import Location
 from rgcluster.data.sources.files import Files, files_of, folder_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, decode_text, lines_of, parse_table
-from rgcluster.data.sources.trees.archives import ZipTree, open_tree
+from rgcluster.data.sources.trees.places import Place, open_tree
 from rgcluster.data.sources.trees.tree import Tree, content_of
 from rgcluster.data.sources.words import NUMBERED_SPLITS
 from rgcluster.errors import DataError, cut, quoted
@@ -41,15 +41,15 @@ _CELEBA = _Release(
 _RELEASES = (_CELEBA, _Release("CelebA-HQ-img", ("CelebAMask-HQ-attribute-anno.txt",)))
 
 
-def is_celeba(path: Path, files: Files) -> bool:
+def is_celeba(path: Place, files: Files) -> bool:
     """Return whether `path` holds tables or images of a release, or an archive with the tables beside it."""
     return any(_holds(release, path, files) for release in _RELEASES)
 
 
-def _holds(release: _Release, path: Path, files: Files) -> bool:
+def _holds(release: _Release, path: Place, files: Files) -> bool:
     if any(_find(files.others, name) for name in release.attributes):
         return True
-    if path.is_file() and not path.stem.startswith(release.images):
+    if path.is_file() and not path.name.startswith(release.images):
         return _inside(release, files) is not None
     return (
         path.is_file()
@@ -66,21 +66,24 @@ def _inside(release: _Release, files: Files) -> str | None:
     return None
 
 
-def read_celeba(path: Path, files: Files | None = None) -> ImageTable:
+def read_celeba(path: Place, files: Files | None = None) -> ImageTable:
     """Read the tables of the folder or archive at `path`; DataError names the file, the line and the remedy.
 
     The images may lie in `img_align_celeba/` or `img_align_celeba.zip`, the tables beside them or, as in the
     published folders, in `Anno/` and `Eval/`, as text or as Kaggle's `.csv`. Without a partition file the split is
     left open.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such folder; draw one with `rgcluster data faces {path} --count 4000`")
-    files = files or files_of(open_tree(path))
+    if files is None:
+        if not path.exists():
+            raise DataError(
+                f"{path}: no such folder; draw one with `rgcluster data faces {path} --count 4000`"
+            )
+        files = files_of(open_tree(path))
     release = next((release for release in _RELEASES if _holds(release, path, files)), _CELEBA)
     tables, table_names = files.tree, files.others
     if path.is_file() and not any(_find(table_names, name) for name in release.attributes):
         tables = open_tree(path.parent)  # img_align_celeba.zip itself
-        table_names = [item.name for item in path.parent.iterdir() if item.is_file()]
+        table_names = list(Location(path.parent).sizes())
     attributes_at = _first(table_names, release.attributes)
     partition_at = _first(table_names, release.partition)
     used = [name for name in (attributes_at, partition_at, RECIPE_FILE) if name]
@@ -114,7 +117,7 @@ def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:
     return next((found for name in wanted if (found := _find(names, name))), None)
 
 
-def _find_images(path: Path, files: Files, release: _Release) -> Files:
+def _find_images(path: Place, files: Files, release: _Release) -> Files:
     """Return the tree of the images."""
     inside = _inside(release, files)
     if inside is not None:
@@ -123,8 +126,8 @@ def _find_images(path: Path, files: Files, release: _Release) -> Files:
         return files.below(inside[: inside.rfind(marker) + len(marker)])
     archive = _find(files.others, f"{release.images}.zip")
     if archive is not None and path.is_dir():
-        packed = ZipTree(path / archive)
-        return _find_images(packed.path, files_of(packed), release)
+        packed = path / archive
+        return _find_images(packed, files_of(open_tree(packed)), release)
     if path.is_file() and files.images:
         return files
     there = f", images lie in {', '.join(sorted(files.tops)[:3]) or '.'}" if files.images else ""

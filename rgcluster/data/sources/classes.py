@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import Path
 
 from rgcluster.data.sources.files import Files, folder_of
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import one_hot
+from rgcluster.data.sources.trees.places import Place
 from rgcluster.data.sources.words import resembles_split, split_and_domain, split_of
 from rgcluster.errors import DataError
 
@@ -41,7 +41,7 @@ def looks_like_classes(files: Files) -> bool:
     return "" not in folders and (len(folders) > 1 or any(map(split_of, folders)))
 
 
-def require_no_doubt(files: Files, source: Path) -> None:
+def require_no_doubt(files: Files, source: Place) -> None:
     """Raise DataError where some folders could be classes, or splits, and something beside them is neither.
 
     `files` are those below the folder that holds them all.
@@ -90,7 +90,7 @@ def require_no_doubt(files: Files, source: Path) -> None:
         )
 
 
-def read_classes(path: Path, files: Files) -> ImageTable:
+def read_classes(path: Place, files: Files) -> ImageTable:
     """Read `CLASS/...`, `train/CLASS/...`, `CLASS/train/...` or `trainA/...`; the attributes are the classes."""
     if not files.images:
         raise DataError(f"{path}: no images there; expected a folder of images for each class")
@@ -132,7 +132,7 @@ def _class_above_split(folder: str) -> tuple[str, str]:
     return split_of(below) or "", name
 
 
-def _below_splits(path: Path, files: Files) -> dict[str, tuple[str, str]]:
+def _below_splits(path: Place, files: Files) -> dict[str, tuple[str, str]]:
     """Return split and class of the images in each folder `SPLIT/CLASS/...`.
 
     `SPLIT/SPLIT` and `SPLIT/images` count as one folder where all images of the split lie there.

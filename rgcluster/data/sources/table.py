@@ -6,13 +6,14 @@ import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rgcluster.data.sources.files import LeftOut
+from rgcluster.data.sources.trees.places import Place
 from rgcluster.data.sources.trees.tree import Tree
 from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import FaceSet
@@ -44,7 +45,7 @@ class ImageTable:
     ignored files by reason.
     """
 
-    origin: Path
+    origin: Place
     tree: Tree
     layout: Layout
     attributes: tuple[str, ...]
@@ -62,7 +63,8 @@ class ImageTable:
     @property
     def name(self) -> str:
         """Default name of the data set."""
-        return self.origin.name if self.origin.is_dir() else self.origin.stem
+        name = self.origin.name
+        return name if self.origin.is_dir() else PurePosixPath(name).stem
 
 
 def reject_unlisted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
@@ -12,7 +12,7 @@ from rgcluster.data.sources.files import Files, LeftOut, files_of, folder_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
-from rgcluster.data.sources.trees.archives import open_tree
+from rgcluster.data.sources.trees.places import Place, open_tree
 from rgcluster.data.sources.trees.tree import content_of
 from rgcluster.data.sources.words import split_of
 from rgcluster.errors import DataError
@@ -25,12 +25,12 @@ WORKBOOKS = (".xlsx", ".xls", ".ods")
 NO_ROW = "images without a row"
 
 
-def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
+def read_table(path: Place, images: Place | None, columns: Columns) -> ImageTable:
     """Read the table at `path`, its files in the folder or archive `images` (the table's own folder if None).
 
     A Parquet table may hold the images itself.
     """
-    if path.suffix.lower() == ".parquet" and holds_images(path):
+    if path.name.lower().endswith(".parquet") and holds_images(path):
         return read_embedded(path, [], columns)
     try:
         content = path.read_bytes()
@@ -70,7 +70,7 @@ def _beside(table: str, files: Files) -> bool:
     return len({folder.startswith(above) for folder in files.folders}) < 2
 
 
-def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
+def read_beside(path: Place, files: Files, columns: Columns) -> ImageTable:
     """Read the table, or the tables of the splits, that lie beside the images of a folder or archive."""
     names = tables_beside(files)
     if not names:
@@ -105,7 +105,7 @@ def _sheet(files: Files, name: str) -> Sheet:
     return parse_table(content_of(files.tree, name), name, f"{files.tree}/{name}")
 
 
-def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> ImageTable:
+def _of_splits(path: Place, files: Files, names: list[str], columns: Columns) -> ImageTable:
     """Read a table of metadata for each split's folder."""
     parts, splits = [], []
     column = ""
@@ -140,7 +140,7 @@ def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> 
 
 
 def _joined(
-    path: Path,
+    path: Place,
     files: Files,
     sheet: Sheet,
     columns: Columns,
