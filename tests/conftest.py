@@ -38,15 +38,19 @@ def ray_session() -> Iterator[None]:
 
     # Short: Ray puts sockets below it, whose paths may not exceed 107 characters.
     directory = tempfile.mkdtemp(prefix="rg", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=512 << 20,
-        _temp_dir=directory,
-        log_to_driver=False,
-        namespace="rgcluster-tests",
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        # With these the workers are let into the tests' S3 server.
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(name, "testing")
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            object_store_memory=512 << 20,
+            _temp_dir=directory,
+            log_to_driver=False,
+            namespace="rgcluster-tests",
+        )
     yield
     ray.shutdown()
     shutil.rmtree(directory, ignore_errors=True)

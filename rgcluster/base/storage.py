@@ -128,6 +128,9 @@ class Location:
     def is_file(self) -> bool:
         return self._kind() == fs.FileType.File
 
+    def is_dir(self) -> bool:
+        return self._kind() == fs.FileType.Directory
+
     def size(self) -> int:
         """Return the size in bytes; 0 where there is no file."""
         return self._ask(lambda: self._fs.get_file_info(self.path).size or 0)
@@ -182,10 +185,12 @@ class Location:
             if self.is_local:
                 raise
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, count: int | None = None) -> bytes:
+        """Return the content, or no more than its first `count` bytes; FileNotFoundError where there is none."""
+
         def read() -> bytes:
-            with self._fs.open_input_stream(self.path) as stream:
-                return stream.read()
+            with self._fs.open_input_file(self.path) as file:
+                return file.read(count and min(count, file.size()))  # room is made for all that is asked for
 
         return self._ask(read)
 

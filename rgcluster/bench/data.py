@@ -95,7 +95,7 @@ class _Files(Dataset[torch.Tensor]):
 
 
 def _loader_batches(table: ImageTable, cores: int) -> Iterator[int]:
-    folder = table.origin / "img_align_celeba"
+    folder = Path(str(table.tree))
     files = _Files([folder / name for name in table.file_names])
     loader = DataLoader(files, BATCH, shuffle=True, num_workers=cores, drop_last=True)
     for batch in loader:

@@ -135,14 +135,14 @@ def contact_sheets(count: int, seed: int, target: Path) -> None:
 
 
 def shard(
-    source: Path,
+    source: str | Path,
     target: str,
     options: ShardOptions,
     *,
     layout: str = "auto",
-    images: Path | None = None,
+    images: str | None = None,
     columns: Columns | None = None,
-    unlabelled: Path | None = None,
+    unlabelled: str | None = None,
 ) -> list[str]:
     """Write a source as shards, and a folder of images without labels with it; return what to say of them.
 
@@ -163,7 +163,9 @@ def shard(
     return lines
 
 
-def _read_labelled(source: Path, layout: str, images: Path | None, columns: Columns | None) -> ImageTable:
+def _read_labelled(
+    source: str | Path, layout: str, images: str | None, columns: Columns | None
+) -> ImageTable:
     """Read a source; DataError where it has no labels and the layout was not named."""
     table = read_source(source, layout, images, columns)
     if table.layout == "images" and layout == "auto":
@@ -178,7 +180,7 @@ def _read_labelled(source: Path, layout: str, images: Path | None, columns: Colu
     return table
 
 
-def check(path: str, layout: str, images: Path | None, columns: Columns | None, sheet: Path | None) -> Survey:
+def check(path: str, layout: str, images: str | None, columns: Columns | None, sheet: Path | None) -> Survey:
     """Read everything in a source or a directory of shards; write a contact sheet to `sheet` if given."""
     encode = picture_format(str(sheet)) if sheet else encode_png
     location = Location(path)
@@ -186,7 +188,7 @@ def check(path: str, layout: str, images: Path | None, columns: Columns | None, 
     if layout == "auto" and _holds_shards(location):
         survey = partial(survey_shards, open_shards(location))
     else:
-        survey = partial(survey_table, _read_labelled(Path(path), layout, images, columns))
+        survey = partial(survey_table, _read_labelled(path, layout, images, columns))
     with ray_session(needs=_WRITER), task("check") as update:
         found = survey(update)
     if sheet and found.thumbnails:

@@ -29,7 +29,7 @@ LayoutOption = Annotated[
     ),
 ]
 ImagesOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--images", help="folder or zip of a table's images; by default the table's own folder"),
 ]
 FileColumnOption = Annotated[str | None, typer.Option(help="a table's column of file names")]
@@ -60,7 +60,10 @@ def faces(
 @data_app.command("shard")
 def shard(
     source: Annotated[
-        Path, typer.Argument(help="CelebA, class folders, a table, WebDataset, or images; archives too")
+        str,
+        typer.Argument(
+            help="CelebA, class folders, a table, or images, also s3:// and gs://; WebDataset, archives"
+        ),
     ],
     target: Annotated[str, typer.Argument(help="directory of shards to write")],
     layout: LayoutOption = "auto",
@@ -70,7 +73,7 @@ def shard(
     attributes: AttributesOption = None,
     class_column: ClassColumnOption = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="folder or zip of images without labels, for retrieval alone")
+        str | None, typer.Option(help="folder or zip of images without labels, for retrieval alone")
     ] = None,
     split: Annotated[
         str,

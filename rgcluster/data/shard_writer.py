@@ -108,8 +108,8 @@ def write_shards(
     parts = _plan(table, options, name)
     if unlabelled is not None:
         parts += _plan(unlabelled, options, f"{name}/{UNLABELLED}", table.attributes)
-    ids = np.concatenate([part.row_ids for part in parts])
-    if len(np.unique(ids)) != len(ids):
+    ids = np.sort(np.concatenate([part.row_ids for part in parts]))
+    if (ids[1:] == ids[:-1]).any():
         raise DataError(f"{table.origin}: two files have the same row id; use another --dataset")
     plan = digest_json([SCHEMA_VERSION, name, [_part_digest(part) for part in parts]])
     parts = [
@@ -137,7 +137,7 @@ def write_shards(
         "schema": SCHEMA_VERSION,
         "dataset": name,
         "plan": plan,
-        "source": str(table.tree if table.faces else table.origin.resolve()),
+        "source": str(table.tree if table.faces else Location(table.origin)),
         "faces": asdict(faces) if (faces := table.faces or load_face_set(table.origin)) else None,
         "attributes": list(table.attributes),
         "one_hot": table.one_hot,
@@ -188,7 +188,7 @@ def _plan(
     names = table.attributes if attributes is None else attributes
     labels = table.labels if attributes is None else np.full((len(table), len(names)), UNKNOWN, np.int8)
     own = table.splits if attributes is None else [UNLABELLED] * len(table)
-    ids = np.array([row_id(dataset, name) for name in table.file_names], np.int64)
+    ids = np.fromiter((row_id(dataset, name) for name in table.file_names), np.int64, len(table))
     splits = assign_splits(ids, own, options.split, options.split_seed, str(table.origin))
     chunks = (slice(at, at + options.rows_per_shard) for at in range(0, len(table), options.rows_per_shard))
     return [

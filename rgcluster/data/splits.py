@@ -28,8 +28,9 @@ def row_id(dataset: str, file_name: str) -> int:
 
 def hash_share(row_ids: npt.NDArray[np.int64], salt: int) -> npt.NDArray[np.float64]:
     """Return a uniform number in [0, 1) for each row id; the rows below f are a nested fraction f."""
-    digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in row_ids.tolist())
-    return np.array([int.from_bytes(digest, "big") / 2**56 for digest in digests])
+    digests = (hashlib.blake2b(f"{salt}:{row}".encode(), digest_size=7).digest() for row in map(int, row_ids))
+    shares = (int.from_bytes(digest, "big") / 2**56 for digest in digests)
+    return np.fromiter(shares, np.float64, len(row_ids))
 
 
 def splits_at_random(own: Sequence[str] | None, rule: SplitRule) -> bool:
@@ -58,9 +59,9 @@ def assign_splits(
     if own is None or splits_at_random(own, rule):
         share = hash_share(row_ids, salt=seed)
         count = min(TEST_LIMIT, max(1, round(TEST_SHARE * len(row_ids))))
-        splits = np.full(len(row_ids), "train", dtype=object)
-        splits[np.argsort(share, kind="stable")[:count]] = "test"
-        return splits.tolist()
+        tested = np.zeros(len(row_ids), np.int8)
+        tested[np.argsort(share, kind="stable")[:count]] = 1
+        return np.array(["train", "test"], object)[tested].tolist()  # two strings, not one a row
     if "test" not in own:
         return ["test" if split == "val" else split for split in own]
     return list(own)

@@ -45,7 +45,7 @@ def untrained(shards: ShardSet) -> list[str]:
     """Return the attributes or classes that no training image has."""
     if not shards.attributes or not shards.splits.get("train"):
         return []
-    had = (shards.index("train").labels == 1).any(axis=0)
+    had = shards.index("train").labels.max(axis=0) == 1
     return [name for name, any_has in zip(shards.attributes, had, strict=True) if not any_has]
 
 

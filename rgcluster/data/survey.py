@@ -46,9 +46,9 @@ class Survey:
 
     def prevalence(self) -> dict[str, float]:
         """Return the share of labelled images that have each attribute."""
-        known = self.labels[(self.labels != UNKNOWN).all(axis=1)]
+        known = self.labels.min(axis=1, initial=1) != UNKNOWN
         return {
-            name: float(known[:, column].mean()) if len(known) else float("nan")
+            name: float(self.labels[known, column].mean()) if known.any() else float("nan")
             for column, name in enumerate(self.attributes)
         }
 
@@ -121,15 +121,19 @@ def _spread(count: int) -> npt.NDArray[np.int64]:
 def _gather(
     survey: Survey, submit: Callable[[int], Any], items: Sequence[int], total: int, progress: Progress | None
 ) -> None:
-    """Add the results of the tasks to the survey, in the order of the items."""
-    findings: dict[int, _Findings] = {}
+    """Add the results of the tasks to the survey, in the order of the items however they end."""
+    rows = 0
+    sizes: Counter[tuple[int, int]] = Counter()
+    faults: dict[int, list[tuple[str, str]]] = {}
     for number, found in as_completed(submit, items):
-        findings[number] = found
+        rows += found.rows
+        sizes.update(found.sizes)
+        if found.faults:
+            faults[number] = found.faults
         if progress:
-            progress(sum(item.rows for item in findings.values()), total)
-    for number in range(len(items)):
-        survey.sizes += findings[number].sizes
-        survey.faults += findings[number].faults
+            progress(rows, total)
+    survey.sizes = Counter(dict(sorted(sizes.items())))
+    survey.faults += [fault for number in sorted(faults) for fault in faults[number]]
 
 
 def _decode_all(images: Iterable[tuple[str, Callable[[], bytes | memoryview]]]) -> _Findings:

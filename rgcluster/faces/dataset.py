@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.base.storage import Location
 from rgcluster.errors import DataError
 from rgcluster.faces.drawing import draw_face
 from rgcluster.faces.sampling import sample_attributes, with_changes
@@ -100,9 +101,9 @@ def write_faces(
     os.replace(directory / UNFINISHED_FILE, directory / RECIPE_FILE)
 
 
-def load_face_set(directory: Path) -> FaceSet | None:
+def load_face_set(directory: Path | Location) -> FaceSet | None:
     """Return the set written into `directory`, or None where there is no finished set."""
-    path = Path(directory) / RECIPE_FILE
+    path = directory / RECIPE_FILE
     return _read_recipe(path) if path.exists() else None
 
 
@@ -135,9 +136,9 @@ def _recipe(face_set: FaceSet) -> str:
     return json.dumps(recipe)
 
 
-def _read_recipe(path: Path) -> FaceSet:
+def _read_recipe(path: Path | Location) -> FaceSet:
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        recipe = json.loads(path.read_bytes())
         made_by = (recipe["generator"], recipe["version"])
         face_set = FaceSet(int(recipe["seed"]), int(recipe["count"]))
     except (ValueError, KeyError, TypeError) as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from rgcluster.data.sources.archives import ARCHIVES, TarTree, ZipTree, open_tree
 from rgcluster.data.sources.celeba import is_celeba, read_celeba
 from rgcluster.data.sources.classes import (
     common_folder,
@@ -29,7 +29,9 @@ from rgcluster.data.sources.files import (
 from rgcluster.data.sources.table import UNKNOWN, UNLABELLED, ImageTable, Layout, require_names
 from rgcluster.data.sources.tables import is_metadata, read_beside, read_table, tables_beside, workbooks
 from rgcluster.data.sources.tabular import Columns
-from rgcluster.data.sources.tree import FolderTree, Tree
+from rgcluster.data.sources.trees.archives import ARCHIVES, TarTree, ZipTree
+from rgcluster.data.sources.trees.places import Place, open_tree, place_of
+from rgcluster.data.sources.trees.tree import FolderTree, Tree
 from rgcluster.data.sources.webdataset import TarsTree, is_webdataset, read_webdataset
 from rgcluster.data.sources.words import SPLITS
 from rgcluster.errors import ConfigError, DataError
@@ -58,18 +60,24 @@ __all__ = [
 
 
 def read_source(
-    path: Path, layout: str = "auto", images: Path | None = None, columns: Columns | None = None
+    source: str | os.PathLike[str],
+    layout: str = "auto",
+    images: str | os.PathLike[str] | None = None,
+    columns: Columns | None = None,
 ) -> ImageTable:
-    """Read the source at `path` in the given or recognised `layout`; DataError where it is ambiguous."""
+    """Read the source at a path, `s3://...` or `gs://...` in the given or recognised `layout`.
+
+    DataError where it is ambiguous, or there is none.
+    """
     if layout not in ("auto", *get_args(Layout)):
         raise ConfigError(f"--layout {layout}: expected auto, {', '.join(get_args(Layout))}")
-    chosen_columns = columns or Columns()
+    path, chosen_columns = place_of(source), columns or Columns()
     if _is_table(path):
         if layout not in ("auto", "table"):
             raise ConfigError(f"--layout {layout}: {path} is a table; give the folder, or leave --layout out")
-        table = read_table(path, images, chosen_columns)
+        table = read_table(path, place_of(images) if images else None, chosen_columns)
     else:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             return read_celeba(path)  # which says how to get one
         files = _files(path)
         chosen = guess_layout(path, files) if layout == "auto" else layout
@@ -83,7 +91,7 @@ def read_source(
     return table
 
 
-def guess_layout(path: Path, files: Files | None = None) -> Layout:
+def guess_layout(path: Place, files: Files | None = None) -> Layout:
     """Return the layout of `path`; DataError where it is ambiguous."""
     if _is_table(path):
         return "table"
@@ -111,27 +119,28 @@ def guess_layout(path: Path, files: Files | None = None) -> Layout:
     return "table"
 
 
-def read_images(path: Path) -> ImageTable:
+def read_images(source: str | os.PathLike[str]) -> ImageTable:
     """Read a folder or archive of images without labels, for the retrieval set."""
+    path = place_of(source)
     return _read(path, "images", _files(path), Columns())
 
 
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()
+def _is_table(path: Place) -> bool:
+    return path.name.lower().endswith(TABLE_SUFFIXES) and not path.is_dir()
 
 
-def _files(path: Path) -> Files:
+def _files(path: Place) -> Files:
     """Return the files at `path`; for a folder of only tar archives, the files in them."""
     files = files_of(open_tree(path))
     archives = [name for name in files.others if name.lower().endswith(".tar")]
-    if path.is_dir() and archives and not files.images and not files.tables():
-        inside = files_of(TarsTree(path, archives))
+    if isinstance(files.tree, FolderTree) and archives and not files.images and not files.tables():
+        inside = files_of(TarsTree(files.tree.path, archives))
         left_out = joined(files.without(archives).left_out(), inside.elsewhere)
         return Files(inside.tree, inside.images, inside.others, left_out)
     return files
 
 
-def _read(path: Path, layout: str, files: Files, columns: Columns) -> ImageTable:
+def _read(path: Place, layout: str, files: Files, columns: Columns) -> ImageTable:
     if layout == "celeba":
         return read_celeba(path, files)
     if layout == "classes":
@@ -152,7 +161,8 @@ def _read(path: Path, layout: str, files: Files, columns: Columns) -> ImageTable
             raise DataError(f"{path}: holds shards already; train with `--data {path}`")
         archives = [name for name in files.others if name.lower().endswith(ARCHIVES)]
         if archives:
-            raise DataError(f"{path}: no images there, but archives; unpack {archives[0]} or give it alone")
+            way = " or give it alone" if isinstance(path, Path) else ""
+            raise DataError(f"{path}: no images there, but archives; unpack {archives[0]}{way}")
         raise DataError(f"{path}: no images there, nor tables that name them")
     labels = np.empty((len(files.images), 0), np.int8)
     splits = [UNLABELLED] * len(files.images)

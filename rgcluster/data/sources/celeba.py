@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, count, islice, repeat
 
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.data.sources.archives import ZipTree, open_tree
-from rgcluster.data.sources.files import Files, files_of
+from rgcluster.base.storage import Location
+from rgcluster.data.sources.files import Files, files_of, folder_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
-from rgcluster.data.sources.tabular import Columns, decode_text, parse_table
-from rgcluster.data.sources.tree import Tree, content_of
+from rgcluster.data.sources.tabular import Columns, decode_text, lines_of, parse_table
+from rgcluster.data.sources.trees.places import Place, open_tree
+from rgcluster.data.sources.trees.tree import Tree, content_of
 from rgcluster.data.sources.words import NUMBERED_SPLITS
 from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import RECIPE_FILE
@@ -39,37 +41,49 @@ _CELEBA = _Release(
 _RELEASES = (_CELEBA, _Release("CelebA-HQ-img", ("CelebAMask-HQ-attribute-anno.txt",)))
 
 
-def is_celeba(path: Path, files: Files) -> bool:
+def is_celeba(path: Place, files: Files) -> bool:
     """Return whether `path` holds tables or images of a release, or an archive with the tables beside it."""
     return any(_holds(release, path, files) for release in _RELEASES)
 
 
-def _holds(release: _Release, path: Path, files: Files) -> bool:
-    names = [*files.others, *files.images]
+def _holds(release: _Release, path: Place, files: Files) -> bool:
     if any(_find(files.others, name) for name in release.attributes):
         return True
-    if path.is_file() and not path.stem.startswith(release.images):
-        return any(f"/{release.images}/" in f"/{name}" for name in names)
-    return path.is_file() or any(
-        f"/{release.images}/" in f"/{name}" or name.endswith(f"{release.images}.zip") for name in names
+    if path.is_file() and not path.name.startswith(release.images):
+        return _inside(release, files) is not None
+    return (
+        path.is_file()
+        or _inside(release, files) is not None
+        or any(name.endswith(f"{release.images}.zip") for name in files.others)
     )
 
 
-def read_celeba(path: Path, files: Files | None = None) -> ImageTable:
+def _inside(release: _Release, files: Files) -> str | None:
+    """Return a folder with files of the release's images, which ends in a slash."""
+    for folders in (files.folders, {folder_of(name) for name in files.others}):
+        if found := [folder for folder in folders if f"/{release.images}/" in f"/{folder}"]:
+            return min(found)
+    return None
+
+
+def read_celeba(path: Place, files: Files | None = None) -> ImageTable:
     """Read the tables of the folder or archive at `path`; DataError names the file, the line and the remedy.
 
     The images may lie in `img_align_celeba/` or `img_align_celeba.zip`, the tables beside them or, as in the
     published folders, in `Anno/` and `Eval/`, as text or as Kaggle's `.csv`. Without a partition file the split is
     left open.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such folder; draw one with `rgcluster data faces {path} --count 4000`")
-    files = files or files_of(open_tree(path))
+    if files is None:
+        if not path.exists():
+            raise DataError(
+                f"{path}: no such folder; draw one with `rgcluster data faces {path} --count 4000`"
+            )
+        files = files_of(open_tree(path))
     release = next((release for release in _RELEASES if _holds(release, path, files)), _CELEBA)
     tables, table_names = files.tree, files.others
     if path.is_file() and not any(_find(table_names, name) for name in release.attributes):
         tables = open_tree(path.parent)  # img_align_celeba.zip itself
-        table_names = [item.name for item in path.parent.iterdir() if item.is_file()]
+        table_names = list(Location(path.parent).sizes())
     attributes_at = _first(table_names, release.attributes)
     partition_at = _first(table_names, release.partition)
     used = [name for name in (attributes_at, partition_at, RECIPE_FILE) if name]
@@ -103,17 +117,17 @@ def _first(names: list[str], wanted: tuple[str, ...]) -> str | None:
     return next((found for name in wanted if (found := _find(names, name))), None)
 
 
-def _find_images(path: Path, files: Files, release: _Release) -> Files:
+def _find_images(path: Place, files: Files, release: _Release) -> Files:
     """Return the tree of the images."""
-    marker = f"{release.images}/"
-    inside = [name for name in (*files.images, *files.others) if f"/{marker}" in f"/{name}"]
-    if inside:
+    inside = _inside(release, files)
+    if inside is not None:
         # Some archives hold the folder within a folder of the same name: the innermost counts.
-        return files.below(inside[0][: inside[0].rfind(marker) + len(marker)])
+        marker = f"{release.images}/"
+        return files.below(inside[: inside.rfind(marker) + len(marker)])
     archive = _find(files.others, f"{release.images}.zip")
     if archive is not None and path.is_dir():
-        packed = ZipTree(path / archive)
-        return _find_images(packed.path, files_of(packed), release)
+        packed = path / archive
+        return _find_images(packed, files_of(open_tree(packed)), release)
     if path.is_file() and files.images:
         return files
     there = f", images lie in {', '.join(sorted(files.tops)[:3]) or '.'}" if files.images else ""
@@ -134,31 +148,32 @@ def _read_attributes(
     if name.endswith(".csv"):
         sheet = parse_table(text.encode(), name, source)
         column, files = sheet.files(Columns())
-        reject_repeats(source, files, sheet.first_line)
+        reject_repeats(source, files, count(sheet.first_line))
         labels = sheet.labels(Columns(), [column])
         return labels.names, files, labels.values
-    lines = text.splitlines()
-    if len(lines) < 3 or not lines[0].strip().isdecimal():
+    (first, number), (second, names) = islice(chain(lines_of(text), repeat((0, ""))), 2)
+    rows = sum(1 for _ in _rows(text))
+    if (first, second) != (1, 2) or not number.strip().isdecimal() or not rows:
         raise DataError(f"{source}: line 1 must be the number of rows and line 2 the attribute names")
-    attributes = tuple(lines[1].split())
+    attributes = tuple(names.split())
     if len(set(attributes)) != len(attributes):
         raise DataError(f"{source}: line 2 names an attribute twice")
-    rows = [(number, line) for number, line in enumerate(lines[2:], start=3) if line.strip()]
-    if len(rows) != int(lines[0]):
-        raise DataError(
-            f"{source}: line 1 says {lines[0].strip()} rows, the file holds {len(rows)}; fetch it again"
-        )
-    return attributes, *_read_rows(source, rows, len(attributes))
+    if rows != int(number):
+        raise DataError(f"{source}: line 1 says {number.strip()} rows, the file holds {rows}; fetch it again")
+    return attributes, *_read_rows(source, text, len(attributes))
 
 
-def _read_rows(
-    source: str, rows: list[tuple[int, str]], columns: int
-) -> tuple[list[str], npt.NDArray[np.int8]]:
-    """Return file names [N] and labels [N, columns] of numbered lines."""
-    line_of: dict[str, int] = {}
-    labels = np.empty((len(rows), columns), np.int8)
+def _rows(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of files."""
+    return islice(lines_of(text), 2, None)
+
+
+def _read_rows(source: str, text: str, columns: int) -> tuple[list[str], npt.NDArray[np.int8]]:
+    """Return file names [N] and labels [N, columns]."""
+    names: list[str] = []
+    signs = bytearray()
     allowed = {"-1", "0", "1"}
-    for index, (number, row) in enumerate(rows):
+    for number, row in _rows(text):
         name, *values = row.split()
         if len(values) != columns:
             raise DataError(
@@ -168,13 +183,12 @@ def _read_rows(
         if not allowed.issuperset(values):
             bad = next(value for value in values if value not in allowed)
             raise DataError(f"{source}: line {number} ({cut(name)}) holds {quoted(bad)}; expected -1, 0 or 1")
-        if name in line_of:
-            raise DataError(
-                f"{source}: line {number} lists {cut(name)} again, after line {line_of[name]}; remove one"
-            )
-        line_of[name] = number
-        labels[index] = [value == "1" for value in values]
-    return list(line_of), labels
+        names.append(name)
+        signs += "".join(values).replace("-1", "0").encode()
+    reject_repeats(source, names, (number for number, _ in _rows(text)))
+    labels = np.frombuffer(signs, np.int8).reshape(-1, columns)
+    labels -= ord("0")
+    return names, labels
 
 
 def _read_partition(source: str, text: str, name: str, listed: list[str]) -> list[str]:
@@ -184,13 +198,11 @@ def _read_partition(source: str, text: str, name: str, listed: list[str]) -> lis
         _, splits = sheet.splits(Columns())
         if splits is None:
             raise DataError(f"{source}: no column partition; fetch the file again")
-        reject_repeats(source, files, sheet.first_line)
+        reject_repeats(source, files, count(sheet.first_line))
         split_of = dict(zip(files, splits, strict=True))
     else:
         split_of = {}
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
+        for number, line in lines_of(text):
             file, *values = line.split()
             if len(values) != 1 or values[0] not in NUMBERED_SPLITS:
                 raise DataError(f"{source}: line {number} must be a file name and 0, 1 or 2")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import Path
 
-from rgcluster.data.sources.files import Files
+from rgcluster.data.sources.files import Files, folder_of
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import one_hot
+from rgcluster.data.sources.trees.places import Place
 from rgcluster.data.sources.words import resembles_split, split_and_domain, split_of
 from rgcluster.errors import DataError
 
@@ -22,15 +22,16 @@ def common_folder(files: Files) -> str:
 
     A folder that names a split does not count, because its name is a label of the images.
     """
+    if not files.images:
+        return ""
+    # In alphabetical order all others lie between these two, and share the folders that these share.
+    first, last = min(files.folders).split("/"), max(files.folders).split("/")
+    depth = min(folder.count("/") for folder in files.folders)
     prefix = ""
-    paths = [name.split("/") for name in files.images]
-    depth = 0
-    while paths and all(len(path) > depth + 2 and path[depth] == paths[0][depth] for path in paths):
-        top = paths[0][depth]
-        if split_of(top) or split_and_domain(top):
+    for top, same, _ in zip(first, last, range(depth - 1), strict=False):  # at least one folder remains
+        if top != same or split_of(top) or split_and_domain(top):
             break
         prefix += f"{top}/"
-        depth += 1
     return prefix
 
 
@@ -40,13 +41,13 @@ def looks_like_classes(files: Files) -> bool:
     return "" not in folders and (len(folders) > 1 or any(map(split_of, folders)))
 
 
-def require_no_doubt(files: Files, source: Path) -> None:
+def require_no_doubt(files: Files, source: Place) -> None:
     """Raise DataError where some folders could be classes, or splits, and something beside them is neither.
 
     `files` are those below the folder that holds them all.
     """
     folders = files.tops - {""}
-    loose = next((name for name in files.images if "/" not in name), None)
+    loose = _loose(files)
     if loose is not None and (len(folders) > 1 or any(map(split_of, folders))):
         raise DataError(
             f"{source}: {loose} lies beside the folders {' and '.join(sorted(folders)[:2])}; move it into one if they "
@@ -75,66 +76,80 @@ def require_no_doubt(files: Files, source: Path) -> None:
             f"{source}: {plain} hardly names a class, so {other} beside it may be none either; move away what is not "
             "to be trained on, or give --layout classes if each folder is a class"
         )
-    inner = {
-        top: {name.split("/")[1] for name in files.images if name.startswith(f"{top}/")} for top in folders
-    }
+    if any(folder.count("/") < 2 for folder in files.folders):
+        return
+    inner: dict[str, set[str]] = {}
+    for folder in files.folders:
+        top, below, *_ = folder.split("/")
+        inner.setdefault(top, set()).add(below)
     shared = set.intersection(*inner.values())
-    if (
-        all(name.count("/") > 1 for name in files.images)
-        and len(shared) > 1
-        and not any(map(split_of, folders | shared))
-    ):
+    if len(shared) > 1 and not any(map(split_of, folders | shared)):
         raise DataError(
             f"{source}: the folders {' and '.join(sorted(shared)[:2])} lie in each of {first} and {second}; give "
             f"--layout classes if {first} and {second} are the classes, or swap the folders"
         )
 
 
-def read_classes(path: Path, files: Files) -> ImageTable:
+def read_classes(path: Place, files: Files) -> ImageTable:
     """Read `CLASS/...`, `train/CLASS/...`, `CLASS/train/...` or `trainA/...`; the attributes are the classes."""
     if not files.images:
         raise DataError(f"{path}: no images there; expected a folder of images for each class")
     files = files.below(common_folder(files))
-    tops = files.tops
-    loose = next((name for name in files.images if "/" not in name), None)
+    loose = _loose(files)
     if loose is not None:
         raise DataError(f"{path / loose}: lies in no class folder; move it into one")
-    splits: list[str] | None
-    paths = [name.split("/")[:-1] for name in files.images]
-    if all(map(split_of, tops)):
-        splits, of_row = _below_splits(path, files.images)
-    elif all(map(split_and_domain, tops)):
-        pairs = [split_and_domain(path[0]) or ("", "") for path in paths]
-        splits, of_row = [split for split, _ in pairs], [domain for _, domain in pairs]
+    if all(map(split_of, files.tops)):
+        of_folder = _below_splits(path, files)
+    elif all(map(split_and_domain, files.tops)):
+        of_folder = {
+            folder: split_and_domain(folder.partition("/")[0]) or ("", "") for folder in files.folders
+        }
     else:
-        of_row = [path[0] for path in paths]
-        inner = [split_of(path[1]) if len(path) > 1 else None for path in paths]
-        splits = [split for split in inner if split] if all(inner) else None
+        of_folder = {folder: _class_above_split(folder) for folder in files.folders}
     # Systems encode the same accented name in different ways.
-    of_row = [unicodedata.normalize("NFC", name) for name in of_row]
-    labels = one_hot(of_row, sorted(set(of_row)), str(path))
+    of_folder = {
+        folder: (split, unicodedata.normalize("NFC", name)) for folder, (split, name) in of_folder.items()
+    }
+    classes = sorted({name for _, name in of_folder.values()})
+    labels = one_hot((of_folder[folder_of(name)][1] for name in files.images), classes, str(path))
+    splits = None
+    if all(split for split, _ in of_folder.values()):
+        splits = [of_folder[folder_of(name)][0] for name in files.images]
     return ImageTable(
         path, files.tree, "classes", labels.names, files.images, labels.values, splits, labels.one_hot,
         files.left_out(),
     )  # fmt: skip
 
 
-def _below_splits(path: Path, images: list[str]) -> tuple[list[str], list[str]]:
-    """Return split and class of images in `SPLIT/CLASS/...`; `SPLIT/SPLIT` and `SPLIT/images` count as one folder."""
+def _loose(files: Files) -> str | None:
+    """Return an image that lies in no folder."""
+    return next((name for name in files.images if "/" not in name), None) if "" in files.folders else None
+
+
+def _class_above_split(folder: str) -> tuple[str, str]:
+    """Return split, or the empty string, and class of the images in a folder `CLASS/SPLIT/...` or `CLASS/...`."""
+    name, below, *_ = folder.split("/")
+    return split_of(below) or "", name
+
+
+def _below_splits(path: Place, files: Files) -> dict[str, tuple[str, str]]:
+    """Return split and class of the images in each folder `SPLIT/CLASS/...`.
+
+    `SPLIT/SPLIT` and `SPLIT/images` count as one folder where all images of the split lie there.
+    """
     wrapped: dict[str, bool] = {}
-    for name in images:
-        top, *rest = name.split("/")[:-1]
+    for folder in files.folders:
+        top, *rest = folder.split("/")[:-1]
         idle = len(rest) > 1 and (split_of(rest[0]) == split_of(top) or rest[0].casefold() in IMAGES)
         wrapped[top] = wrapped.get(top, True) and idle
-    splits, classes = [], []
-    for name in images:
-        top, *rest = name.split("/")[:-1]
-        rest = rest[wrapped[top] :]
-        if not rest:
-            raise DataError(
-                f"{path / name}: lies in the folder of a split, but in no class folder; move it into one, "
-                "give a table of labels, or --layout images if the images have none"
-            )
-        splits.append(split_of(top) or "")
-        classes.append(rest[0])
-    return splits, classes
+    found = {}
+    for folder in files.folders:
+        top, *rest = folder.split("/")[:-1]
+        found[folder] = split_of(top) or "", "".join(rest[wrapped[top] :][:1])
+    name = next((name for name in files.images if not found[folder_of(name)][1]), None)
+    if name is not None:
+        raise DataError(
+            f"{path / name}: lies in the folder of a split, but in no class folder; move it into one, "
+            "give a table of labels, or --layout images if the images have none"
+        )
+    return found

@@ -8,6 +8,7 @@ import numpy as np
 
 from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.data.sources.table import ImageTable
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES
 from rgcluster.data.sources.words import SPLITS
 from rgcluster.faces.dataset import FaceSet
 
@@ -29,7 +30,7 @@ class DrawnTree:
     def head(self, name: str, count: int) -> bytes:
         return self.read(name)[:count]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         return self.faces.jpeg(int(name.partition(".")[0]) - 1)
 
 

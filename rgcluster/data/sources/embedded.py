@@ -10,9 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rgcluster.base.storage import Location
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
+from rgcluster.data.sources.trees.places import Place
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES
 from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError
 
@@ -37,7 +40,7 @@ class ParquetTree:
     def head(self, name: str, count: int) -> bytes:
         return self.read(name)[:count]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         file, _, rest = name.partition(".parquet/")
         row = int(rest.split("/", 1)[0])
         path = str(self.folder / f"{file}.parquet")
@@ -50,19 +53,22 @@ class ParquetTree:
         return bytes(content)
 
 
-def holds_images(path: Path) -> bool:
+def holds_images(place: Place) -> bool:
     """Return whether a Parquet file holds images, rather than names of files."""
     try:
-        return bool(_image_columns(pq.read_schema(path)))
+        with Location(place).open_file() as file:
+            return bool(_image_columns(pq.read_schema(file)))
     except (OSError, pa.ArrowException):
         return False  # the reader of tables reports the reason
 
 
-def read_embedded(path: Path, names: list[str], columns: Columns, files: Files | None = None) -> ImageTable:
+def read_embedded(path: Place, names: list[str], columns: Columns, files: Files | None = None) -> ImageTable:
     """Read the Parquet files called `names` below the folder `path`, or the one file `path` if there are none.
 
     The split is that in the files' or folders' names, unless a column has it.
     """
+    if isinstance(path, Location):
+        raise DataError(f"{path}: Parquet files that hold images are read from a disk; copy them there")
     folder = path if names else path.parent
     parts, images, counts = [], [], []
     column = ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rgcluster.data.kinds import HEAD_BYTES, image_kind
-from rgcluster.data.sources.tree import SubTree, Tree, leftover
+from rgcluster.data.sources.trees.tree import SubTree, Tree, leftover
 from rgcluster.errors import DataError, quoted
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Files",
     "LeftOut",
     "files_of",
+    "folder_of",
     "joined",
 ]
 
@@ -55,10 +57,15 @@ class Files:
     others: list[str]
     elsewhere: LeftOut = field(default_factory=dict)
 
+    @cached_property
+    def folders(self) -> set[str]:
+        """The folders of the images, as `folder_of` names them: far fewer than the images."""
+        return {folder_of(name) for name in self.images}
+
     @property
     def tops(self) -> set[str]:
         """The top folders of the images; the empty string for images that lie in none."""
-        return {name.split("/", 1)[0] if "/" in name else "" for name in self.images}
+        return {folder.partition("/")[0] for folder in self.folders}
 
     def tables(self) -> list[str]:
         """Return the tables among the others."""
@@ -96,6 +103,11 @@ class Files:
         return joined(self.elsewhere, {NO_IMAGES: tuple(self.others)} if self.others else {})
 
 
+def folder_of(name: str) -> str:
+    """Return the folder of a file, with a slash at its end; the empty string for a file in none."""
+    return name[: name.rfind("/") + 1]
+
+
 def joined(*parts: LeftOut) -> LeftOut:
     """Return all that was left out, by reason."""
     found: LeftOut = {}
@@ -112,7 +124,7 @@ def files_of(tree: Tree) -> Files:
     """
     images, others, left, empty = [], [], [], []
     for name in tree.names():
-        if leftover(name.rstrip("/").rsplit("/", 1)[-1]):
+        if leftover(name.rstrip("/").rpartition("/")[2]):
             left.append(name)
         elif name.endswith("/"):
             empty.append(name)
@@ -131,10 +143,9 @@ def files_of(tree: Tree) -> Files:
 def _is_text(name: str) -> bool:
     """Return whether a file's name is text: names in another encoding come with lone surrogates."""
     try:
-        name.encode()
+        return name.isascii() or bool(name.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _is_image(tree: Tree, name: str) -> bool:

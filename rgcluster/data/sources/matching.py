@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from rgcluster.data.sources.tree import Tree
+from rgcluster.data.sources.trees.tree import Tree
 from rgcluster.errors import DataError, quoted
 
 __all__ = ["match_names"]

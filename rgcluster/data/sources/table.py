@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import operator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from rgcluster.data.sources.files import LeftOut
-from rgcluster.data.sources.tree import Tree
+from rgcluster.data.sources.trees.places import Place
+from rgcluster.data.sources.trees.tree import Tree
 from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import FaceSet
 
@@ -42,7 +45,7 @@ class ImageTable:
     ignored files by reason.
     """
 
-    origin: Path
+    origin: Place
     tree: Tree
     layout: Layout
     attributes: tuple[str, ...]
@@ -60,7 +63,8 @@ class ImageTable:
     @property
     def name(self) -> str:
         """Default name of the data set."""
-        return self.origin.name if self.origin.is_dir() else self.origin.stem
+        name = self.origin.name
+        return name if self.origin.is_dir() else PurePosixPath(name).stem
 
 
 def reject_unlisted(
@@ -72,10 +76,13 @@ def reject_unlisted(
         raise DataError(f"{tree}/{extra}: has no row in {source}; add the row or remove the file{way}")
 
 
-def reject_repeats(source: str, names: Sequence[str], first_line: int) -> None:
-    """Raise DataError for a repeated file; `names` start at line `first_line`."""
+def reject_repeats(source: str, names: Sequence[str], lines: Iterable[int]) -> None:
+    """Raise DataError for a repeated file; `lines` are the numbers of the names' lines."""
+    ordered = sorted(names)  # takes less memory than a set
+    if not any(map(operator.eq, ordered, islice(ordered, 1, None))):
+        return
     line_of: dict[str, int] = {}
-    for line, name in enumerate(names, start=first_line):
+    for line, name in zip(lines, names, strict=False):
         if name in line_of:
             raise DataError(
                 f"{source}: line {line} lists {cut(name)} again, after line {line_of[name]}; remove one"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from itertools import count
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from rgcluster.data.sources.archives import open_tree
 from rgcluster.data.sources.embedded import holds_images, read_embedded
-from rgcluster.data.sources.files import Files, LeftOut, files_of
+from rgcluster.data.sources.files import Files, LeftOut, files_of, folder_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
-from rgcluster.data.sources.tree import content_of
+from rgcluster.data.sources.trees.places import Place, open_tree
+from rgcluster.data.sources.trees.tree import content_of
 from rgcluster.data.sources.words import split_of
 from rgcluster.errors import DataError
 
@@ -24,12 +25,12 @@ WORKBOOKS = (".xlsx", ".xls", ".ods")
 NO_ROW = "images without a row"
 
 
-def read_table(path: Path, images: Path | None, columns: Columns) -> ImageTable:
+def read_table(path: Place, images: Place | None, columns: Columns) -> ImageTable:
     """Read the table at `path`, its files in the folder or archive `images` (the table's own folder if None).
 
     A Parquet table may hold the images itself.
     """
-    if path.suffix.lower() == ".parquet" and holds_images(path):
+    if path.name.lower().endswith(".parquet") and holds_images(path):
         return read_embedded(path, [], columns)
     try:
         content = path.read_bytes()
@@ -50,7 +51,7 @@ def tables_beside(files: Files) -> list[str]:
     metadata = [name for name in tables if is_metadata(name)]
     if metadata:
         return metadata
-    return [name for name in tables if _beside(name, files.images)]
+    return [name for name in tables if _beside(name, files)]
 
 
 def is_metadata(table: str) -> bool:
@@ -60,17 +61,16 @@ def is_metadata(table: str) -> bool:
 
 def workbooks(files: Files) -> list[str]:
     """Return the workbooks that lie where a table of the images would."""
-    return [name for name in files.others if name.lower().endswith(WORKBOOKS) and _beside(name, files.images)]
+    return [name for name in files.others if name.lower().endswith(WORKBOOKS) and _beside(name, files)]
 
 
-def _beside(table: str, images: list[str]) -> bool:
+def _beside(table: str, files: Files) -> bool:
     """Return whether every image, or none, lies below the table's folder."""
-    folder = table.rpartition("/")[0]
-    inside = sum(name.startswith(f"{folder}/") for name in images) if folder else len(images)
-    return inside in (0, len(images))
+    above = folder_of(table)
+    return len({folder.startswith(above) for folder in files.folders}) < 2
 
 
-def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
+def read_beside(path: Place, files: Files, columns: Columns) -> ImageTable:
     """Read the table, or the tables of the splits, that lie beside the images of a folder or archive."""
     names = tables_beside(files)
     if not names:
@@ -82,16 +82,16 @@ def read_beside(path: Path, files: Files, columns: Columns) -> ImageTable:
             )
         raise DataError(f"{path}: no table there, a .csv, .tsv, .jsonl or .parquet file beside the images")
     if len(names) == 1:
-        folder = f"{names[0].rpartition('/')[0]}/".removeprefix("/")
-        above = all(name.startswith(folder) for name in files.images)
+        folder = folder_of(names[0])
+        above = all(inner.startswith(folder) for inner in files.folders)
         inside = files.without(names).below(folder if above else "")
         sheet = _sheet(files, names[0])
         way = f", or give the table itself if its rows are all that is wanted: {path / names[0]}"
         return _joined(path, inside, sheet, columns, "remove the row or add the file", whole=True, way=way)
     if not is_metadata(names[0]):
         first = path / names[0]
-        folder = names[0].rpartition("/")[0]
-        apart = bool(folder) and not any(name.startswith(f"{folder}/") for name in files.images)
+        folder = folder_of(names[0])
+        apart = bool(folder) and not any(inner.startswith(folder) for inner in files.folders)
         how = (
             f"give the one to read, `rgcluster data shard {first} ...{f' --images {path}' if apart else ''}`"
         )
@@ -105,7 +105,7 @@ def _sheet(files: Files, name: str) -> Sheet:
     return parse_table(content_of(files.tree, name), name, f"{files.tree}/{name}")
 
 
-def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> ImageTable:
+def _of_splits(path: Place, files: Files, names: list[str], columns: Columns) -> ImageTable:
     """Read a table of metadata for each split's folder."""
     parts, splits = [], []
     column = ""
@@ -140,7 +140,7 @@ def _of_splits(path: Path, files: Files, names: list[str], columns: Columns) -> 
 
 
 def _joined(
-    path: Path,
+    path: Place,
     files: Files,
     sheet: Sheet,
     columns: Columns,
@@ -152,12 +152,12 @@ def _joined(
 ) -> ImageTable:
     """Join a table to its files; if it is `whole`, an image without a row is an error."""
     file_column, listed = sheet.files(columns)
-    reject_repeats(sheet.source, listed, sheet.first_line)
+    reject_repeats(sheet.source, listed, count(sheet.first_line))
     split_column, own = sheet.splits(columns)
     labels = sheet.labels(columns, [name for name in (file_column, split_column) if name])
     present = files.images + files.others
     found = match_names(listed, present, files.tree, sheet.source, sheet.first_line, remedy)
-    reject_repeats(sheet.source, found, sheet.first_line)
+    reject_repeats(sheet.source, found, count(sheet.first_line))
     used = set(found)
     if whole:
         reject_unlisted(files.tree, files.images, used, sheet.source, way)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from rgcluster.data.sources.files import IMAGE_SUFFIXES
 from rgcluster.data.sources.words import NUMBERED_SPLITS, SPLITS, split_of
 from rgcluster.errors import DataError, quoted
 
-__all__ = ["Columns", "Labels", "Sheet", "decode_text", "one_hot", "parse_table"]
+__all__ = ["Columns", "Labels", "Sheet", "decode_text", "lines_of", "one_hot", "parse_table"]
 
 FILE_COLUMNS = (
     "file", "file_name", "filename", "image", "image_id", "image_name", "image_path", "path", "file_path",
@@ -53,7 +54,7 @@ class Labels:
     one_hot: bool
 
 
-def one_hot(values: Sequence[str], classes: Sequence[str], source: str) -> Labels:
+def one_hot(values: Iterable[str], classes: Sequence[str], source: str) -> Labels:
     """Return the labels of rows that each have one of the classes; DataError for fewer than two, or two spellings."""
     if len(classes) < 2:
         raise DataError(
@@ -64,8 +65,11 @@ def one_hot(values: Sequence[str], classes: Sequence[str], source: str) -> Label
         other = spelt.setdefault(name.casefold(), name)
         if other != name and len(name) > 1:  # letters are classes of their own
             raise DataError(f"{source}: the classes {other!r} and {name!r} differ in case alone; rename one")
-    labels = np.array(values)[:, None] == np.array(classes)[None]
-    return Labels(tuple(classes), labels.astype(np.int8), True)
+    column = {name: number for number, name in enumerate(classes)}
+    chosen = np.fromiter((column[value] for value in values), np.int32)
+    labels = np.zeros((len(chosen), len(classes)), np.int8)
+    labels[np.arange(len(chosen)), chosen] = 1
+    return Labels(tuple(classes), labels, True)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,7 @@ class Sheet:
             )
 
 
+_LINE = re.compile(r"([^\r\n]*)(?:\r\n?|\n|\Z)")
 _CHOOSE = "; choose columns of attributes with --attributes, or one of class names with --class-column"
 
 
@@ -232,8 +237,15 @@ def decode_text(content: bytes, source: str) -> str:
     raise DataError(f"{source}: not a text file in UTF-8; save it as one, or fetch it again")
 
 
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and content of each line that is not blank, one at a time: a list would outweigh the text."""
+    for number, line in enumerate(_LINE.finditer(text), start=1):
+        if line[1].strip():
+            yield number, line[1]
+
+
 def _parse_text(text: str, source: str, *, tabs: bool) -> pa.Table:
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    _, header = next(lines_of(text), (0, ""))
     separator = "\t" if tabs else next((mark for mark in ",;\t" if mark in header), ",")
     names = next(csv.reader([header], delimiter=separator), [])
     if file := next((name for name in names if name.strip().lower().endswith(IMAGE_SUFFIXES)), None):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rgcluster.data.sources.archives import TarTree
 from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
+from rgcluster.data.sources.trees.archives import TarTree
+from rgcluster.data.sources.trees.places import Place
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES
 from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError, quoted
 
@@ -39,9 +41,9 @@ class TarsTree:
         tree, member = self._member(name)
         return tree.head(member, count)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         tree, member = self._member(name)
-        return tree.read(member)
+        return tree.read(member, limit)
 
     def _member(self, name: str) -> tuple[TarTree, str]:
         archive, _, member = name.partition(".tar/")
@@ -54,7 +56,7 @@ def is_webdataset(files: Files) -> bool:
     return any(_key(name) in keys for name in files.images)
 
 
-def read_webdataset(path: Path, files: Files, columns: Columns) -> ImageTable:
+def read_webdataset(path: Place, files: Files, columns: Columns) -> ImageTable:
     """Read the samples of an archive, or of a folder of archives named after splits."""
     by_key: dict[str, str] = {}
     for name in files.images:

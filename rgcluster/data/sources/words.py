@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
+from rgcluster.data.sources.trees.places import Place
 from rgcluster.errors import DataError
 
 __all__ = ["NUMBERED_SPLITS", "SPLITS", "resembles_split", "split_and_domain", "split_of", "splits_in"]
@@ -41,7 +41,7 @@ def resembles_split(word: str) -> bool:
     return _LIKE.fullmatch(word) is not None
 
 
-def splits_in(folder: Path, names: Sequence[str]) -> list[str] | None:
+def splits_in(folder: Place, names: Sequence[str]) -> list[str] | None:
     """Return the split in each name of a file of the folder, None where no name has one; DataError if some have."""
     found = {name: _split_in(name) for name in dict.fromkeys(names)}
     if not any(found.values()):

@@ -10,10 +10,14 @@ from typing import Protocol
 
 from rgcluster.errors import DataError
 
-__all__ = ["MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "content_of", "leftover", "limit_size"]
+__all__ = [
+    "MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "content_of", "leftover", "limit_size", "limited",
+]  # fmt: skip
 
 MAX_FILE_BYTES = 64 << 20
 """Larger files are no training images; reading them could exhaust the memory."""
+MAX_TABLE_BYTES = 8 << 30
+"""A row of 40 attributes takes 130 bytes: a table of 60 million rows."""
 
 _LEFTOVERS = frozenset(
     (
@@ -42,24 +46,31 @@ class Tree(Protocol):
     def head(self, name: str, count: int) -> bytes:
         """Return one file's first `count` bytes; OSError says why they cannot be read."""
 
-    def read(self, name: str) -> bytes:
-        """Return one file's content; OSError says why it cannot be read."""
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
+        """Return one file's content; OSError says why it cannot be read, or that it has more than `limit` bytes."""
 
     def __str__(self) -> str: ...
 
 
 def content_of(tree: Tree, name: str) -> bytes:
-    """Return one file's content; DataError names the file where it cannot be read."""
+    """Return the content of a table; DataError names the file where it cannot be read."""
     try:
-        return tree.read(name)
+        return tree.read(name, MAX_TABLE_BYTES)
     except OSError as error:
         raise DataError(f"{tree}/{name}: cannot be read ({error.strerror or error})") from None
 
 
-def limit_size(size: int) -> None:
-    """Raise OSError for a file of more than `MAX_FILE_BYTES`."""
-    if size > MAX_FILE_BYTES:
-        raise OSError(f"{size >> 20} MiB, the limit is {MAX_FILE_BYTES >> 20}")
+def limit_size(size: int, limit: int) -> None:
+    """Raise OSError for a file of more than `limit` bytes."""
+    if size > limit:
+        raise OSError(f"{size >> 20} MiB, the limit is {limit >> 20}")
+
+
+def limited(content: bytes, limit: int) -> bytes:
+    """Return what was read of a file whose size was unknown; OSError for more than `limit` bytes."""
+    if len(content) > limit:
+        raise OSError(f"more than {limit >> 20} MiB")
+    return content
 
 
 class FolderTree:
@@ -78,29 +89,31 @@ class FolderTree:
         with open(self.path / name, "rb") as file:
             return file.read(count)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         path = self.path / name
-        limit_size(path.stat().st_size)
+        limit_size(path.stat().st_size, limit)
         return path.read_bytes()
 
     def _walk(self, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         try:
             status = folder.stat()
-            entries = list(os.scandir(folder))
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                raise DataError(f"{folder}: a symbolic link to a folder above it; remove the link")
+            empty = True
+            with os.scandir(folder) as entries:  # one at a time: a list of them outweighs their names
+                for entry in entries:
+                    empty = False
+                    if not _is_directory(entry):
+                        yield prefix + entry.name
+                    elif leftover(entry.name):
+                        yield f"{prefix}{entry.name}/"
+                    else:
+                        yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
         except OSError as error:
             raise DataError(f"{folder}: cannot be listed ({error.strerror}); give read permission") from None
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            raise DataError(f"{folder}: a symbolic link to a folder above it; remove the link")
-        if not entries and prefix:
+        if empty and prefix:
             yield prefix
-        for entry in entries:
-            if not _is_directory(entry):
-                yield prefix + entry.name
-            elif leftover(entry.name):
-                yield f"{prefix}{entry.name}/"
-            else:
-                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
 
 
 @dataclass(frozen=True)
@@ -120,8 +133,8 @@ class SubTree:
     def head(self, name: str, count: int) -> bytes:
         return self.tree.head(self.prefix + name, count)
 
-    def read(self, name: str) -> bytes:
-        return self.tree.read(self.prefix + name)
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
+        return self.tree.read(self.prefix + name, limit)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

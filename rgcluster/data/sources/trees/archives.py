@@ -8,10 +8,10 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from rgcluster.data.sources.tree import MAX_FILE_BYTES, FolderTree, Tree, leftover, limit_size
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, Tree, leftover, limit_size, limited
 from rgcluster.errors import DataError, quoted
 
-__all__ = ["ARCHIVES", "TarTree", "ZipTree", "open_tree"]
+__all__ = ["ARCHIVES", "TarTree", "ZipTree", "open_archive"]
 
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".7z", ".rar")
 ARCHIVES = (".zip", ".tar", *_COMPRESSED)
@@ -26,12 +26,8 @@ NOWHERE = (-1, 0)
 """The place of a link whose file is not in the archive."""
 
 
-def open_tree(path: Path) -> Tree:
-    """Return the folder, zip or tar archive at `path`, by its content; DataError for anything else."""
-    if path.is_dir():
-        return FolderTree(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such folder or file")
+def open_archive(path: Path) -> Tree:
+    """Return the zip or tar archive at `path`, by its content; DataError for another file."""
     suffix, head = path.suffix.lower(), _head(path)
     if suffix in _COMPRESSED or head.startswith(_MAGIC):
         raise DataError(f"{path}: cannot be read in place; unpack it and give the folder, or pack it as .zip")
@@ -74,12 +70,9 @@ class ZipTree:
     def head(self, name: str, count: int) -> bytes:
         return self._read(name, count)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         # The size in the directory may be wrong, so read no more than allowed.
-        content = self._read(name, MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise OSError(f"more than {MAX_FILE_BYTES >> 20} MiB")
-        return content
+        return limited(self._read(name, limit + 1), limit)
 
     def _read(self, name: str, count: int) -> bytes:
         archive = _open_zip(str(self.path))
@@ -108,9 +101,9 @@ class TarTree:
         offset, size = self._place(name)
         return self._read(offset, min(size, count))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         offset, size = self._place(name)
-        limit_size(size)
+        limit_size(size, limit)
         content = self._read(offset, size)
         if len(content) < size:
             raise OSError(f"damaged in {self.path.name}: {len(content)} bytes of {size}")

@@ -1,0 +1,1 @@
+"""Files of a source by relative names: folders, archives, object stores."""
