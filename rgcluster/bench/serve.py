@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from rgcluster.bench.clients import Load, run_clients
@@ -62,7 +63,11 @@ def bench_serve(
 
 def full_target(attributes: int) -> str:
     """Return the target of all requests, a value for each attribute."""
-    return ",".join(map(str, np.eye(attributes, dtype=np.int8)[TARGET % attributes].tolist()))
+    return ",".join(map(str, _target_vector(attributes).tolist()))
+
+
+def _target_vector(attributes: int) -> npt.NDArray[np.int8]:
+    return np.eye(attributes, dtype=np.int8)[TARGET % attributes]
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class _Direct:
         self._translators.warm_up()
         ids = store.ids()[: self._rows]
         self.pixels = store.fetch(ids)
-        self._vector = np.eye(config.num_attributes, dtype=np.int8)[TARGET % config.num_attributes]
+        self._vector = _target_vector(config.num_attributes)
         self.target = full_target(config.num_attributes)
 
     def measure(self, kind: Guidance) -> tuple[float, float]:

@@ -63,7 +63,6 @@ def data(
     """Compare reading shards as batches of 128 px with torch's DataLoader on the files, or with other libraries."""
     from rgcluster.base.session import ray_session
     from rgcluster.bench.data import bench_data
-    from rgcluster.bench.peers.reading import bench_readers
     from rgcluster.bench.rows import bench_rows
     from rgcluster.bench.worlds import bench_worlds, worlds_of
 
@@ -74,6 +73,8 @@ def data(
             images or (IMAGES_OF_CELEBA if thorough else IMAGES),
         )
         if peers:
+            from rgcluster.bench.peers.reading import bench_readers
+
             found = bench_readers(where, count, console.print)
         elif rows:
             found = bench_rows(where, rows, console.print)
@@ -108,12 +109,13 @@ def serve(
     json_: JsonOption = None,
 ) -> None:
     """Compare the endpoint over HTTP with direct calls of its translators, or with other servers."""
-    from rgcluster.bench.peers.serving import bench_servers
     from rgcluster.bench.serve import bench_serve
     from rgcluster.serve.settings import named_runs, settings_of
 
     settings = settings_of({"runs": named_runs([str(run)])}, set_ or ())
-    if peers:
+    if peers:  # a server's library takes seconds to import
+        from rgcluster.bench.peers.serving import bench_servers
+
         _show("serve", bench_servers(settings, port, requests, console.print), json_)
         return
     if memory_requests is None:

@@ -39,8 +39,8 @@ class LossConfig(Section):
         le=1,
         description="share of back-translations that begin at x with its nearest reference pasted in; not in the paper",
     )
-    """Where the mask repaints, such an image shows real hair of the target domain in place of G's, and x is what is
-    behind it. What G learns from its own hair alone, half transparent as it is, leaves a haze where hair is real."""
+    """Where the mask repaints, such an image shows real hair of the target domain, and x shows what lies behind it.
+    The hair that G paints is half transparent: a G that has learnt to remove only that leaves a haze of real hair."""
     gradient_penalty: float = Field(0.0, ge=0, description="R1: squared gradient of D at real images, halved")
     gradient_penalty_every: int = Field(
         8, ge=1, description="steps between two penalties, each so much larger"

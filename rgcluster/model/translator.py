@@ -210,7 +210,7 @@ class TranslationObjective(nn.Module):
 def pasted(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     """Return images [B, 3, h, w] that show their references where the mask [B, 1, h, w] repaints more than half.
 
-    The places within a thirty-second of the side of these show the reference, too, since a mask ends before hair does.
+    So do the places within a thirty-second of the side of these, since a mask ends before the hair does.
     """
     wider = image.shape[-1] // 32
     places = F.max_pool2d((mask > 0.5).to(image.dtype), 2 * wider + 1, stride=1, padding=wider)

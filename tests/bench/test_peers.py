@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from inside import run_inside
+from peers_alone import peers_alone
 
 from rgcluster.bench.peers import vectors
 from rgcluster.bench.peers.peer import Floats, Ids, VectorPeer
@@ -104,14 +104,7 @@ def test_the_command_compares_peers_instead(monkeypatch: pytest.MonkeyPatch, tmp
 
     from rgcluster.bench import store
 
-    given: list[Any] = []
-
-    def measured(folder: Path, count: int, progress: Any) -> list[Any]:
-        given.append(count)
-        return []
-
-    monkeypatch.setattr(vectors, "bench_peers", measured)
-    monkeypatch.setattr(store, "bench_store", lambda *arguments: pytest.fail("measured as well"))
+    given = peers_alone(monkeypatch, (vectors, "bench_peers"), (store, "bench_store"))
     monkeypatch.setattr("rgcluster.base.session.ray_session", nullcontext)
     assert run_inside("bench", "store", "--peers", "--vectors", "2000") == (0, "")
-    assert given == [2000]
+    assert [count for _, count, _ in given] == [2000]

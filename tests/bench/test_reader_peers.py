@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from inside import run_inside
+from peers_alone import peers_alone
 from torch import Tensor
 
 from rgcluster.bench import data
@@ -83,7 +84,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Grey:
         return iter([64] * 4)
 
     monkeypatch.setattr(reading, "_source", lambda folder, count: grey)
-    monkeypatch.setattr(reading, "_batches", batches)
+    monkeypatch.setattr(reading, "stream_batches", batches)
     monkeypatch.setattr(reading, "_workers", lambda: 3)
     order.clear()
     return grey
@@ -133,15 +134,8 @@ def test_a_peer_yields_every_row_once_in_random_order(kind: type[ReaderPeer], tm
 
 
 def test_the_command_compares_readers_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[int] = []
-
-    def measured(folder: Path, count: int, progress: Any) -> list[Any]:
-        given.append(count)
-        return []
-
-    monkeypatch.setattr(reading, "bench_readers", measured)
-    monkeypatch.setattr(data, "bench_data", lambda *arguments: pytest.fail("measured as well"))
+    given = peers_alone(monkeypatch, (reading, "bench_readers"), (data, "bench_data"))
     monkeypatch.setattr("rgcluster.base.session.ray_session", nullcontext)
     assert run_inside("bench", "data", "--peers", "--images", "2000") == (0, "")
     assert run_inside("bench", "data", "--peers") == (0, "")
-    assert given == [2000, 40_000]
+    assert [count for _, count, _ in given] == [2000, 40_000]

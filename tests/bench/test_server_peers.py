@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from inside import run_inside
+from peers_alone import peers_alone
 from serving import encoded
 from starlette.datastructures import FormData, Headers
 from untrained import noise_images, untrained_run
@@ -82,12 +84,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return Load([0.1] * clients * each, failed=1, elapsed=0.5)
 
     @contextmanager
-    def endpoint(settings: Any, port: int) -> Iterator[str]:
-        yield "http://nowhere"
+    def served(settings: Any, host: str, port: int) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(address="http://nowhere")
 
     monkeypatch.setattr(serve.Endpoint, "load", load)
     monkeypatch.setattr(serving, "_question", lambda run: (b"image", "1,0"))
-    monkeypatch.setattr(serving, "_endpoint", endpoint)
+    monkeypatch.setattr(serving, "serving", served)
     monkeypatch.setattr(serving, "TURNS", 2)
     Counted.said.clear()
 
@@ -236,14 +238,7 @@ def _parsed(peer: LitServe, image: bytes, target: str, kind: Any, seed: int) -> 
 
 
 def test_the_command_compares_servers_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given: list[Any] = []
-
-    def measured(settings: Any, port: int, requests: int, progress: Any) -> list[Any]:
-        given.append((port, requests))
-        return []
-
+    given = peers_alone(monkeypatch, (serving, "bench_servers"), (serve, "bench_serve"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(serving, "bench_servers", measured)
-    monkeypatch.setattr(serve, "bench_serve", lambda *arguments: pytest.fail("measured as well"))
     assert run_inside("bench", "serve", "--run", "x", "--peers", "--requests", "9") == (0, "")
-    assert given == [(8765, 9)]
+    assert [(port, requests) for _, port, requests, _ in given] == [(8765, 9)]

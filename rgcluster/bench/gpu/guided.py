@@ -109,13 +109,14 @@ class _GalleryGuide:
     ) -> None:
         assert batch.content is not None and batch.posterior is not None
         self._step, self._gallery, self._rows, self._random = step, gallery, rows, random
-        self._own = step.config.guidance.own_references == "itself"
+        settings = step.config.guidance
+        self._fuse_cycle, self._own = settings.fuse_cycle, settings.own_references == "itself"
         self._cycle: Tensor | None = None
         if self._own:
             self._translation = step.references(self._find(batch.image, batch.content, batch.target_style))
             self._reconstruction = step.encoded(batch.image.flip(-1)[:, None])
             return
-        style = style_of(batch.posterior, batch.posterior_noise, step.config.guidance.loss)
+        style = style_of(batch.posterior, batch.posterior_noise, settings.loss)
         images, contents = (each.repeat(2, 1, 1, 1) for each in (batch.image, batch.content))
         found = self._find(images, contents, torch.cat([batch.target_style, style]))
         images, contents = step.references(found)
@@ -129,13 +130,13 @@ class _GalleryGuide:
         return self._reconstruction
 
     def issue_cycle(self, image: Tensor, content: Tensor, style: Tensor) -> None:
-        if self._step.config.guidance.fuse_cycle and not self._own:
+        if self._fuse_cycle and not self._own:
             self._cycle = self._find(image.detach(), content.detach(), style.detach())
 
     def cycle(self) -> References | None:
-        if self._own and self._step.config.guidance.fuse_cycle:
-            return self._reconstruction
-        return None if self._cycle is None else self._step.references(self._cycle)
+        if not self._fuse_cycle:
+            return None
+        return self._reconstruction if self._cycle is None else self._step.references(self._cycle)
 
     def _find(self, image: Tensor, content: Tensor, style: Tensor) -> Tensor:
         count = self._step.config.guidance.retrieval_count

@@ -28,7 +28,7 @@ class Peer(ABC):
 
 
 def installed(peers: Sequence[type[P]], progress: Progress) -> list[type[P]]:
-    """Return the peers whose library is installed; the others are said."""
+    """Return the peers whose library is installed; `progress` gets a line for each of the others."""
     present = []
     for peer in peers:
         if importlib.util.find_spec(peer.library):

@@ -28,13 +28,13 @@ __all__ = ["READERS", "bench_readers"]
 READERS: tuple[type[ReaderPeer], ...] = (WebDataset, LitData)
 TURNS, SECONDS = 3, 60.0
 METRICS = {"images/s": ("an epoch", "images/s"), "first": ("first batch", "s")}
-"""Names and units of what is compared of that which `measure` returns."""
+"""The figures of `measure` that are compared, with their names and units."""
 
 
 def bench_readers(
     folder: Path, count: int, progress: Progress, peers: Sequence[type[ReaderPeer]] = READERS
 ) -> list[Row]:
-    """Compare epochs of shuffled batches [64, 128, 128, 3]; a peer that is not installed is said and skipped.
+    """Compare epochs of shuffled batches [64, 128, 128, 3]; a peer that is not installed is named and skipped.
 
     `count` faces are drawn and prepared once: all read the same JPEG bytes, from files that were written before, with
     as many processes. This package and its peers take turns; rows hold the medians.
@@ -47,8 +47,8 @@ def bench_readers(
     workers = _workers()
     case = f"{len(source.index):,} prepared JPEG images, {workers} processes"
     # The first run of a session starts Ray Data's processes, which later runs reuse.
-    cold = measure(lambda: islice(_batches(source), 2))
-    epochs: dict[str | None, Callable[[], Iterator[int]]] = {None: partial(_batches, source)}
+    cold = measure(lambda: islice(stream_batches(source), 2))
+    epochs: dict[str | None, Callable[[], Iterator[int]]] = {None: partial(stream_batches, source)}
     for kind in present:
         progress(f"{kind.name}: writing")
         place = folder / kind.library
@@ -70,10 +70,6 @@ def bench_readers(
 def _sizes(reader: ReaderPeer) -> Iterator[int]:
     """Yield the size of each batch of one epoch."""
     return (len(images) for images, _ in reader.batches(BATCH))
-
-
-def _batches(source: ImageSource) -> Iterator[int]:
-    return stream_batches(source)
 
 
 def _source(folder: Path, count: int) -> ImageSource:

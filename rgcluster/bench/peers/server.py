@@ -65,9 +65,9 @@ class ServerPeer(Peer):
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Suspend what works for the server: a queue that is polled while it is empty takes cores from what else runs.
+        """Suspend the server's workers: one that polls an empty queue would take a core from whatever else runs.
 
-        Its first process goes on and still ends the others if this process is killed.
+        The server's first process goes on, and still ends the others if this process is killed.
         """
         processes = psutil.Process(self._process.pid).children(recursive=True)
         for process in processes:

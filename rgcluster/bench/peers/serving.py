@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from rgcluster.base.rundir import snapshot_of
@@ -35,7 +34,7 @@ def bench_servers(
     progress: Progress,
     peers: Sequence[type[ServerPeer]] = SERVERS,
 ) -> list[Row]:
-    """Compare latency and throughput by the number of clients; a peer that is not installed is said and skipped.
+    """Compare latency and throughput by the number of clients; a peer that is not installed is named and skipped.
 
     The servers get the same requests from the same clients in turns, in one run; a peer is suspended while the
     endpoint is measured.
@@ -46,8 +45,8 @@ def bench_servers(
     name, run = next(iter(settings.runs.items()))
     image, target = _question(run)
     rows: list[Row] = []
-    with _endpoint(settings, port) as address:
-        endpoint = Endpoint(address, name, image, target)
+    with serving(settings, "127.0.0.1", port) as served:
+        endpoint = Endpoint(served.address, name, image, target)
         for kind in present:
             progress(f"{kind.name}: starting")
             peer = kind([settings.model_dump_json()], _free_port())
@@ -98,12 +97,6 @@ def _question(run: str) -> tuple[bytes, str]:
         return encode_png(store.fetch(store.ids()[:1])[0]), full_target(config.num_attributes)
     finally:
         store.close()
-
-
-@contextmanager
-def _endpoint(settings: ServeSettings, port: int) -> Iterator[str]:
-    with serving(settings, "127.0.0.1", port) as served:
-        yield served.address
 
 
 def _free_port() -> int:

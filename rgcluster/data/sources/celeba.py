@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.base.storage import Location
-from rgcluster.data.sources.files import Files, files_of, folder_of
+from rgcluster.data.sources.files import Files, files_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, decode_text, lines_of, parse_table
 from rgcluster.data.sources.trees.places import Place, open_tree
-from rgcluster.data.sources.trees.tree import Tree, content_of
+from rgcluster.data.sources.trees.tree import Tree, content_of, folder_of
 from rgcluster.data.sources.words import NUMBERED_SPLITS
 from rgcluster.errors import DataError, cut, quoted
 from rgcluster.faces.dataset import RECIPE_FILE

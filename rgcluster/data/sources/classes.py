@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 
-from rgcluster.data.sources.files import Files, folder_of
+from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import one_hot
 from rgcluster.data.sources.trees.places import Place
+from rgcluster.data.sources.trees.tree import folder_of
 from rgcluster.data.sources.words import resembles_split, split_and_domain, split_of
 from rgcluster.errors import DataError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rgcluster.data.kinds import HEAD_BYTES, image_kind
-from rgcluster.data.sources.trees.tree import SubTree, Tree, leftover
+from rgcluster.data.sources.trees.tree import SubTree, Tree, folder_of, leftover
 from rgcluster.errors import DataError, quoted
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "Files",
     "LeftOut",
     "files_of",
-    "folder_of",
     "joined",
 ]
 
@@ -103,11 +102,6 @@ class Files:
         return joined(self.elsewhere, {NO_IMAGES: tuple(self.others)} if self.others else {})
 
 
-def folder_of(name: str) -> str:
-    """Return the folder of a file, with a slash at its end; the empty string for a file in none."""
-    return name[: name.rfind("/") + 1]
-
-
 def joined(*parts: LeftOut) -> LeftOut:
     """Return all that was left out, by reason."""
     found: LeftOut = {}
@@ -143,9 +137,10 @@ def files_of(tree: Tree) -> Files:
 def _is_text(name: str) -> bool:
     """Return whether a file's name is text: names in another encoding come with lone surrogates."""
     try:
-        return name.isascii() or bool(name.encode())
+        name.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def _is_image(tree: Tree, name: str) -> bool:

@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from rgcluster.data.sources.embedded import holds_images, read_embedded
-from rgcluster.data.sources.files import Files, LeftOut, files_of, folder_of
+from rgcluster.data.sources.files import Files, LeftOut, files_of
 from rgcluster.data.sources.matching import match_names
 from rgcluster.data.sources.table import ImageTable, reject_repeats, reject_unlisted
 from rgcluster.data.sources.tabular import Columns, Sheet, parse_table
 from rgcluster.data.sources.trees.places import Place, open_tree
-from rgcluster.data.sources.trees.tree import content_of
+from rgcluster.data.sources.trees.tree import content_of, folder_of
 from rgcluster.data.sources.words import split_of
 from rgcluster.errors import DataError
 

@@ -8,7 +8,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, Tree, leftover, limit_size, limited
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, Tree, leftover_in, limit_size, limited
 from rgcluster.errors import DataError, quoted
 
 __all__ = ["ARCHIVES", "TarTree", "ZipTree", "open_archive"]
@@ -134,9 +134,8 @@ def _checked(names: list[str], archive: str) -> list[str]:
             raise DataError(f"{what}; pack it again with another program")
         if name.startswith("/") or ".." in parts or (parts and ":" in parts[0]):
             raise DataError(f"{archive}: entry {quoted(name)} points outside the archive; pack it again")
-        place = next((number for number, part in enumerate(parts) if leftover(part)), None)
-        if place is not None:
-            left.add("/".join(parts[: place + 1]) + "/" * (place + 1 < len(parts)))
+        if outermost := leftover_in(parts):
+            left.add(outermost)
             continue
         if name in found:
             raise DataError(f"{archive}: holds {quoted(name)} twice; pack it again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rgcluster.base.storage import Location
-from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, leftover, limited
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, folder_of, leftover_in, limited
 
 __all__ = ["RemoteTree"]
 
@@ -13,8 +13,8 @@ __all__ = ["RemoteTree"]
 class RemoteTree:
     """A folder of an object store with everything below, known from one listing.
 
-    Where the store does not answer, or refuses, that is a StorageError, which ends the work: an OSError would make
-    each image a faulty one.
+    A store that does not answer, or refuses, raises StorageError, which ends the work: an OSError would count every
+    image as unreadable.
     """
 
     def __init__(self, location: Location) -> None:
@@ -38,17 +38,10 @@ def _folded(names: Iterable[str]) -> Iterator[str]:
     """Yield sorted names, with all that a leftover folder holds as one, which ends in a slash."""
     folder, left = "", ""
     for name in names:
-        here = name[: name.rfind("/") + 1]
+        here = folder_of(name)
         if here != folder:
-            before, left, folder = left, _leftover_folder(here), here
+            before, left, folder = left, leftover_in(here.split("/")), here
             if left and left != before:
                 yield left
         if not left:
             yield name
-
-
-def _leftover_folder(folder: str) -> str:
-    """Return the outermost leftover folder in a path, with a slash at its end; the empty string without one."""
-    parts = folder.split("/")
-    place = next((number for number, part in enumerate(parts) if leftover(part)), None)
-    return "" if place is None else "/".join(parts[: place + 1]) + "/"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,8 @@ from typing import Protocol
 from rgcluster.errors import DataError
 
 __all__ = [
-    "MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "content_of", "leftover", "limit_size", "limited",
+    "MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "content_of", "folder_of", "leftover", "leftover_in",
+    "limit_size", "limited",
 ]  # fmt: skip
 
 MAX_FILE_BYTES = 64 << 20
@@ -32,6 +33,17 @@ _LEFTOVERS = frozenset(
 def leftover(part: str) -> bool:
     """Return whether a file or folder of this name is hidden or a leftover of another program."""
     return part.startswith((".", "~$")) or part.casefold() in _LEFTOVERS
+
+
+def leftover_in(parts: Sequence[str]) -> str:
+    """Return the outermost leftover on a path, a folder with a slash at its end; the empty string without one."""
+    place = next((number for number, part in enumerate(parts) if leftover(part)), None)
+    return "" if place is None else "/".join(parts[: place + 1]) + "/" * (place + 1 < len(parts))
+
+
+def folder_of(name: str) -> str:
+    """Return the folder of a file, with a slash at its end; the empty string for a file in none."""
+    return name[: name.rfind("/") + 1]
 
 
 class Tree(Protocol):
