@@ -15,7 +15,7 @@ test: $(INSTALLED) chromium
 	$(TEST_ENV) $(BIN)/python -m pytest
 
 test-full: $(INSTALLED)
-	$(TEST_ENV) $(BIN)/python -m pytest -m long --timeout 1500
+	$(TEST_ENV) $(BIN)/python -m pytest -m long --timeout 1500 --durations 20
 
 # The commands of README and docs, one after the other: a quarter of an hour.
 test-docs: $(INSTALLED)

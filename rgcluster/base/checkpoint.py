@@ -22,6 +22,7 @@ __all__ = [
     "MANIFEST",
     "Snapshot",
     "TENSORS",
+    "join_tree",
     "load_module",
     "load_tree",
     "network_digest",
@@ -44,6 +45,10 @@ class Snapshot:
     tensors: dict[str, Tensor]
     skeleton: Any
 
+    def content(self) -> bytes:
+        """Return the tensors as a safetensors file."""
+        return save_tensors(self.tensors)
+
 
 def take_snapshot(tree: Mapping[str, Any]) -> Snapshot:
     """Copy `tree`, so that it can be written while training continues."""
@@ -60,7 +65,7 @@ def save_tree(location: Location, tree: Mapping[str, Any], about: Mapping[str, A
 def save_snapshot(location: Location, snapshot: Snapshot, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write `snapshot` into the directory; the manifest is last and makes the checkpoint complete."""
     (location / MANIFEST).remove()
-    content = save_tensors(snapshot.tensors)
+    content = snapshot.content()
     (location / TENSORS).write_bytes(content)
     manifest = {
         "schema": SCHEMA_VERSION,
@@ -98,9 +103,12 @@ def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(
             f"{file}: missing or corrupt (its digest is not the manifest's); restore it or train again"
         )
-    tensors = load_tensors(content)
-    del content
-    return _join(manifest["tree"], tensors), manifest
+    return join_tree(manifest["tree"], content), manifest
+
+
+def join_tree(skeleton: Any, content: bytes) -> dict[str, Any]:
+    """Return the tree of a snapshot from its skeleton and content, with tensors on the CPU."""
+    return _join(skeleton, load_tensors(content))
 
 
 def network_digest(module: nn.Module) -> str:

@@ -68,6 +68,10 @@ class ImageSource:
     """The rows of each domain, if domains should come equally often."""
     window_groups: int = WINDOW_GROUPS
 
+    def take(self, rows: npt.NDArray[np.int64]) -> ImageSource:
+        """Return the source of `rows` alone, in ascending order; it decodes anew."""
+        return replace(self, index=self.index.take(rows), cached=None, groups=())
+
     def images(self, rows: npt.NDArray[np.int64]) -> UInt8Array:
         """Return the prepared images of `rows`, uint8 [n, size, size, 3]."""
         if self.cached is not None:

@@ -24,7 +24,7 @@ from rgcluster.train.stage import Run, Stage, Worker
 from rgcluster.train.steps.guidance import GuidanceStage
 from rgcluster.train.steps.retrieval import RetrievalStage
 from rgcluster.train.steps.translation import TranslationStage
-from rgcluster.train.workers import agree
+from rgcluster.train.workers import agree, from_first
 from rgcluster.translate.device import pick_device
 
 __all__ = ["STAGES", "raise_failure", "train_stage", "train_worker"]
@@ -120,12 +120,11 @@ def train_stage(stage: Stage) -> None:
 
 
 def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
-    """Load the checkpoint that the first worker chose; return the number of finished steps."""
+    """Load the newest checkpoint, which the first worker alone reads; return the number of finished steps."""
     found = checkpoints.latest() if stage.worker.rank == 0 else None
     step = agree(found[0] if found else 0, stage.worker)
     if step:
-        tree = found[1] if found else checkpoints.load(step)
-        stage.load(tree, checkpoints.place(step))
+        stage.load(from_first(found[1] if found else {}, stage.worker), checkpoints.place(step))
     return step
 
 

@@ -71,7 +71,7 @@ def main(folder: Path, replicas: int) -> dict[str, object]:
     for thread in threads:
         thread.start()
     compactions = torment(cluster, nodes, store, told)
-    time.sleep(6)  # after the last kill, the store must come round
+    come_round(told)
     restarts = sum(row["restarts"] for row in store.everyone())
     stop.set()
     for thread in threads:
@@ -116,6 +116,15 @@ def torment(cluster: Cluster, nodes: list[object], store: RayStore, told: Told) 
         except (RGClusterError, ProcessLookupError) as error:
             print(f"torment: {error}", file=sys.stderr)
     return compactions
+
+
+def come_round(told: Told) -> None:
+    """Wait until a search and an addition are answered after the last kill, as long as a client may wait."""
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        if told.answers and told.added and min(told.answers[-1], told.added[-1][0]) > told.kills[-1]:
+            return
+        time.sleep(0.1)
 
 
 def ask(seed: int, ids: np.ndarray, vectors: np.ndarray, told: Told, stop: threading.Event) -> None:

@@ -14,11 +14,13 @@ import torch.distributed
 from stages import STAGES, Studio, one_step
 from tiny import CPU
 
+from rgcluster.base.checkpoint import save_tree
+from rgcluster.base.storage import Location
 from rgcluster.config import TranslationConfig
 from rgcluster.errors import CollectiveStalled
 from rgcluster.train.guards import explained
 from rgcluster.train.stage import Worker
-from rgcluster.train.workers import mean_over_workers
+from rgcluster.train.workers import from_first, mean_over_workers
 
 
 def main(directory: Path, world: int, rank: int, words: list[str]) -> None:
@@ -37,8 +39,10 @@ def main(directory: Path, world: int, rank: int, words: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         studio = Studio(directory / f"rank-{rank}", patch, *words)
         for stage in STAGES:
-            found = one_step(studio.stage(stage, rank=rank, world=world))
-            torch.save(found, directory / f"{stage}-{rank}.pt")
+            subject = studio.stage(stage, rank=rank, world=world)
+            torch.save(one_step(subject), directory / f"{stage}-{rank}.pt")
+            state = from_first(subject.state() if rank == 0 else {}, subject.worker)
+            save_tree(Location(directory / f"{stage}-state-{rank}"), state, {})
     torch.distributed.destroy_process_group()
 
 

@@ -14,6 +14,8 @@ from places import SUPPORT
 from stages import STAGES, Studio, one_step
 from torch import Tensor
 
+from rgcluster.base.checkpoint import TENSORS
+
 SMALL = ("guidance.variants=[rg-unit]", "model.retrieval_colours=2")
 
 
@@ -50,6 +52,8 @@ def test_two_workers_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ba
         for _, gradients in found[1:]:
             assert all(torch.equal(gradients[name], found[0][1][name]) for name in gradients)
         require_same((losses, found[0][1]), whole)
+        states = [(tmp_path / f"{stage}-state-{rank}" / TENSORS).read_bytes() for rank in range(world)]
+        assert states == states[:1] * world and len(states[0]) > 10_000
 
 
 def test_a_stalled_collective_ends_with_a_message(tmp_path: Path) -> None:

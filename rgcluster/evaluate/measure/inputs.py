@@ -6,7 +6,7 @@ They do not depend on the training seed, so runs of several training seeds are m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ def sample_of(source: ImageSource, count: int = SAMPLE) -> ImageSource:
         return source
     rows, hashes = _smallest(ids, min(1.0, (count + 8 * count**0.5) / len(ids)))
     chosen = rows[np.argsort(hashes, kind="stable")[:count]]
-    return replace(source, index=source.index.take(np.sort(chosen)), cached=None)
+    return source.take(np.sort(chosen))
 
 
 def _smallest(

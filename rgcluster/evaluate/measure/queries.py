@@ -85,16 +85,17 @@ def measure_precision(
         donors = generator.permutation(len(test.index))
         wanted = test.index.labels.copy()
         wanted[:, columns] = test.index.labels[donors][:, columns]
-        queries = _embed(config, run, test, wanted[:, columns], gpu)
-        chosen = generator.permutation(len(test.index))[:count]
+        chosen = np.sort(generator.permutation(len(test.index))[:count])
         queried_rows.append(chosen)
-        found.setdefault("random", []).append(random_shares(train.index.labels, wanted[chosen]))
+        wanted = wanted[chosen]
+        queries = _embed(config, run, test.take(chosen), wanted[:, columns], gpu)
+        found.setdefault("random", []).append(random_shares(train.index.labels, wanted))
         for strategy in config.retrieval.negatives:
             shares = query_shares(
                 gallery[strategy],
                 train.index.labels,
-                queries[strategy][chosen],
-                wanted[chosen],
+                queries[strategy],
+                wanted,
                 min(K, len(train.index)),
             )
             found.setdefault(strategy, []).append(shares)

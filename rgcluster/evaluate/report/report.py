@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rgcluster.base.logs.jsonlines import read_lines
+from rgcluster.base.logs.growing import read_growing
 from rgcluster.base.progress import duration
 from rgcluster.base.rundir import DATA, MANIFEST, METRICS, RESULTS, stage_directory
 from rgcluster.base.storage import Location
@@ -99,7 +99,7 @@ def _read(config: Config, run: Location) -> Parts:
         results.read_json() if results.exists() else None,
         {key: value for file in about for key, value in file.read_json().items()},
         {name: file.read_json() for name, file in records.items() if file.exists()},
-        {name: read_lines(places[name] / METRICS) for name in TRAINED},
+        {name: read_growing(places[name] / METRICS) for name in TRAINED},
         {name: file.read_bytes() for name, file in pictures.items() if file.exists()},
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from rgcluster.base.logs.jsonlines import append_line, as_lines, read_lines
+from rgcluster.base.logs.growing import GrowingFile, read_growing
 from rgcluster.base.logs.notices import add_notice
 from rgcluster.base.rundir import METRICS
 from rgcluster.base.storage import Location
@@ -17,18 +16,13 @@ from rgcluster.train.records.trackers import Tracker, open_trackers
 
 __all__ = ["MetricsLog", "read_metrics"]
 
-SECONDS_BETWEEN_WRITES = 5.0
-"""Seconds between writes of the whole file where it cannot be appended to."""
-
 
 class MetricsLog:
     """Appends lines to `metrics.jsonl`, and passes the same values to the named trackers."""
 
     def __init__(self, directory: Location, step: int, trackers: Sequence[str] = ()) -> None:
-        self._file = directory / METRICS
-        self._lines = [line for line in read_metrics(directory) if line["step"] <= step]
-        self._write_all()
-        self._kept_back = False
+        before = [line for line in read_metrics(directory) if line["step"] <= step]
+        self._file = GrowingFile(directory / METRICS, before)
         self._directory = directory
         self._trackers: list[Tracker] = [
             Gauges(directory),
@@ -37,13 +31,7 @@ class MetricsLog:
 
     def write(self, values: dict[str, Any]) -> None:
         """Add one line; it must hold `step`."""
-        self._lines.append(values)
-        if self._file.is_local:
-            append_line(self._file, values)
-        else:  # object stores cannot append
-            self._kept_back = True
-            if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
-                self.flush()
+        self._file.add(values)
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         del numbers["step"]
         for tracker in list(self._trackers):
@@ -55,12 +43,10 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Write pending lines, so that the lines of a checkpoint are stored before it."""
-        if self._kept_back:
-            self._write_all()
-            self._kept_back = False
+        self._file.flush()
 
     def close(self) -> None:
-        self.flush()
+        self._file.close()
         for tracker in self._trackers:
             try:
                 tracker.close()
@@ -72,11 +58,7 @@ class MetricsLog:
         with suppress(OSError, RGClusterError):
             add_notice(self._directory, f"{what} failed and gets no more numbers ({text})")
 
-    def _write_all(self) -> None:
-        self._file.write_text(as_lines(self._lines))
-        self._written = time.monotonic()
-
 
 def read_metrics(directory: Location) -> list[dict[str, Any]]:
     """Return the lines of a stage's `metrics.jsonl`."""
-    return read_lines(directory / METRICS)
+    return read_growing(directory / METRICS)
