@@ -18,6 +18,8 @@ os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 # Ray's own handler of SIGTERM prints stacks, and aborts a command that is ended while Ray starts.
 os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+# A stage's actors are more processes than Ray expects of two cores; it would warn of that.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
 # Ray ends idle processes after a second, and a new one imports for seconds: on a cluster of our own, keep them.
 os.environ.setdefault("RAY_num_workers_soft_limit", "4")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")

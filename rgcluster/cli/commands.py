@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -84,6 +85,7 @@ def demo(
     With `minutes`, as many of the preset's steps are trained as end within them on this machine (0: all of them);
     `say` is told what was chosen and why.
     """
+    start = time.monotonic()
     drawn = faces_of(FaceSet(config.faces.seed, config.faces.count), CELEBA_ATTRIBUTES, config)
     with _driving(run) as location:
         require(check_run(config, drawn, location))  # before anything is timed or drawn
@@ -92,10 +94,20 @@ def demo(
             if chosen:
                 say(chosen)
         with ray_session():
-            return _demo(config, location)
+            pipeline = _drawn(config, location)
+            if minutes is not None:
+                pipeline.finish("translation")
+                seconds, elapsed = pipeline.seconds()["translation"], time.monotonic() - start
+                config, shortened = ladder.shorten(config, seconds, elapsed, minutes)
+                if shortened:
+                    say(shortened)
+                    pipeline.config = config
+                    pipeline.prepare()
+            return pipeline.report()
 
 
-def _demo(config: Config, location: Location) -> Location:
+def _drawn(config: Config, location: Location) -> Pipeline:
+    """Return the pipeline of faces that are drawn and sharded first."""
     faces = config.faces
     placement(config)
     if location.is_local:
@@ -107,7 +119,7 @@ def _demo(config: Config, location: Location) -> Location:
     shards = _write_shards(table, location / "shards", options)
     pipeline = Pipeline(location, config, shards)
     pipeline.prepare()
-    return pipeline.report()
+    return pipeline
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The ladder of trainings: the longest one of a preset that ends within a time limit.
 
 A rung is a share of the preset's steps in stages 1 and 3. A few timed steps of stage 1 measure the speed of this
-machine. All other work is expressed in such steps, because it slows down with them.
+machine. All other work is expressed in such steps, because it slows down with them. Machines change their speed: when
+stage 1 has ended, stage 3 is cut to the steps for which there is time left.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rgcluster.model.translator import Batch, Translator
 from rgcluster.train.steps.translator import TranslatorTrainer
 from rgcluster.translate.device import pick_device
 
-__all__ = ["RUNGS", "Rung", "choose", "estimate", "fit_to_time", "kept", "seconds_per_step"]
+__all__ = ["RUNGS", "Rung", "choose", "estimate", "fit_to_time", "kept", "seconds_per_step", "shorten"]
 
 RUNGS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 """Shares of the preset's steps, the longest training first."""
@@ -39,6 +40,9 @@ GUIDED_STEP = 0.68
 
 REST = 950
 """Cost of drawing, stage 2, the store, the judge, evaluation and figures, in steps of stage 1."""
+
+AFTER, FIXED_AFTER = 850, 40.0
+"""What of it comes after stage 1 besides stage 3, and the seconds of its starts."""
 
 SHORT = 500
 """Trainings of fewer steps in stage 1 are not scaled."""
@@ -92,9 +96,8 @@ def seconds_per_step(config: Config) -> float:
 
 def estimate(config: Config, per_step: float) -> float:
     """Return the estimated seconds of the whole run if a step of stage 1 takes `per_step`."""
-    guided = config.guidance.steps * len(config.guidance.variants) * GUIDED_STEP
-    scale = config.guidance.batch_size / config.translation.batch_size
-    return FIXED_SECONDS + per_step * (IN_TRAINING * (config.translation.steps + guided * scale) + REST)
+    trained = config.translation.steps + config.guidance.steps * _guided(config)
+    return FIXED_SECONDS + per_step * (IN_TRAINING * trained + REST)
 
 
 def choose(config: Config, minutes: float, per_step: float) -> Rung:
@@ -127,6 +130,25 @@ def fit_to_time(config: Config, run: Location, minutes: float) -> tuple[Config, 
     return with_values(config, rung.values), f"{why}{end}: {_described(rung.values)}"
 
 
+def shorten(config: Config, stage_1: float, elapsed: float, minutes: float) -> tuple[Config, str]:
+    """Return the configuration with as many steps in stage 3 as end within `minutes`, at least half of them; and why.
+
+    `stage_1` of the `elapsed` seconds went to stage 1. If an earlier command trained a part of it, nothing changes.
+    """
+    planned = config.guidance.steps
+    if not minutes or config.translation.steps < SHORT or stage_1 > elapsed:
+        return config, ""
+    per_step = stage_1 / (IN_TRAINING * config.translation.steps)
+    left = 60 * minutes - elapsed - FIXED_AFTER - per_step * AFTER
+    steps = int(left / (per_step * IN_TRAINING * _guided(config)))
+    if steps >= planned:
+        return config, ""
+    every = config.guidance.report_every
+    steps = max(every, max(steps, planned // 2) // every * every)
+    why = f"stage 1 took {stage_1:.0f} s, so stage 3 trains {steps} of {planned} steps: --set guidance.steps={steps}"
+    return with_values(config, {"guidance.steps": steps}), why
+
+
 def kept(run: Location) -> dict[str, int] | None:
     """Return the steps of the run in the directory, None where it is new."""
     file = run / CONFIG
@@ -134,6 +156,12 @@ def kept(run: Location) -> dict[str, int] | None:
         return None
     config = Config.from_yaml(file.read_text(), str(file))
     return {key: _value(config, key) for key in SCALED}
+
+
+def _guided(config: Config) -> float:
+    """Return the cost of a step of stage 3 in steps of stage 1."""
+    scale = config.guidance.batch_size / config.translation.batch_size
+    return GUIDED_STEP * len(config.guidance.variants) * scale
 
 
 def _scaled(config: Config, share: float) -> dict[str, int]:

@@ -66,3 +66,29 @@ def test_short_trainings_and_no_limit_are_left_alone(tmp_path: Path, monkeypatch
 
 def test_a_step_is_timed() -> None:
     assert 0 < ladder.seconds_per_step(tiny_config()) < 10
+
+
+def test_a_machine_that_became_slower_trains_stage_3_for_less() -> None:
+    """Stage 1 as fast as it was timed leaves the plan; each slower one gets no more steps, and at least half."""
+    planned, fitting = DEMO.guidance.steps, 60 * 15
+    quick = 0.05 * ladder.IN_TRAINING * DEMO.translation.steps
+    assert ladder.shorten(DEMO, quick, quick + 20, 15) == (DEMO, "")
+    steps = []
+    for slower in (1.5, 3, 3.2, 3.3, 3.4, 3.5, 9):
+        config, why = ladder.shorten(DEMO, slower * quick, slower * quick + 20, 15)
+        assert config.guidance.steps % config.guidance.report_every == 0
+        if config.guidance.steps not in (planned, planned // 2):
+            per_step = 0.05 * slower
+            rest = ladder.FIXED_AFTER + per_step * ladder.AFTER
+            guided = per_step * ladder.IN_TRAINING * ladder._guided(config) * config.guidance.steps
+            assert fitting - 20 < slower * quick + 20 + rest + guided <= fitting
+            assert f"--set guidance.steps={config.guidance.steps}" in why
+        steps.append(config.guidance.steps)
+    assert steps == sorted(steps, reverse=True) and steps[0] == planned and steps[-1] == planned // 2
+    assert len(set(steps)) > 2
+
+
+def test_stage_3_keeps_its_steps_where_there_is_no_limit_or_no_whole_stage_1() -> None:
+    assert ladder.shorten(DEMO, 800, 850, 0) == (DEMO, "")
+    assert ladder.shorten(DEMO, 800, 300, 15) == (DEMO, "")
+    assert ladder.shorten(tiny_config(), 800, 850, 15) == (tiny_config(), "")

@@ -20,12 +20,14 @@ SEGMENT_LINES = 512
 class GrowingFile:
     """Appends lines to `file`, which begins with `lines`.
 
-    Object stores cannot append. There what was added lies beside `file` in segments, named by the number of lines before
-    them, of which only the last is written anew; `close` joins them.
+    Object stores cannot append. There what was added lies beside `file` in segments, named by the number of lines
+    before them, of which only the last is written anew; `close` joins them.
     """
 
     def __init__(self, file: Location, lines: Sequence[dict[str, Any]]) -> None:
         self._file, self._lines = file, list(lines)
+        self._start = self._stored = len(self._lines)
+        self._written = time.monotonic()
         self._join()
 
     def add(self, line: dict[str, Any]) -> None:
@@ -55,8 +57,6 @@ class GrowingFile:
         self._file.write_text(as_lines(self._lines))
         if not self._file.is_local:
             _segments(self._file).remove()
-        self._start = self._stored = len(self._lines)
-        self._written = time.monotonic()
 
 
 def read_growing(file: Location) -> list[dict[str, Any]]:
