@@ -534,8 +534,8 @@ def test_rows_may_be_removed_between_search_and_fetch(place: Path, monkeypatch: 
             store.fetch([1])
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
-def test_clients_ask_for_rows_that_are_removed_and_added_again(place: Path, seconds: float) -> None:
+def test_clients_ask_for_rows_that_are_removed_and_added_again(place: Path) -> None:
+    """`tests/train/test_store_that_changes.py` does so for a minute, with a training beside the clients."""
     ids, vectors = sample(60)
     errors: list[BaseException] = []
     answers, stop = [0] * 8, threading.Event()
@@ -558,7 +558,7 @@ def test_clients_ask_for_rows_that_are_removed_and_added_again(place: Path, seco
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + seconds
+        end = time.monotonic() + 2
         while time.monotonic() < end:
             store.remove(ids[:20])
             store.add(ids[:20], vectors[:20], images_of(ids[:20]))
