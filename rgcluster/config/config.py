@@ -61,6 +61,11 @@ class Config(Section):
                 f"guidance.loss.appearance = {guidance.loss.appearance:g} has no effect with model.fusion = "
                 f"{self.model.fusion}; set model.fusion=attention, or guidance.loss.appearance=0"
             )
+        if guidance.mask_contrast != 1 and not self.model.attention:
+            raise ValueError(
+                f"guidance.mask_contrast = {guidance.mask_contrast:g} has no effect with model.attention = false, "
+                "where G has no mask; leave it at 1"
+            )
         if guidance.loss.pasted and guidance.loss.cycle_form != "back-translation":
             raise ValueError(
                 f"guidance.loss.pasted = {guidance.loss.pasted:g} has no effect with guidance.loss.cycle_form = "

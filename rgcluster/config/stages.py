@@ -121,6 +121,10 @@ class GuidanceConfig(StageConfig):
     """What guides reconstruction and cycle, whose result is the image itself: its neighbours, as in the paper,
     or the image itself, shifted and sometimes mirrored. It shows what the style does not carry, so f learns to
     look."""
+    mask_contrast: float = Field(
+        1.0, gt=0, description="what the logits of stage 1's mask are multiplied with at the start"
+    )
+    """With a half open mask G paints what cancels the old colour, and a haze of both remains. Not in the paper."""
     fuse_cycle: bool = True
     """Fuse retrieved content into the cycle's outer pass too (2021 code), or not (eq. 5)."""
     variants: tuple[Variant, ...] = ("rg-unit",)

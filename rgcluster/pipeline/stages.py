@@ -105,8 +105,9 @@ def _guidance(context: RunContext, directory: Location) -> None:
 def _precision(context: RunContext, directory: Location) -> None:
     """Measure P@10 of the retrieval networks."""
     train, test = context.measured("train"), context.measured("test")
-    with task(context.title("precision")):
-        measure_precision(context.config, context.run, directory, train, test, context.placement().gpu)
+    with task(context.title("precision")) as update:
+        gpu = context.placement().gpu
+        measure_precision(context.config, context.run, directory, train, test, gpu, update)
 
 
 def _reference(context: RunContext, directory: Location) -> None:

@@ -133,6 +133,7 @@ def test_bad_yaml_is_one_line_that_names_the_file(text: str) -> None:
             "guidance.loss.pasted=0.3",
             ["no effect with guidance.loss.cycle_form = cycle", "set back-translation"],
         ),
+        ("guidance.mask_contrast=0", ["greater than 0"]),
         ("translation.loss.appearance=1", ["stage 1 has no references; set guidance.loss.appearance"]),
         ("translation.loss.pasted=1", ["stage 1 has no references; set guidance.loss.pasted"]),
         (f"model.fusion={'x' * 9000}", ["model.fusion", "(9002 characters)"]),
@@ -166,6 +167,11 @@ def test_value_errors_are_one_line(override: str, words: list[str]) -> None:
     message = fault("smoke", override)
     for word in words:
         assert word in message
+
+
+def test_a_contrast_needs_a_mask() -> None:
+    message = fault("smoke", "guidance.mask_contrast=3", "model.attention=false")
+    assert "guidance.mask_contrast = 3 has no effect with model.attention = false" in message
 
 
 def test_every_fault_is_named() -> None:

@@ -349,6 +349,20 @@ def test_mask_blends_the_picture_with_the_input() -> None:
 
 
 @torch.no_grad()
+def test_a_sharpened_mask_opens_or_closes_more() -> None:
+    content, style, x = torch.randn(2, 32, 8, 8), torch.randn(2, 40), random_images(2)
+    generator = generator_with_gate(1.0)
+    before = generator(content, style, x)
+    generator.sharpen(3.0)
+    after = generator(content, style, x)
+    torch.testing.assert_close(after.mask, torch.full_like(after.mask, 3.0).sigmoid())
+    assert torch.equal(after.raw, before.raw) and (after.mask > before.mask).all()
+    nearly_closed = generator_with_gate(-1.0)
+    nearly_closed.sharpen(3.0)
+    torch.testing.assert_close(nearly_closed(content, style, x).mask, 1 - after.mask)
+
+
+@torch.no_grad()
 def test_without_attention_the_picture_is_raw() -> None:
     content, style, x = torch.randn(2, 32, 8, 8), torch.randn(2, 40), random_images(2)
     generated = generator_with_gate(-200.0, "model.attention=false")(content, style, x)

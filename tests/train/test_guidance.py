@@ -1,10 +1,13 @@
-"""What guides each pass of a stage 3 step: neighbours from the store, or the image itself."""
+"""What guides each pass of a stage 3 step, neighbours from the store or the image itself, and with which mask."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stages import Studio
 from tiny import CPU, random_images, tiny_config
 from untrained import untrained_run
 
@@ -103,3 +106,16 @@ def test_a_cycle_without_fusion_has_no_references(retriever: Retriever, moved: b
     subject = guide(retriever, moved=moved, fuse_cycle=False)
     subject.issue_cycle(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     assert subject.cycle() is None
+
+
+def test_stage_3_starts_with_a_mask_of_the_wanted_contrast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = ("gmm-unit-continued", "rg-unit")
+    stage = Studio(tmp_path, monkeypatch).stage("guidance", variants=variants, mask_contrast=2.0)
+    before = stage.frozen.generator.heads
+    for trainer in stage.trainers.values():
+        for network in (trainer.translator, trainer.average):
+            for name, value in network.generator.heads.named_parameters():
+                torch.testing.assert_close(value[:3], before.get_parameter(name)[:3])
+                torch.testing.assert_close(value[3:], 2 * before.get_parameter(name)[3:])

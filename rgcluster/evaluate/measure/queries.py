@@ -16,6 +16,7 @@ from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches, rows_dataset
 from rgcluster.evaluate.measure.inputs import MEASURE_SEED, columns_of_domain
+from rgcluster.evaluate.measure.reference import Progress
 from rgcluster.evaluate.metrics.averages import averaged
 from rgcluster.evaluate.metrics.catalogue import RETRIEVAL
 from rgcluster.evaluate.metrics.precision import query_shares, random_shares
@@ -67,8 +68,9 @@ class EmbedAll:
 
 
 def measure_precision(
-    config: Config, run: Location, target: Location, train: ImageSource, test: ImageSource, gpu: bool
-) -> None:
+    config: Config, run: Location, target: Location, train: ImageSource, test: ImageSource, gpu: bool,
+    progress: Progress,
+) -> None:  # fmt: skip
     """Write the table's rows - random neighbours, then each trained strategy - and the shares of every query.
 
     A query is the content of a test image with the attributes of another one, which each evaluation seed draws
@@ -76,8 +78,8 @@ def measure_precision(
     """
     columns = columns_of_domain(config, train)
     content = [column for column in range(len(train.shards.attributes)) if column not in columns]
-    gallery = _embed(config, run, train, None, gpu)
     count = min(config.evaluation.queries, len(test.index))
+    gallery = _embed(config, run, train, None, gpu, progress)
     found: dict[str, list[Shares]] = {}
     queried_rows = []
     for seed in config.evaluation.seeds:
@@ -126,8 +128,9 @@ def _summed(shares: Shares, columns: list[int], content: list[int]) -> dict[str,
 
 
 def _embed(
-    config: Config, run: Location, source: ImageSource, targets: npt.NDArray[np.int8] | None, gpu: bool
-) -> dict[str, npt.NDArray[np.float32]]:
+    config: Config, run: Location, source: ImageSource, targets: npt.NDArray[np.int8] | None, gpu: bool,
+    progress: Progress | None = None,
+) -> dict[str, npt.NDArray[np.float32]]:  # fmt: skip
     embedded = rows_dataset(source).map_batches(
         EmbedAll,
         fn_constructor_args=(config, str(run), targets, gpu),
@@ -136,13 +139,17 @@ def _embed(
         num_cpus=CPUS_PER_EMBEDDER,
         num_gpus=GPUS_PER_EMBEDDER if gpu else None,
     )
-    result: dict[str, npt.NDArray[np.float32]] = {}
+    shape = len(source.index), config.embedding_size
+    result: dict[str, npt.NDArray[np.float32]] = {
+        name: np.empty(shape, np.float32) for name in config.retrieval.negatives
+    }
+    done = 0
     for block in batches(embedded, 1024):
-        for name in config.retrieval.negatives:
-            vectors = result.setdefault(
-                name, np.empty((len(source.index), config.embedding_size), np.float32)
-            )
-            vectors[block["row"]] = block[name]
+        for name, found in result.items():
+            found[block["row"]] = block[name]
+        done += len(block["row"])
+        if progress:
+            progress(done, len(source.index), "embedding the gallery")
     return result
 
 

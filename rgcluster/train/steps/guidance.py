@@ -149,6 +149,7 @@ class GuidanceStage(Stage):
             torch.manual_seed(config.seed)  # every f starts with the same weights
             translator = Translator(config, guided=is_guided(name))
             translator.load_state_dict(frozen.state_dict(), strict=False)
+            translator.generator.sharpen(self.settings.mask_contrast)
             translator.freeze_encoders()
             discriminator = load_discriminator(upstream, config)
             self.trainers[name] = TranslatorTrainer(
