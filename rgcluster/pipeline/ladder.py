@@ -35,7 +35,7 @@ WARM_UP, TIMED = 4, 24
 IN_TRAINING = 1.05
 """Cost of a training step of stage 1 in steps on random images; it also reads and reports."""
 
-GUIDED_STEP = 0.75
+GUIDED_STEP = 0.68
 """Cost of a step of stage 3 for each of two variants side by side, in steps of stage 1."""
 
 REST = 950
