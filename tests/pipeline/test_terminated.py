@@ -15,8 +15,11 @@ from rgcluster.base.cluster.loss import LOST
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("words", [["demo", "--preset", "smoke"], ["serve"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["demo", "--preset", "smoke"], "SIGTERM"), (["serve"], "SIGINT")],
+    ids=["demo-SIGTERM", "serve-SIGINT"],
+)
 def test_a_command_that_is_ended_while_it_starts_says_so_in_one_line(
     words: list[str], name: str, tmp_path: Path, noise_run: Path
 ) -> None:
