@@ -96,14 +96,19 @@ def demo(
         with ray_session():
             pipeline = _drawn(config, location)
             if minutes is not None:
-                pipeline.finish("translation")
-                seconds, elapsed = pipeline.seconds()["translation"], time.monotonic() - start
-                config, shortened = ladder.shorten(config, seconds, elapsed, minutes)
-                if shortened:
-                    say(shortened)
-                    pipeline.config = config
-                    pipeline.prepare()
+                _keep_to_time(pipeline, start, minutes, say)
             return pipeline.report()
+
+
+def _keep_to_time(pipeline: Pipeline, start: float, minutes: float, say: Callable[[str], None]) -> None:
+    """Finish stage 1, then cut stage 3 to what ends within `minutes` of `start`."""
+    pipeline.finish("translation")
+    seconds, elapsed = pipeline.seconds()["translation"], time.monotonic() - start
+    config, shortened = ladder.shorten(pipeline.config, seconds, elapsed, minutes)
+    if shortened:
+        say(shortened)
+        pipeline.config = config
+        pipeline.prepare()
 
 
 def _drawn(config: Config, location: Location) -> Pipeline:

@@ -41,17 +41,17 @@ GUIDED_STEP = 0.68
 REST = 950
 """Cost of drawing, stage 2, the store, the judge, evaluation and figures, in steps of stage 1."""
 
-AFTER, FIXED_AFTER = 850, 40.0
-"""What of it comes after stage 1 besides stage 3, and the seconds of its starts."""
-
 SHORT = 500
 """Trainings of fewer steps in stage 1 are not scaled."""
 
 MARGIN = 1.25
-"""How much slower the machine may become: the same steps take 117 to 174 ms on a shared one within minutes."""
+"""How much slower the machine may become: the same steps take 117 to 189 ms on a shared one within minutes."""
 
 FIXED_SECONDS = 50.0
 """Seconds for starting Ray, Ray Train and Ray Data, which hardly depend on the speed of the cores."""
+
+REST_AFTER, FIXED_SECONDS_AFTER = 850, 40.0
+"""What of `REST` and of `FIXED_SECONDS` comes after stage 1."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def choose(config: Config, minutes: float, per_step: float) -> Rung:
         values = _scaled(config, share)
         seconds = estimate(with_values(config, values), per_step)
         if MARGIN * seconds <= 60 * minutes:
-            return Rung(share, values, seconds, True)
+            break
     return Rung(share, values, seconds, seconds <= 60 * minutes)
 
 
@@ -139,7 +139,7 @@ def shorten(config: Config, stage_1: float, elapsed: float, minutes: float) -> t
     if not minutes or config.translation.steps < SHORT or stage_1 > elapsed:
         return config, ""
     per_step = stage_1 / (IN_TRAINING * config.translation.steps)
-    left = 60 * minutes - elapsed - FIXED_AFTER - per_step * AFTER
+    left = 60 * minutes - elapsed - FIXED_SECONDS_AFTER - per_step * REST_AFTER
     steps = int(left / (per_step * IN_TRAINING * _guided(config)))
     if steps >= planned:
         return config, ""

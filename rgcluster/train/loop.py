@@ -24,7 +24,7 @@ from rgcluster.train.stage import Run, Stage, Worker
 from rgcluster.train.steps.guidance import GuidanceStage
 from rgcluster.train.steps.retrieval import RetrievalStage
 from rgcluster.train.steps.translation import TranslationStage
-from rgcluster.train.workers import agree, from_first
+from rgcluster.train.workers import from_first
 from rgcluster.translate.device import pick_device
 
 __all__ = ["STAGES", "raise_failure", "train_stage", "train_worker"]
@@ -121,10 +121,12 @@ def train_stage(stage: Stage) -> None:
 
 def _restore(stage: Stage, checkpoints: Checkpoints) -> int:
     """Load the newest checkpoint, which the first worker alone reads; return the number of finished steps."""
-    found = checkpoints.latest() if stage.worker.rank == 0 else None
-    step = agree(found[0] if found else 0, stage.worker)
-    if step:
-        stage.load(from_first(found[1] if found else {}, stage.worker), checkpoints.place(step))
+    worker = stage.worker
+    found = from_first(checkpoints.latest() if worker.rank == 0 else None, worker)
+    if found is None:
+        return 0
+    step, tree = found
+    stage.load(tree, checkpoints.place(step))
     return step
 
 

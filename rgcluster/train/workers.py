@@ -1,4 +1,4 @@
-"""Collective operations of workers: average gradients and losses, broadcast a number or a state."""
+"""Collective operations of workers: average gradients and losses, broadcast a state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from rgcluster.base.checkpoint import join_tree, take_snapshot
 from rgcluster.train.stage import Worker
 from rgcluster.translate.device import Device
 
-__all__ = ["agree", "distribute", "from_first", "mean_over_workers", "synchronised"]
+__all__ = ["distribute", "from_first", "mean_over_workers", "synchronised"]
+
+Tree = dict[str, Any]
 
 
 def distribute(module: nn.Module, world: int, device: Device) -> nn.Module:
@@ -41,24 +43,21 @@ def mean_over_workers(values: Tensor, worker: Worker) -> Tensor:
     return values
 
 
-def agree(number: int, worker: Worker) -> int:
-    """Return the first worker's `number` on every worker."""
+def from_first(found: tuple[int, Tree] | None, worker: Worker) -> tuple[int, Tree] | None:
+    """Return what the first worker found to every worker: a step and its state of tensors and JSON values, or None."""
     if worker.world == 1:
-        return number
-    shared = torch.tensor([number], dtype=torch.int64, device=worker.device.torch)
-    torch.distributed.broadcast(shared, src=0)
-    return int(shared.item())
-
-
-def from_first(tree: dict[str, Any], worker: Worker) -> dict[str, Any]:
-    """Return the first worker's tree of tensors and JSON values on every worker, so that it alone has to read it."""
-    if worker.world == 1:
-        return tree
+        return found
     first, device = worker.rank == 0, worker.device.torch
-    snapshot = take_snapshot(tree)
-    content = torch.frombuffer(bytearray(snapshot.content()), dtype=torch.uint8)
-    about = [len(content), snapshot.skeleton]
+    about: list[Any] = [None]
+    content = torch.empty(0, dtype=torch.uint8)
+    if first and found is not None:
+        snapshot = take_snapshot(found[1])
+        content = torch.frombuffer(bytearray(snapshot.content()), dtype=torch.uint8)
+        about = [(found[0], len(content), snapshot.skeleton)]
     torch.distributed.broadcast_object_list(about, src=0, device=device)
-    shared = content.to(device) if first else torch.empty(about[0], dtype=torch.uint8, device=device)
+    if about[0] is None:
+        return None
+    step, size, skeleton = about[0]
+    shared = content.to(device) if first else torch.empty(size, dtype=torch.uint8, device=device)
     torch.distributed.broadcast(shared, src=0)
-    return tree if first else join_tree(about[1], shared.cpu().numpy().tobytes())
+    return found if first else (step, join_tree(skeleton, shared.cpu().numpy().tobytes()))

@@ -79,7 +79,7 @@ def test_a_machine_that_became_slower_trains_stage_3_for_less() -> None:
         assert config.guidance.steps % config.guidance.report_every == 0
         if config.guidance.steps not in (planned, planned // 2):
             per_step = 0.05 * slower
-            rest = ladder.FIXED_AFTER + per_step * ladder.AFTER
+            rest = ladder.FIXED_SECONDS_AFTER + per_step * ladder.REST_AFTER
             guided = per_step * ladder.IN_TRAINING * ladder._guided(config) * config.guidance.steps
             assert fitting - 20 < slower * quick + 20 + rest + guided <= fitting
             assert f"--set guidance.steps={config.guidance.steps}" in why

@@ -16,17 +16,20 @@ pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
-    [(["demo", "--preset", "smoke"], "SIGTERM"), (["serve"], "SIGINT")],
-    ids=["demo-SIGTERM", "serve-SIGINT"],
+    ("words", "signals"),
+    [
+        (["demo", "--preset", "smoke"], ("SIGTERM", "SIGINT", "SIGTERM", "SIGINT")),
+        (["serve"], ("SIGINT", "SIGTERM", "SIGINT", "SIGTERM")),
+    ],
+    ids=["demo", "serve"],
 )
 def test_a_command_that_is_ended_while_it_starts_says_so_in_one_line(
-    words: list[str], name: str, tmp_path: Path, noise_run: Path
+    words: list[str], signals: tuple[str, ...], tmp_path: Path, noise_run: Path
 ) -> None:
     run = noise_run if words == ["serve"] else tmp_path / "run"
-    status = {"SIGTERM": 143, "SIGINT": 130}[name]
     reached = 0
-    for seconds in (3, 9, 15):
+    for seconds, name in zip((3, 7, 11, 15), signals, strict=True):
+        status = {"SIGTERM": 143, "SIGINT": 130}[name]
         process = start(*words, "--run", str(run))
         time.sleep(seconds)
         below = descendants(process.pid)

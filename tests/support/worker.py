@@ -41,8 +41,10 @@ def main(directory: Path, world: int, rank: int, words: list[str]) -> None:
         for stage in STAGES:
             subject = studio.stage(stage, rank=rank, world=world)
             torch.save(one_step(subject), directory / f"{stage}-{rank}.pt")
-            state = from_first(subject.state() if rank == 0 else {}, subject.worker)
-            save_tree(Location(directory / f"{stage}-state-{rank}"), state, {})
+            assert from_first(None, subject.worker) is None
+            found = from_first((7, subject.state()) if rank == 0 else None, subject.worker)
+            assert found is not None and found[0] == 7
+            save_tree(Location(directory / f"{stage}-state-{rank}"), found[1], {})
     torch.distributed.destroy_process_group()
 
 

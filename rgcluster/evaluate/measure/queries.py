@@ -85,21 +85,15 @@ def measure_precision(
     for seed in config.evaluation.seeds:
         generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 2000 + seed]))
         donors = generator.permutation(len(test.index))
-        wanted = test.index.labels.copy()
-        wanted[:, columns] = test.index.labels[donors][:, columns]
         chosen = np.sort(generator.permutation(len(test.index))[:count])
         queried_rows.append(chosen)
-        wanted = wanted[chosen]
+        wanted = test.index.labels[chosen]
+        wanted[:, columns] = test.index.labels[donors[chosen]][:, columns]
         queries = _embed(config, run, test.take(chosen), wanted[:, columns], gpu)
         found.setdefault("random", []).append(random_shares(train.index.labels, wanted))
         for strategy in config.retrieval.negatives:
-            shares = query_shares(
-                gallery[strategy],
-                train.index.labels,
-                queries[strategy],
-                wanted,
-                min(K, len(train.index)),
-            )
+            near = min(K, len(train.index))
+            shares = query_shares(gallery[strategy], train.index.labels, queries[strategy], wanted, near)
             found.setdefault(strategy, []).append(shares)
     queried = {"row": np.concatenate(queried_rows)}
     for name, by_seed in found.items():
