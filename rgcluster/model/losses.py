@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -104,7 +105,9 @@ def discriminator_loss(
     penalised = bool(config.gradient_penalty) and step % every == 0
     if penalised:
         real = real.detach().requires_grad_()
-    scores, logits = discriminator(torch.cat([real, fake.detach()]))
+    # Compiled networks have no second derivative.
+    with torch.compiler.set_stance("force_eager") if penalised else nullcontext():
+        scores, logits = discriminator(torch.cat([real, fake.detach()]))
     real_logits, fake_logits = logits.chunk(2)
     plain_scores, fake_scores = scores.chunk(2)
     real_scores = conditional_scores(plain_scores, real_logits, domain, config)

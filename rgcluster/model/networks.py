@@ -93,9 +93,9 @@ class Generator(nn.Module):
     """G: content, style and the pass's input image -> image (Table 5).
 
     The output is raw * M + input * (1 - M), with M = 1 where the configuration has no attention.
-    `attention` in [0, 1] is the strength of the mask: M is replaced by 1 - attention * (1 - M). `paint`
-    [B, width, H, W], which f gathered from references, is added to the decoder's features. `own` [B, n * style_dim]
-    is the image's style, which only a G with `model.own_style` uses.
+    `attention` in [0, 1], perhaps a tensor [], is the strength of the mask: M is replaced by
+    1 - attention * (1 - M). `paint` [B, width, H, W], which f gathered from references, is added to the decoder's
+    features. `own` [B, n * style_dim] is the image's style, which only a G with `model.own_style` uses.
     """
 
     def __init__(self, config: Config) -> None:
@@ -135,7 +135,7 @@ class Generator(nn.Module):
         content: Tensor,
         style: Tensor,
         image: Tensor,
-        attention: float = 1.0,
+        attention: float | Tensor = 1.0,
         paint: Tensor | None = None,
         own: Tensor | None = None,
     ) -> Generated:
@@ -154,7 +154,7 @@ class Generator(nn.Module):
             features = self.join(torch.cat([features, image.to(features.dtype)], dim=1))
         picture, gate = self.heads(features).float().split((3, 1), dim=1)
         raw = torch.tanh(picture)
-        if not self.attention or not attention:
+        if not self.attention or (isinstance(attention, float) and not attention):
             return Generated(raw, torch.ones_like(gate), raw)
         mask = 1 - attention * (1 - torch.sigmoid(gate))
         return Generated(raw * mask + image * (1 - mask), mask, raw)

@@ -101,7 +101,7 @@ class Translator(nn.Module):
         fused: Fused,
         style: Tensor,
         image: Tensor,
-        attention: float = 1.0,
+        attention: float | Tensor = 1.0,
         own: Tensor | None = None,
     ) -> Generated:
         """Return G's translation of images [B, 3, h, w] with fused contents to styles [B, n * style_dim].
@@ -110,7 +110,9 @@ class Translator(nn.Module):
         """
         # An image's own style is an observation, not a way to a smaller loss.
         own = self.own_style(image) if own is None else own.detach()
-        return self.generator(fused.content, style, image, attention, fused.paint, own)
+        # In fp32, so that a compiled G is the same for sampled styles and those of E_s.
+        own = None if own is None else own.float()
+        return self.generator(fused.content, style.float(), image, attention, fused.paint, own)
 
     def own_style(self, image: Tensor) -> Tensor | None:
         """Return E_s's mean of images [B, 3, h, w] as G compares styles with it; None for a G that does not."""
@@ -142,7 +144,7 @@ class TranslationObjective(nn.Module):
         self._perceptual = (perceptual,)
 
     def forward(
-        self, batch: Batch, guide: Guide | None = None, attention: float = 1.0
+        self, batch: Batch, guide: Guide | None = None, attention: float | Tensor = 1.0
     ) -> tuple[Tensor, Parts]:
         """Return x_hat [B, 3, h, w] and the parts."""
         net, x = self.translator, batch.image

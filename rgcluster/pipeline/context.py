@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,8 @@ class RunContext:
         self.run, self.config, self.shards, self.shared = run, config, shards, shared
         self._sources = shared.sources if shared else {}
         self._protocol: dict[str, Any] = {}
+        self._kept: ExitStack | None = None
+        self._store: RayStore | None = None
 
     def source(self, split: str) -> ImageSource:
         """Return the images of a split, opened once; training takes the configured fraction."""
@@ -129,17 +131,34 @@ class RunContext:
         """Return the manifest of the run's store."""
         return read_manifest(snapshot_of(self.run))
 
-    def start_store(self, name: str) -> RayStore:
-        """Connect to the store of that name, or start its actors, and stop them at the end of the `with` block."""
+    @contextmanager
+    def one_store(self) -> Iterator[None]:
+        """Within the `with` block, the store that a stage starts stays for the stages after it."""
+        try:
+            with ExitStack() as self._kept:
+                yield
+        finally:
+            self._kept = self._store = None
+
+    def start_store(self, name: str) -> AbstractContextManager[RayStore]:
+        """Connect to the store of that name, or start its actors; they stop with the `with` block, or `one_store`."""
+        if self._store is not None:
+            return nullcontext(self._store)
         settings = self.config.store
         with waiting(f"the shards of the store {name}"):
-            return RayStore.share(
+            store = RayStore.share(
                 snapshot_of(self.run), name, replicas=settings.replicas, index=IndexSettings.of(settings),
                 timeout=settings.timeout_s,
             )  # fmt: skip
+        if self._kept is None:
+            return store
+        self._store = self._kept.enter_context(store)
+        return nullcontext(store)
 
     def name_of_store(self, use: str) -> str:
-        """Return the name of the run's store if it is being served, else a name for this use alone."""
+        """Return the name of the run's store if it runs or is being served, else a name for this use alone."""
+        if self._store is not None:
+            return self._store.name
         served = store_name(self.run)
         return served if served in list_stores() else f"{served}-{use}"
 

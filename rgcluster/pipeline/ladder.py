@@ -22,7 +22,17 @@ from rgcluster.model.translator import Batch, Translator
 from rgcluster.train.steps.translator import TranslatorTrainer
 from rgcluster.translate.device import pick_device
 
-__all__ = ["RUNGS", "Rung", "choose", "estimate", "fit_to_time", "kept", "seconds_per_step", "shorten"]
+__all__ = [
+    "RUNGS",
+    "Rung",
+    "choose",
+    "estimate",
+    "fit_to_time",
+    "kept",
+    "scaled",
+    "seconds_per_step",
+    "shorten",
+]
 
 RUNGS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 """Shares of the preset's steps, the longest training first."""
@@ -103,7 +113,7 @@ def estimate(config: Config, per_step: float) -> float:
 def choose(config: Config, minutes: float, per_step: float) -> Rung:
     """Return the longest rung that ends in time on a slower machine, too, or the shortest one if none does."""
     for share in RUNGS:
-        values = _scaled(config, share)
+        values = scaled(config, share)
         seconds = estimate(with_values(config, values), per_step)
         if MARGIN * seconds <= 60 * minutes:
             break
@@ -164,8 +174,8 @@ def _guided(config: Config) -> float:
     return GUIDED_STEP * len(config.guidance.variants) * scale
 
 
-def _scaled(config: Config, share: float) -> dict[str, int]:
-    """Return the keys of a rung, rounded to whole reports, so that all lines of the metrics cover the same steps."""
+def scaled(config: Config, share: float) -> dict[str, int]:
+    """Return the keys `SCALED` of a rung, in whole reports, so that all lines of the metrics cover the same steps."""
     values = {}
     for key in SCALED:
         every = getattr(config, key.split(".")[0]).report_every

@@ -73,8 +73,9 @@ class Pipeline(RunContext):
 
     def report(self) -> Location:
         """Evaluate, draw the figures, then write `report/index.html`."""
-        self.finish("evaluation")
-        self._draw_figures()
+        with self.one_store():
+            self.finish("evaluation")
+            self._draw_figures()
         return write_report(self.config, self.run)
 
     def seconds(self) -> dict[str, float]:

@@ -42,12 +42,9 @@ class Found:
             yield from ("", f"## {name[0].upper()}{name[1:]}", "")
             if name in self.rows:
                 yield from _table(self.rows[name])
-            else:
-                yield (
-                    f"Skipped: {self.skipped[name]}"
-                    if name in self.skipped
-                    else f"Failed: {self.failed[name]}"
-                )
+            for missing, why in (("Skipped", self.skipped.get(name)), ("Failed", self.failed.get(name))):
+                if why:
+                    yield from ("", f"{missing}: {why}")
             yield from ("", f"{seconds:.0f} s in all.")
         for name in self.skipped.keys() - self.seconds.keys():
             yield from ("", f"## {name[0].upper()}{name[1:]}", "", f"Skipped: {self.skipped[name]}")

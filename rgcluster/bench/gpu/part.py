@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -77,10 +77,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """A name, and what measures; its argument is the number of seconds that are left."""
+    """A name, and what measures; its argument is the number of seconds that are left. Rows that it yields are kept
+    if it fails later.
+    """
 
     name: str
-    measure: Callable[[Place, float], Sequence[Row]]
+    measure: Callable[[Place, float], Iterable[Row]]
 
 
 def free(place: Place) -> None:

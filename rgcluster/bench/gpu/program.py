@@ -39,7 +39,8 @@ def run_program(
 ) -> list[Row]:
     """Measure; write `gpu.json`, `gpu.md` and a grid of translations into `folder`, and return the rows.
 
-    A part that fails costs the others nothing: RGClusterError names it at the end. ConfigError where there is no GPU.
+    The files are written after each row. A part that fails costs the others nothing: RGClusterError names it at the
+    end. ConfigError where there is no GPU.
     """
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no GPU here; `--device cpu --scale tiny` rehearses the program without one")
@@ -51,8 +52,7 @@ def run_program(
         for part in PARTS:
             _measure(part, place, end, found)
             free(place)
-            (folder / JSON).write_text(json.dumps(found.as_json(), indent=2) + "\n")
-            (folder / PAGE).write_text(found.as_page())
+            _write(found, folder)
     if found.failed:
         raise RGClusterError("; ".join(f"{name}: {why}" for name, why in found.failed.items()))
     return found.all_rows
@@ -65,7 +65,10 @@ def _measure(part: Part, place: Place, end: float, found: Found) -> None:
         return
     place.say(part.name)
     try:
-        found.rows[part.name] = list(part.measure(place, end - start))
+        for row in part.measure(place, end - start):
+            found.rows.setdefault(part.name, []).append(row)
+            found.seconds[part.name] = time.perf_counter() - start
+            _write(found, place.results)
     except Skip as reason:
         found.skipped[part.name] = str(reason)
         place.say(f"skipped: {reason}")
@@ -73,3 +76,8 @@ def _measure(part: Part, place: Place, end: float, found: Found) -> None:
         found.failed[part.name] = f"{type(error).__name__}: {error}"
         place.say(f"failed: {error}")
     found.seconds[part.name] = time.perf_counter() - start
+
+
+def _write(found: Found, folder: Path) -> None:
+    (folder / JSON).write_text(json.dumps(found.as_json(), indent=2) + "\n")
+    (folder / PAGE).write_text(found.as_page())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -34,10 +36,9 @@ WARM = 2
 """Steps after the first that are not measured."""
 GALLERY = 2_000
 CHANNELS_LAST, CONTIGUOUS = "channels-last", "contiguous"
-COMPILED = {"always": "compiled", "never": "eager"}
 
 
-def translation_steps(place: Place, left: float) -> list[Row]:
+def translation_steps(place: Place, left: float) -> Iterator[Row]:
     """Measure stage 1's step: the plain one in fp32, then each layout, eager and, on a GPU, compiled."""
     config = place.config(compile="never")
     device = place.device(config)
@@ -48,37 +49,30 @@ def translation_steps(place: Place, left: float) -> list[Row]:
     rate = matrix_rate(device)
     place.say(PLAIN)
     plain = _speed(place, plain_step(networks, config, item, device, Switches()), device)
-    rows = [
-        Row("arithmetic", "translation step", flop / place.scale.batch / 1e9, "GFLOP/image"),
-        Row("arithmetic", "matrix product", rate / 1e9, "GFLOP/s"),
-        *plain.rows(f"{PLAIN}, fp32", place),
-    ]
-    for name, other in _cases(place, (CHANNELS_LAST, CONTIGUOUS)).items():
-        place.say(name)
-        chosen = place.device(other)
-        step = default_step(networks, other, random_batch(other, place.scale.batch, chosen), chosen)
-        found = _speed(place, step, chosen)
-        del step
+    yield Row("arithmetic", "translation step", flop / place.scale.batch / 1e9, "GFLOP/image")
+    yield Row("arithmetic", "matrix product", rate / 1e9, "GFLOP/s")
+    yield from plain.rows(f"{PLAIN}, fp32", place)
+    for case in _cases(place, (CHANNELS_LAST, CONTIGUOUS)):
+        place.say(case.name)
+        item = random_batch(case.config, place.scale.batch, case.device)
+        found = _speed(place, default_step(networks, case.config, item, case.device), case.device)
         done = flop / place.scale.batch * found.images_per_second(place)
-        rows += found.rows(name, place, plain)
-        rows.append(Row(name, "arithmetic done", done / 1e9, "GFLOP/s", "matrix product", rate / 1e9))
-    return rows
+        yield from found.rows(case.name, place, plain)
+        yield Row(case.name, "arithmetic done", done / 1e9, "GFLOP/s", "matrix product", rate / 1e9)
 
 
-def guided_steps(place: Place, left: float) -> list[Row]:
+def guided_steps(place: Place, left: float) -> Iterator[Row]:
     """Measure stage 3's step with neighbours in the device's memory: `rg-unit` alone, then all variants."""
-    rows: list[Row] = []
     alone: _Speed | None = None
-    for compiled, config in _cases(place, (CHANNELS_LAST,)).items():
-        for variants in (("rg-unit",), config.guidance.variants):
-            name = f"guided step, {compiled}, {len(variants)} variant{'s' * (len(variants) > 1)}"
-            if len(variants) > 1 and "eager" in compiled and place.kind == "cuda":
+    for case in _cases(place, (CHANNELS_LAST,)):
+        for variants in (("rg-unit",), case.config.guidance.variants):
+            name = f"guided step, {case.name}, {len(variants)} variant{'s' * (len(variants) > 1)}"
+            if len(variants) > 1 and not case.device.compiles and place.kind == "cuda":
                 continue  # on a GPU nobody trains so
             place.say(name)
-            found = _speed(place, *_guided(place, config, variants))
-            rows += found.rows(name, place, alone, "rg-unit alone, eager")
+            found = _speed(place, _guided(place, case, variants), case.device)
+            yield from found.rows(name, place, alone, "rg-unit alone, eager")
             alone = alone or found
-    return rows
 
 
 class _Speed:
@@ -108,24 +102,36 @@ def _speed(place: Place, step: Step, device: Device) -> _Speed:
     seconds = []
     for _ in turns(1 + WARM + place.scale.repeats, place.scale.case_seconds, least=2 + WARM):
         start = now(device)
+        if device.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         step()
         seconds.append(now(device) - start)
     memory = torch.cuda.max_memory_allocated() if place.kind == "cuda" else 0
+    del step
     free(place)
     return _Speed(seconds[0], seconds[1 + WARM :], memory)
 
 
-def _cases(place: Place, layouts: tuple[str, ...]) -> dict[str, Config]:
-    """Return the configurations by name; nothing is compiled on a CPU, which would take minutes."""
-    return {
-        f"{COMPILED[compiles]}, {layout}": place.config(compile=compiles, layout=layout)
-        for compiles in (("never", "always") if place.kind == "cuda" else ("never",))
-        for layout in layouts
-    }
+class _Case(NamedTuple):
+    name: str
+    config: Config
+    device: Device
 
 
-def _guided(place: Place, config: Config, variants: tuple[str, ...]) -> tuple[Callable[[], None], Device]:
-    device = place.device(config)
+def _cases(place: Place, layouts: tuple[str, ...]) -> Iterator[_Case]:
+    """Yield what is compared, the likeliest first; nothing is compiled on a CPU, which would take minutes."""
+    gpu = place.kind == "cuda"
+    for layout in layouts:
+        for compiled, choice in (("eager", "never"), ("compiled", "always"))[: 1 + gpu]:
+            config = place.config(compile=choice, layout=layout)
+            yield _Case(f"{compiled}, {layout}", config, place.device(config))
+        if gpu and layout == CHANNELS_LAST:
+            graphs = replace(place.device(config), graphs=True)
+            yield _Case(f"compiled, as CUDA graphs, {layout}", config, graphs)
+
+
+def _guided(place: Place, case: _Case, variants: tuple[str, ...]) -> Step:
+    config, device = case.config, case.device
     torch.manual_seed(config.seed)
     guided = GuidedStep(config, Translator(config), Discriminator(config), variants, device)
     side = config.data.image_size
@@ -141,4 +147,4 @@ def _guided(place: Place, config: Config, variants: tuple[str, ...]) -> tuple[Ca
         guided.update(number, item, gallery, rows)
         number += 1
 
-    return step, device
+    return step

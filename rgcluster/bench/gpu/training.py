@@ -17,10 +17,12 @@ from rgcluster.bench.gpu.faces import drawn_faces
 from rgcluster.bench.gpu.part import Place
 from rgcluster.bench.result import Row
 from rgcluster.bench.training.step import now
+from rgcluster.config import Config, with_values
 from rgcluster.data.images import encode_png, grid
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Translator
+from rgcluster.pipeline.ladder import IN_TRAINING, scaled, seconds_per_step
 from rgcluster.train.steps.ingest import Ingest
 from rgcluster.train.steps.translator import TranslatorTrainer
 from rgcluster.translate.device import Device
@@ -39,16 +41,16 @@ UInt8Array = npt.NDArray[np.uint8]
 def training(place: Place, left: float) -> list[Row]:
     """Train for `left` seconds, or the preset's steps; write the grid beside the page."""
     end = time.perf_counter() + left - RESERVE
-    config = place.config()
-    device = place.device(config)
     faces = drawn_faces(place)
     pixels = decode_all(place, faces.files, len(os.sched_getaffinity(0)))
+    config = _fitted(place.config(), end)
+    device = place.device(config)
     torch.manual_seed(config.seed)
     trainer = TranslatorTrainer(
         Translator(config), Discriminator(config), config, config.translation, device, 1
     )
     ingest = Ingest(config, range(faces.domains.shape[1]), faces.domains, device)
-    place.say(f"training for {max(0.0, end - time.perf_counter()):.0f} s")
+    place.say(f"{config.translation.steps} steps in {max(0.0, end - time.perf_counter()):.0f} s")
     blocks = _blocks(pixels, faces.domains, place.scale.batch, config.seed)
     step, first, start = 0, 0.0, time.perf_counter()
     for step in range(config.translation.steps):
@@ -68,6 +70,13 @@ def training(place: Place, left: float) -> list[Row]:
         Row(case, "speed", step * place.scale.batch / later, "images/s"),
         *(Row(case, f"loss: {name}", float(value), "") for name, value in sorted(parts.items())),
     ]
+
+
+def _fitted(config: Config, end: float) -> Config:
+    """Return the configuration with as many steps as end in time, the mask and the rate in proportion."""
+    per_step = IN_TRAINING * seconds_per_step(config)
+    share = (end - time.perf_counter()) / (per_step * config.translation.steps)
+    return config if share >= 1 else with_values(config, scaled(config, max(share, 0.0)))
 
 
 def _blocks(

@@ -56,9 +56,7 @@ class TranslatorTrainer:
         device.lay_out(translator, translator.style_encoder, discriminator)
         self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
         net = self.translator
-        device.compile(net.content_encoder, net.style_encoder, net.generator)
-        if not stage.loss.gradient_penalty:  # a compiled network has no second derivative
-            device.compile(self.discriminator)
+        device.compile(net.content_encoder, net.style_encoder, net.generator, self.discriminator)
         objective = TranslationObjective(self.translator, config, stage.loss, perceptual)
         self._objective = distribute(objective, world, device)
         self._judge = distribute(self.discriminator, world, device)
@@ -85,7 +83,7 @@ class TranslatorTrainer:
         A single piece generates one fake. With several pieces, no graph is kept until D is updated, so each piece
         generates its fake again, which takes the memory of one piece but the time of another fake.
         """
-        attention, whole = self.attention(step), len(pieces) == 1
+        attention, whole = self._strength(step), len(pieces) == 1
         made, sums = None, Sums()
         self._discriminator_optimizer.zero_grad()
         for index, piece in enumerate(pieces):
@@ -128,7 +126,7 @@ class TranslatorTrainer:
         return sums.values
 
     @torch.no_grad()
-    def _fake(self, piece: Piece, attention: float) -> Tensor:
+    def _fake(self, piece: Piece, attention: float | Tensor) -> Tensor:
         """Return x_hat [B, 3, h, w] without its graph."""
         batch, net = piece.batch, self.translator
         content = net.content_encoder(batch.image) if batch.content is None else batch.content
@@ -141,6 +139,11 @@ class TranslatorTrainer:
             return 1.0
         first, full = self.stage.attention_from, max(self.stage.attention_full, self.stage.attention_from + 1)
         return min(1.0, max(0.0, (step + 1 - first) / (full - first)))
+
+    def _strength(self, step: int) -> float | Tensor:
+        """Return `attention(step)`, within the ramp as a tensor: a compiled G is compiled anew for each number."""
+        attention = self.attention(step)
+        return attention if attention in (0, 1) else torch.full((), attention, device=self.device.torch)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
