@@ -55,6 +55,8 @@ __all__ = [
 
 TASK = Claim("task", 1, CPUS_PER_READER)
 """Minimum resources of almost all work on a cluster."""
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Whether Ray Train looks for draining nodes in an actor of its own; read by the driver, passed on by Ray."""
 MOST_NODES = 512
 """Limit on the counted nodes of one kind that an autoscaler may add."""
 
@@ -76,6 +78,13 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
             _connect(address)
         else:
             _start(dashboard)
+    before = os.environ.get(WATCHER)
+    if address in (
+        None,
+        "",
+        "local",
+    ):  # nobody drains the only machine of a cluster that ends with this process
+        os.environ.setdefault(WATCHER, "0")
     try:
         for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -85,6 +94,8 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
             yield
     finally:
         _shut_down()
+        if before is None:
+            os.environ.pop(WATCHER, None)
 
 
 def _init(**options: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ __all__ = [
     "domain_loss",
     "generator_adversarial_loss",
     "gradient_penalty",
+    "is_penalised",
     "l1",
     "triplet_loss",
     "weighted_sum",
@@ -65,6 +65,11 @@ def conditional_scores(scores: Tensor, logits: Tensor, domain: Tensor, config: L
     return scores + config.conditional * agreement[:, None, None, None]
 
 
+def is_penalised(config: LossConfig, step: int) -> bool:
+    """Return whether D's loss at `step` has a gradient penalty."""
+    return bool(config.gradient_penalty) and step % config.gradient_penalty_every == 0
+
+
 def gradient_penalty(scores: Tensor, image: Tensor) -> Tensor:
     """Return R1: the squared norm of the gradient of D's averaged map at `image` [B, 3, h, w], a mean over B.
 
@@ -101,13 +106,10 @@ def discriminator_loss(
     The gradient penalty is computed every `gradient_penalty_every` steps, multiplied by this number, so that its
     average over steps equals that of a penalty at every step.
     """
-    every = config.gradient_penalty_every
-    penalised = bool(config.gradient_penalty) and step % every == 0
+    every, penalised = config.gradient_penalty_every, is_penalised(config, step)
     if penalised:
         real = real.detach().requires_grad_()
-    # Compiled networks have no second derivative.
-    with torch.compiler.set_stance("force_eager") if penalised else nullcontext():
-        scores, logits = discriminator(torch.cat([real, fake.detach()]))
+    scores, logits = discriminator(torch.cat([real, fake.detach()]))
     real_logits, fake_logits = logits.chunk(2)
     plain_scores, fake_scores = scores.chunk(2)
     real_scores = conditional_scores(plain_scores, real_logits, domain, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import UNLABELLED
 from rgcluster.data.stream import ImageSource, open_source
+from rgcluster.errors import StoreUnavailable
 from rgcluster.evaluate.measure.evaluation import Evaluation
 from rgcluster.evaluate.measure.inputs import sample_of
 from rgcluster.evaluate.measure.protocol import make_protocol
@@ -143,7 +144,9 @@ class RunContext:
     def start_store(self, name: str) -> AbstractContextManager[RayStore]:
         """Connect to the store of that name, or start its actors; they stop with the `with` block, or `one_store`."""
         if self._store is not None:
-            return nullcontext(self._store)
+            with suppress(StoreUnavailable):  # another process's store may have ended meanwhile
+                self._store.ping()
+                return nullcontext(self._store)
         settings = self.config.store
         with waiting(f"the shards of the store {name}"):
             store = RayStore.share(

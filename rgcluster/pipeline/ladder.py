@@ -20,7 +20,7 @@ from rgcluster.model.gmm import prior_mean
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator
 from rgcluster.train.steps.translator import TranslatorTrainer
-from rgcluster.translate.device import pick_device
+from rgcluster.translate.device import Device, pick_device
 
 __all__ = [
     "RUNGS",
@@ -74,13 +74,15 @@ class Rung:
     fits: bool
 
 
-def seconds_per_step(config: Config) -> float:
-    """Return the median seconds of a step of stage 1 on this machine, on random images.
+def seconds_per_step(config: Config, device: Device | None = None) -> float:
+    """Return the median seconds of a step of stage 1 on random images, on this machine's device or the given one.
 
     The median ignores short loads by other processes.
     """
-    gpu = torch.cuda.is_available() and config.cluster.gpu != "never"
-    device, count = pick_device(config.cluster, gpu=gpu), config.translation.batch_size
+    if device is None:
+        gpu = torch.cuda.is_available() and config.cluster.gpu != "never"
+        device = pick_device(config.cluster, gpu=gpu)
+    count = config.translation.batch_size
     side = config.data.image_size
     domain = torch.randint(0, 2, (count, config.num_attributes)).float()
     style = prior_mean(1 - domain, config.model.style_dim)

@@ -73,6 +73,8 @@ class Pipeline(RunContext):
 
     def report(self) -> Location:
         """Evaluate, draw the figures, then write `report/index.html`."""
+        for needed in STAGES["evaluation"].needs:
+            self.finish(needed)
         with self.one_store():
             self.finish("evaluation")
             self._draw_figures()

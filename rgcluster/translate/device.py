@@ -27,8 +27,6 @@ class Device:
     channels_last: bool | None = None
     """None: channels-last where it is faster."""
     compiles: bool = False
-    graphs: bool = False
-    """Whether compiled networks are replayed as CUDA graphs."""
     caches_casts: bool = True
     """Whether a weight is cast once for all its uses under an `autocast`."""
 
@@ -58,9 +56,8 @@ class Device:
         Compiling modules rather than the step compiles equal blocks once, and later runs find them in the cache.
         """
         if self.compiles:
-            mode = "reduce-overhead" if self.graphs else None
             for module in modules:
-                module.compile(dynamic=False, mode=mode)
+                module.compile(dynamic=False)
 
 
 def pick_device(config: ClusterConfig, *, gpu: bool) -> Device:

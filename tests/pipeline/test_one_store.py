@@ -1,34 +1,85 @@
-"""The store of a run in a process that works on several of its stages."""
+"""The store of a run in a process that evaluates it and draws its figures."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
+
+import pytest
+from tiny import small_shards, tiny_config
 
 from rgcluster.base.storage import Location
-from rgcluster.data.shards import open_shards
+from rgcluster.errors import StoreUnavailable
+from rgcluster.pipeline import context, run
 from rgcluster.pipeline.run import Pipeline
-from rgcluster.store import list_stores
-from rgcluster.translate.finished import open_run, shards_of
 
 
-def _pipeline(run: Path) -> Pipeline:
-    config, location = open_run(str(run))
-    return Pipeline(location, config, open_shards(Location(shards_of(location))))
+class FakeStore(AbstractContextManager["FakeStore"]):
+    """Counts what was started and what still runs."""
+
+    started: list[FakeStore]
+
+    def __init__(self, name: str) -> None:
+        self.name, self.runs = name, True
+        self.started.append(self)
+
+    def ping(self) -> None:
+        if not self.runs:
+            raise StoreUnavailable(f"{self.name} does not answer")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.runs = False
 
 
-def test_a_store_that_a_stage_starts_stays_for_the_next_ones(smoke_run: Path, ray_session: None) -> None:
-    pipeline = _pipeline(smoke_run)
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    FakeStore.started = []
+    monkeypatch.setattr(context.RayStore, "share", lambda place, name, **options: FakeStore(name))
+    monkeypatch.setattr(context, "list_stores", lambda: {})
+    return Pipeline(Location(tmp_path), tiny_config(), small_shards())
+
+
+def use(pipeline: Pipeline, name: str) -> FakeStore:
+    with pipeline.start_store(pipeline.name_of_store(name)) as store:
+        store.ping()
+    return store  # type: ignore[return-value]
+
+
+def test_an_evaluation_and_its_figures_use_one_store(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+
+    def finish(name: str) -> None:
+        order.append(name)
+        if name in ("guidance", "evaluation"):
+            use(pipeline, name)
+
+    monkeypatch.setattr(pipeline, "finish", finish)
+    monkeypatch.setattr(pipeline, "_draw_figures", lambda: use(pipeline, "figures"))
+    monkeypatch.setattr(run, "write_report", lambda config, place: place)
+    pipeline.report()
+    assert order[-1] == "evaluation" and "guidance" in order
+    ours, shared = FakeStore.started  # stage 3 has one of its own, which ends with it
+    assert ours.name.endswith("-guidance") and shared.name.endswith("-evaluation")
+    assert not ours.runs and not shared.runs
+
+
+def test_a_store_that_ended_meanwhile_is_started_again(pipeline: Pipeline) -> None:
     with pipeline.one_store():
-        with pipeline.start_store(pipeline.name_of_store("evaluation")) as first:
-            assert first.count == 128
-        assert first.name in list_stores()
-        with pipeline.start_store(pipeline.name_of_store("figures")) as second:
-            assert second.ping() is None and second.name == first.name
-    assert first.name not in list_stores()
+        first = use(pipeline, "evaluation")
+        assert use(pipeline, "figures") is first
+        first.runs = False
+        assert use(pipeline, "figures") is not first
+    assert [store.runs for store in FakeStore.started] == [False, False]
 
 
-def test_without_it_each_stage_stops_its_own(smoke_run: Path, ray_session: None) -> None:
-    pipeline = _pipeline(smoke_run)
-    with pipeline.start_store(pipeline.name_of_store("evaluation")) as store:
-        assert store.name in list_stores()
-    assert store.name not in list_stores()
+def test_an_error_ends_the_store(pipeline: Pipeline) -> None:
+    with pytest.raises(KeyError), pipeline.one_store():
+        use(pipeline, "evaluation")
+        raise KeyError
+    assert not FakeStore.started[0].runs
+    assert use(pipeline, "figures").name.endswith("-figures")

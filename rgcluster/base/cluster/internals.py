@@ -39,7 +39,9 @@ __all__ = [
     "run_exit_handlers",
     "shut_serve_down",
     "times_restarted",
+    "uncompiled",
     "walk_directory",
+    "without_datasets",
 ]
 
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
@@ -166,6 +168,35 @@ def is_preempted() -> bool:
         return get_train_context().preemption_context.preemption_info is not None
     except (RuntimeError, ImportError, AttributeError):  # no worker of Ray Train, or of another version
         return False
+
+
+@contextmanager
+def uncompiled(network: torch.nn.Module) -> Iterator[None]:
+    """Let calls of the network run its own code, though `network.compile` was called (`_compiled_call_impl`).
+
+    `torch.compiler.set_stance` would concern every thread.
+    """
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = compiled
+
+
+def without_datasets(trainer: Any) -> None:
+    """Keep Ray Train from starting an actor for the data sets of a trainer that was given none.
+
+    Its imports take seconds of the cores on which the workers start. The callback also gives the driver's
+    `DataContext` to the workers, where this package configures its own
+    (`DataParallelTrainer._create_default_callbacks`, `ray.train.v2._internal.callbacks.datasets`).
+    """
+    with suppress(ImportError, AttributeError):
+        from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+
+        create = trainer._create_default_callbacks
+        trainer._create_default_callbacks = lambda: [
+            callback for callback in create() if not isinstance(callback, DatasetsCallback)
+        ]
 
 
 def quiet_tokens() -> None:

@@ -79,5 +79,7 @@ def _measure(part: Part, place: Place, end: float, found: Found) -> None:
 
 
 def _write(found: Found, folder: Path) -> None:
-    (folder / JSON).write_text(json.dumps(found.as_json(), indent=2) + "\n")
-    (folder / PAGE).write_text(found.as_page())
+    for name, text in ((JSON, json.dumps(found.as_json(), indent=2) + "\n"), (PAGE, found.as_page())):
+        new = folder / f"{name}.new"  # an interruption leaves the figures of before
+        new.write_text(text)
+        new.replace(folder / name)

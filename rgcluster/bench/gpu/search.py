@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ SECONDS = 5.0
 Floats = npt.NDArray[np.float32]
 
 
-def torch_search(place: Place, left: float) -> list[Row]:
+def torch_search(place: Place, left: float) -> Iterator[Row]:
     """Measure `gallery.Vectors`."""
     vectors, queries = (torch.from_numpy(array) for array in _vectors(place.scale.vectors))
 
@@ -37,7 +37,7 @@ def torch_search(place: Place, left: float) -> list[Row]:
     return _compared(place, "torch", run)
 
 
-def faiss_search(place: Place, left: float) -> list[Row]:
+def faiss_search(place: Place, left: float) -> Iterator[Row]:
     """Measure FAISS's flat index; Skip where FAISS, or its part for GPUs, is not installed."""
     try:
         import faiss
@@ -63,10 +63,9 @@ def _vectors(count: int) -> tuple[Floats, Floats]:
     return vectors, generator.standard_normal((max(BATCHES), DIMENSION), np.float32)
 
 
-def _compared(place: Place, name: str, run: Callable[[str], Callable[[int], Any]]) -> list[Row]:
+def _compared(place: Place, name: str, run: Callable[[str], Callable[[int], Any]]) -> Iterator[Row]:
     """Measure the search that `run` returns for a device, on the CPU and, if there is one, on the GPU."""
     count = f"{place.scale.vectors:,} x {DIMENSION}"
-    rows: list[Row] = []
     theirs: dict[int, float] = {}
     answers: dict[int, Any] = {}
     for device in dict.fromkeys(("cpu", place.kind)):
@@ -81,13 +80,12 @@ def _compared(place: Place, name: str, run: Callable[[str], Callable[[int], Any]
             )
             if device == "cpu":
                 theirs[batch], answers[batch] = took, found
-                rows.append(Row(case, f"search on {there}, median", took, "ms"))
+                yield Row(case, f"search on {there}, median", took, "ms")
                 continue
-            rows.append(Row(case, f"search on {there}, median", took, "ms", "the CPU", theirs[batch]))
+            yield Row(case, f"search on {there}, median", took, "ms", "the CPU", theirs[batch])
             same = np.mean([np.isin(a, b).mean() for a, b in zip(found, answers[batch], strict=True)])
-            rows.append(Row(case, "neighbours as on the CPU", float(same), "share"))
+            yield Row(case, "neighbours as on the CPU", float(same), "share")
     free(place)
-    return rows
 
 
 def _median(search: Callable[[int], Any], batch: int) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from rgcluster.bench.gpu.gallery import Gallery
 from rgcluster.bench.gpu.guided import GuidedStep
@@ -102,7 +102,7 @@ def _speed(place: Place, step: Step, device: Device) -> _Speed:
     seconds = []
     for _ in turns(1 + WARM + place.scale.repeats, place.scale.case_seconds, least=2 + WARM):
         start = now(device)
-        if device.graphs:
+        if isinstance(device, _Graphs):
             torch.compiler.cudagraph_mark_step_begin()
         step()
         seconds.append(now(device) - start)
@@ -112,6 +112,14 @@ def _speed(place: Place, step: Step, device: Device) -> _Speed:
     return _Speed(seconds[0], seconds[1 + WARM :], memory)
 
 
+class _Graphs(Device):
+    """Replays compiled networks as CUDA graphs."""
+
+    def compile(self, *modules: nn.Module) -> None:
+        for module in modules:
+            module.compile(dynamic=False, mode="reduce-overhead")
+
+
 class _Case(NamedTuple):
     name: str
     config: Config
@@ -119,15 +127,14 @@ class _Case(NamedTuple):
 
 
 def _cases(place: Place, layouts: tuple[str, ...]) -> Iterator[_Case]:
-    """Yield what is compared, the likeliest first; nothing is compiled on a CPU, which would take minutes."""
+    """Yield what is compared; nothing is compiled on a CPU, which would take minutes."""
     gpu = place.kind == "cuda"
     for layout in layouts:
         for compiled, choice in (("eager", "never"), ("compiled", "always"))[: 1 + gpu]:
             config = place.config(compile=choice, layout=layout)
             yield _Case(f"{compiled}, {layout}", config, place.device(config))
         if gpu and layout == CHANNELS_LAST:
-            graphs = replace(place.device(config), graphs=True)
-            yield _Case(f"compiled, as CUDA graphs, {layout}", config, graphs)
+            yield _Case(f"compiled, as CUDA graphs, {layout}", config, _Graphs(**vars(place.device(config))))
 
 
 def _guided(place: Place, case: _Case, variants: tuple[str, ...]) -> Step:

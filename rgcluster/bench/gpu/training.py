@@ -38,13 +38,14 @@ RESERVE = 15.0
 UInt8Array = npt.NDArray[np.uint8]
 
 
-def training(place: Place, left: float) -> list[Row]:
+def training(place: Place, left: float) -> Iterator[Row]:
     """Train for `left` seconds, or the preset's steps; write the grid beside the page."""
     end = time.perf_counter() + left - RESERVE
     faces = drawn_faces(place)
     pixels = decode_all(place, faces.files, len(os.sched_getaffinity(0)))
-    config = _fitted(place.config(), end)
+    config = place.config()
     device = place.device(config)
+    config = _fitted(config, device, end)
     torch.manual_seed(config.seed)
     trainer = TranslatorTrainer(
         Translator(config), Discriminator(config), config, config.translation, device, 1
@@ -64,17 +65,18 @@ def training(place: Place, left: float) -> list[Row]:
         encode_png(_translations(trainer, step, pixels, faces.domains, device))
     )
     case = "training, stage 1"
-    return [
-        Row(case, "first step", first - start, "s"),
-        Row(case, "steps", step + 1, ""),
-        Row(case, "speed", step * place.scale.batch / later, "images/s"),
-        *(Row(case, f"loss: {name}", float(value), "") for name, value in sorted(parts.items())),
-    ]
+    yield Row(case, "first step", first - start, "s")
+    yield Row(case, "steps", step + 1, "")
+    yield Row(case, "speed", step * place.scale.batch / later, "images/s")
+    yield from (Row(case, f"loss: {name}", float(value), "") for name, value in sorted(parts.items()))
 
 
-def _fitted(config: Config, end: float) -> Config:
+def _fitted(config: Config, device: Device, end: float) -> Config:
     """Return the configuration with as many steps as end in time, the mask and the rate in proportion."""
-    per_step = IN_TRAINING * seconds_per_step(config)
+    start = time.perf_counter()
+    per_step = IN_TRAINING * seconds_per_step(config, device)
+    # Steps without the mask are compiled separately, and take as long to compile as those that were timed.
+    end -= time.perf_counter() - start
     share = (end - time.perf_counter()) / (per_step * config.translation.steps)
     return config if share >= 1 else with_values(config, scaled(config, max(share, 0.0)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +35,24 @@ ROWS, QUERIES = "rows.json", "queries.safetensors"
 K = 10
 
 
-class EmbedAll:
-    """Adds each network's embedding, with the image's own style or the mean style of `targets` by row."""
+class Asked(NamedTuple):
+    """The queries of S evaluation seeds, by row of the images."""
 
-    def __init__(self, config: Config, run: str, targets: npt.NDArray[np.int8] | None, gpu: bool) -> None:
+    targets: npt.NDArray[np.int8]
+    """[S, rows, n]: the domains whose mean styles are looked for."""
+    chosen: npt.NDArray[np.bool_]
+    """[S, rows]: whether the seed asks for the row at all."""
+
+    def of(self, rows: npt.NDArray[np.int64]) -> Asked:
+        return Asked(self.targets[:, rows], self.chosen[:, rows])
+
+
+class EmbedAll:
+    """Adds each network's embeddings: [N, d] with the image's own style, or [N, S, d] as `asked`."""
+
+    def __init__(self, config: Config, run: str, asked: Asked | None, gpu: bool) -> None:
         torch.set_num_threads(1)
-        self.config, self.targets = config, targets
+        self.config, self.asked = config, asked
         self.device = pick_device(config.cluster, gpu=gpu)
         self.translator = load_translator(networks_of(Location(run), "translation"), config)
         found = networks_of(Location(run), "retrieval")
@@ -53,18 +65,29 @@ class EmbedAll:
         image = to_images(block["image"], self.device)
         with self.device.autocast():
             content = self.translator.content_encoder(image)
-            if self.targets is None:
-                style = self.translator.style_encoder(image).mean.float()
-            else:
-                target = torch.from_numpy(self.targets[block["row"]]).to(self.device.torch)
-                style = prior_mean(target, self.config.model.style_dim)
+        if self.asked is not None:
+            return {"row": block["row"], **self._queries(image, content, self.asked.of(block["row"]))}
+        with self.device.autocast():
+            style = self.translator.style_encoder(image).mean.float()
         found = {
-            name: vectors(
-                network.embed if self.targets is None else network.query, image, content, style, self.device
-            )
+            name: vectors(network.embed, image, content, style, self.device)
             for name, network in self.networks.items()
         }
         return {"row": block["row"], **found}
+
+    def _queries(self, image: torch.Tensor, content: torch.Tensor, asked: Asked) -> Block:
+        shape = (len(image), len(asked.targets), self.config.embedding_size)
+        found = {name: np.zeros(shape, np.float32) for name in self.networks}
+        for index, (targets, chosen) in enumerate(zip(asked.targets, asked.chosen, strict=True)):
+            if not chosen.any():
+                continue
+            there = torch.from_numpy(chosen).to(self.device.torch)
+            target = torch.from_numpy(targets[chosen]).to(self.device.torch)
+            style = prior_mean(target, self.config.model.style_dim)
+            for name, network in self.networks.items():
+                asks = vectors(network.query, image[there], content[there], style, self.device)
+                found[name][chosen, index] = asks
+        return found
 
 
 def measure_precision(
@@ -80,31 +103,35 @@ def measure_precision(
     content = [column for column in range(len(train.shards.attributes)) if column not in columns]
     count = min(config.evaluation.queries, len(test.index))
     gallery = _embed(config, run, train, None, gpu, progress)
-    found: dict[str, list[Shares]] = {}
-    queried_rows = []
+    chosen, donors = [], []
     for seed in config.evaluation.seeds:
         generator = np.random.Generator(np.random.Philox(key=[MEASURE_SEED, 2000 + seed]))
-        donors = generator.permutation(len(test.index))
-        chosen = np.sort(generator.permutation(len(test.index))[:count])
-        queried_rows.append(chosen)
-        wanted = test.index.labels[chosen]
-        wanted[:, columns] = test.index.labels[donors[chosen]][:, columns]
-        queries = _embed(config, run, test.take(chosen), wanted[:, columns], gpu)
+        donors.append(generator.permutation(len(test.index)))
+        chosen.append(np.sort(generator.permutation(len(test.index))[:count]))
+    # Every image is read once, for all seeds.
+    images = np.unique(np.concatenate(chosen))
+    targets = np.stack([test.index.labels[donor[images]][:, columns] for donor in donors])
+    asked = Asked(targets, np.stack([np.isin(images, rows) for rows in chosen]))
+    queries = _embed(config, run, test.take(images), asked, gpu)
+    found: dict[str, list[Shares]] = {}
+    for index, rows in enumerate(chosen):
+        wanted, places = test.index.labels[rows], np.searchsorted(images, rows)
+        wanted[:, columns] = targets[index, places]
         found.setdefault("random", []).append(random_shares(train.index.labels, wanted))
         for strategy in config.retrieval.negatives:
-            near = min(K, len(train.index))
-            shares = query_shares(gallery[strategy], train.index.labels, queries[strategy], wanted, near)
+            near, asking = min(K, len(train.index)), queries[strategy][places, index]
+            shares = query_shares(gallery[strategy], train.index.labels, asking, wanted, near)
             found.setdefault(strategy, []).append(shares)
-    queried = {"row": np.concatenate(queried_rows)}
+    queried = {"row": np.concatenate(chosen)}
     for name, by_seed in found.items():
         for key, values in _summed(np.concatenate(by_seed), columns, content).items():
             queried[f"{name}/{key}"] = values.astype(np.float32)
     (target / QUERIES).write_bytes(save(queried))
-    rows = [
+    table = [
         _row(name, np.stack([shares.mean(axis=0) for shares in by_seed]), columns, content, config)
         for name, by_seed in found.items()
     ]
-    (target / ROWS).write_json(rows)
+    (target / ROWS).write_json(table)
 
 
 def load_precision(location: Location) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[Any]]]:
@@ -122,18 +149,20 @@ def _summed(shares: Shares, columns: list[int], content: list[int]) -> dict[str,
 
 
 def _embed(
-    config: Config, run: Location, source: ImageSource, targets: npt.NDArray[np.int8] | None, gpu: bool,
+    config: Config, run: Location, source: ImageSource, asked: Asked | None, gpu: bool,
     progress: Progress | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:  # fmt: skip
     embedded = rows_dataset(source).map_batches(
         EmbedAll,
-        fn_constructor_args=(config, str(run), targets, gpu),
+        fn_constructor_args=(config, str(run), asked, gpu),
         batch_size=128,
         compute=ActorPoolStrategy(size=1),
         num_cpus=CPUS_PER_EMBEDDER,
         num_gpus=GPUS_PER_EMBEDDER if gpu else None,
     )
-    shape = len(source.index), config.embedding_size
+    shape: tuple[int, ...] = (len(source.index), config.embedding_size)
+    if asked is not None:
+        shape = (len(source.index), len(asked.chosen), config.embedding_size)
     result: dict[str, npt.NDArray[np.float32]] = {
         name: np.empty(shape, np.float32) for name in config.retrieval.negatives
     }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rgcluster.base.checkpoint import load_module
+from rgcluster.base.cluster.internals import uncompiled
 from rgcluster.config import Config, GuidanceConfig, TranslationConfig
 from rgcluster.model.losses import (
     Parts,
@@ -18,6 +19,7 @@ from rgcluster.model.losses import (
     discriminator_loss,
     domain_loss,
     generator_adversarial_loss,
+    is_penalised,
     weighted_sum,
 )
 from rgcluster.model.networks import Discriminator
@@ -85,11 +87,12 @@ class TranslatorTrainer:
         """
         attention, whole = self._strength(step), len(pieces) == 1
         made, sums = None, Sums()
+        penalised = is_penalised(self.stage.loss, step)  # compiled networks have no second derivative
         self._discriminator_optimizer.zero_grad()
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
             with synchronised(self._judge, last):
-                with self.device.autocast():
+                with self.device.autocast(), uncompiled(self.discriminator) if penalised else nullcontext():
                     if whole:
                         made = self._objective(piece.batch, piece.guide, attention)
                     fake = made[0] if made else self._fake(piece, attention)
@@ -141,9 +144,10 @@ class TranslatorTrainer:
         return min(1.0, max(0.0, (step + 1 - first) / (full - first)))
 
     def _strength(self, step: int) -> float | Tensor:
-        """Return `attention(step)`, within the ramp as a tensor: a compiled G is compiled anew for each number."""
+        """Return `attention(step)`; where it comes into force as a tensor, or G would be compiled for each number."""
         attention = self.attention(step)
-        return attention if attention in (0, 1) else torch.full((), attention, device=self.device.torch)
+        ramp = isinstance(self.stage, TranslationConfig) and self.stage.attention_full > 0
+        return torch.full((), attention, device=self.device.torch) if ramp and attention else attention
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
