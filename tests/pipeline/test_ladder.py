@@ -26,13 +26,13 @@ def test_a_chosen_rung_fits_and_the_next_one_does_not(per_step: float) -> None:
     assert rung.fits == (rung.seconds <= 15 * 60)
     above = [share for share in ladder.RUNGS if share > rung.share]
     if above:
-        longer = with_values(DEMO, ladder._scaled(DEMO, above[-1]))
+        longer = with_values(DEMO, ladder.scaled(DEMO, above[-1]))
         assert ladder.MARGIN * ladder.estimate(longer, per_step) > 15 * 60
 
 
 @pytest.mark.parametrize("share", ladder.RUNGS)
 def test_rungs_keep_whole_reports_and_the_order_of_the_mask(share: float) -> None:
-    config = with_values(DEMO, ladder._scaled(DEMO, share))
+    config = with_values(DEMO, ladder.scaled(DEMO, share))
     assert config.translation.steps % config.translation.report_every == 0
     assert config.guidance.steps % config.guidance.report_every == 0
     assert config.translation.attention_from <= config.translation.attention_full < config.translation.steps
@@ -43,7 +43,7 @@ def test_a_slow_machine_gets_a_message_that_the_time_is_too_short(
 ) -> None:
     monkeypatch.setattr(ladder, "seconds_per_step", lambda config: 3.0)
     config, why = ladder.fit_to_time(DEMO, Location(tmp_path / "run"), 15)
-    assert config.translation.steps == ladder._scaled(DEMO, ladder.RUNGS[-1])["translation.steps"]
+    assert config.translation.steps == ladder.scaled(DEMO, ladder.RUNGS[-1])["translation.steps"]
     assert "more than the 15 min limit" in why and "--set translation.steps=" in why
 
 
