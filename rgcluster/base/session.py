@@ -79,11 +79,8 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
         else:
             _start(dashboard)
     before = os.environ.get(WATCHER)
-    if address in (
-        None,
-        "",
-        "local",
-    ):  # nobody drains the only machine of a cluster that ends with this process
+    # Nobody drains the only machine of a cluster that ends with this process.
+    if not address or address == "local":
         os.environ.setdefault(WATCHER, "0")
     try:
         for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package

@@ -77,8 +77,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """A name, and what measures; its argument is the number of seconds that are left. Rows that it yields are kept
-    if it fails later.
+    """A name, and what measures; its argument is the number of seconds that are left.
+
+    Rows that were yielded before a failure are kept.
     """
 
     name: str

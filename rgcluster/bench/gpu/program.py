@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from rgcluster.base.storage import Location
 from rgcluster.bench.gpu.decoding import pillow_decoding, torchvision_decoding
 from rgcluster.bench.gpu.found import Found
 from rgcluster.bench.gpu.part import SCALES, DeviceType, Part, Place, Skip, free
@@ -39,8 +39,8 @@ def run_program(
 ) -> list[Row]:
     """Measure; write `gpu.json`, `gpu.md` and a grid of translations into `folder`, and return the rows.
 
-    The files are written after each row. A part that fails costs the others nothing: RGClusterError names it at the
-    end. ConfigError where there is no GPU.
+    `gpu.json` and `gpu.md` are written anew after each row. A part that fails costs the others nothing:
+    RGClusterError names it at the end. ConfigError where there is no GPU.
     """
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no GPU here; `--device cpu --scale tiny` rehearses the program without one")
@@ -79,7 +79,6 @@ def _measure(part: Part, place: Place, end: float, found: Found) -> None:
 
 
 def _write(found: Found, folder: Path) -> None:
-    for name, text in ((JSON, json.dumps(found.as_json(), indent=2) + "\n"), (PAGE, found.as_page())):
-        new = folder / f"{name}.new"  # an interruption leaves the figures of before
-        new.write_text(text)
-        new.replace(folder / name)
+    place = Location(folder)
+    (place / JSON).write_json(found.as_json())
+    (place / PAGE).write_text(found.as_page())

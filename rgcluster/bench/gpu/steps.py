@@ -128,13 +128,15 @@ class _Case(NamedTuple):
 
 def _cases(place: Place, layouts: tuple[str, ...]) -> Iterator[_Case]:
     """Yield what is compared; nothing is compiled on a CPU, which would take minutes."""
-    gpu = place.kind == "cuda"
     for layout in layouts:
-        for compiled, choice in (("eager", "never"), ("compiled", "always"))[: 1 + gpu]:
-            config = place.config(compile=choice, layout=layout)
-            yield _Case(f"{compiled}, {layout}", config, place.device(config))
-        if gpu and layout == CHANNELS_LAST:
-            yield _Case(f"compiled, as CUDA graphs, {layout}", config, _Graphs(**vars(place.device(config))))
+        eager, compiled = (place.config(compile=choice, layout=layout) for choice in ("never", "always"))
+        yield _Case(f"eager, {layout}", eager, place.device(eager))
+        if place.kind == "cpu":
+            continue
+        yield _Case(f"compiled, {layout}", compiled, place.device(compiled))
+        if layout == CHANNELS_LAST:
+            graphs = _Graphs(**vars(place.device(compiled)))
+            yield _Case(f"compiled, as CUDA graphs, {layout}", compiled, graphs)
 
 
 def _guided(place: Place, case: _Case, variants: tuple[str, ...]) -> Step:
