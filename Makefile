@@ -6,13 +6,16 @@ INSTALLED := $(VENV)/.installed
 # Tests start Ray clusters of their own on this machine; no token is needed among them.
 TEST_ENV := RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0
 
+# Two quick tests at a time; those that share a cluster or a file's fixtures one after the other (tests/conftest.py).
+TOGETHER := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: demo test test-full test-docs gpu check docs wheel clean setup chromium
 
 demo: $(INSTALLED)
 	$(BIN)/rgcluster demo --run runs/demo
 
 test: $(INSTALLED) chromium
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest $(TOGETHER)
 
 test-full: $(INSTALLED)
 	$(TEST_ENV) $(BIN)/python -m pytest -m long --timeout 1500 --durations 20

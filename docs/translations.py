@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from rgcluster.base.attributes import change_domain, domain_columns
-from rgcluster.base.rundir import shards_of, snapshot_of
+from rgcluster.base.rundir import open_run, shards_of, snapshot_of
 from rgcluster.data.shards import open_shards
 from rgcluster.data.stream import open_source
 from rgcluster.evaluate.figures.sheet import Tile, draw_sheet
@@ -23,7 +23,6 @@ from rgcluster.evaluate.measure.inputs import hashed_order
 from rgcluster.evaluate.measure.measure import draw_counterfactuals
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.finished import open_run
 from rgcluster.translate.guided import load_models
 
 FACES = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -36,34 +37,62 @@ def ray_session() -> Iterator[None]:
     """One local Ray cluster for every test that needs it."""
     import ray
 
+    from rgcluster.base.cluster.forks.launch import forked_workers
+
     # Short: Ray puts sockets below it, whose paths may not exceed 107 characters.
     directory = tempfile.mkdtemp(prefix="rg", dir="/tmp")
     with pytest.MonkeyPatch.context() as patched:
         # With these the workers are let into the tests' S3 server.
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patched.setenv(name, "testing")
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            object_store_memory=512 << 20,
-            _temp_dir=directory,
-            log_to_driver=False,
-            namespace="rgcluster-tests",
-        )
-    yield
-    ray.shutdown()
+        patched.setenv("RAY_prestart_worker_first_driver", "0")
+        with forked_workers() as executable:
+            ray.init(
+                address="local",
+                num_cpus=4,
+                include_dashboard=False,
+                object_store_memory=512 << 20,
+                _temp_dir=directory,
+                log_to_driver=False,
+                namespace="rgcluster-tests",
+                runtime_env={"py_executable": executable} if executable else None,
+            )
+            yield
+            ray.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, for its fixtures, all of `ray_session` in one, and of `smoke_run` in another.
+
+    Those two take longest, so they begin. Long tests of `smoke_run` take longer than the run: they go anywhere.
+    """
+    groups = {}
+    for item in items:
+        for rank, fixture in enumerate(("smoke_run", "ray_session")):
+            if fixture in getattr(item, "fixturenames", ()) and not (
+                rank == 0 and item.get_closest_marker("long")
+            ):
+                groups[item.path] = (rank, fixture)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, (2, str(item.path)))[1]))
+    items.sort(key=lambda item: groups.get(item.path, (2, ""))[0])
 
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of `rgcluster demo --preset smoke`, made once by the real command."""
-    run = tmp_path_factory.mktemp("smoke") / "run"
-    start = time.monotonic()
-    result = command("demo", "--preset", "smoke", "--run", str(run), timeout=850)
-    assert result.returncode == 0, result.stderr[-3000:]
-    (run / "seconds").write_text(str(time.monotonic() - start))
+    """The run directory of `rgcluster demo --preset smoke`, made by the real command, once for all processes."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    run, seconds = root / "smoke" / "run", root / "smoke" / "run" / "seconds"
+    with (root / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not seconds.exists():
+            start = time.monotonic()
+            result = command("demo", "--preset", "smoke", "--run", str(run), timeout=850)
+            assert result.returncode == 0, result.stderr[-3000:]
+            seconds.write_text(str(time.monotonic() - start))
     return run
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.base.versions import package_versions
-from rgcluster.errors import RunConflict, cut
+from rgcluster.config import Config
+from rgcluster.errors import DataError, RunConflict, cut
 
 __all__ = [
     "CHECKPOINTS",
@@ -38,6 +39,7 @@ __all__ = [
     "is_finished",
     "link_stage",
     "networks_of",
+    "open_run",
     "refuse_other",
     "safe_name",
     "shards_of",
@@ -176,3 +178,17 @@ def work_once(directory: Location, depends: Depends, work: Callable[[], None]) -
         record["seconds"] += time.monotonic() - start
         record["finished"] = finished
         (directory / STAGE).write_json(record)
+
+
+def open_run(run: str) -> tuple[Config, Location]:
+    """Return the run's configuration and location; DataError where there is no run."""
+    location = Location(run)
+    file = location / CONFIG
+    if not file.exists():
+        raise DataError(f"{location}: not a run directory (no config.yaml); train with --run {run} first")
+    return Config.from_yaml(file.read_text(), str(file)), location
+
+
+def store_name(run: Location) -> str:
+    """Return the name under which a run's store is served, which includes a digest of the run's path."""
+    return f"{safe_name(run.name)}-{digest_bytes(str(run).encode())[:8]}"

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 # Read when ray is imported, so set before that.
@@ -29,6 +29,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 
 from rgcluster.base.cluster.address import ANSWER_SECONDS, check_driver_address, check_last_cluster  # noqa: E402
+from rgcluster.base.cluster.forks.launch import forked_workers  # noqa: E402
 from rgcluster.base.cluster.internals import (  # noqa: E402
     autoscaler_node_groups,
     cluster_version,
@@ -57,6 +58,13 @@ TASK = Claim("task", 1, CPUS_PER_READER)
 """Minimum resources of almost all work on a cluster."""
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Whether Ray Train looks for draining nodes in an actor of its own; read by the driver, passed on by Ray."""
+OF_OWN_CLUSTER = {
+    WATCHER: "0",  # nobody drains the only machine of a cluster that ends with this process
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train wants it: its workers, too, can be forked
+}
+"""Variables of a cluster that is started here."""
+PRESTART = "RAY_prestart_worker_first_driver"
+"""Whether Ray starts a worker for each CPU before there is work."""
 MOST_NODES = 512
 """Limit on the counted nodes of one kind that an autoscaler may add."""
 
@@ -71,28 +79,39 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
     if ray.is_initialized():
         yield
         return
-    quiet_tokens()
     address = os.environ.get("RAY_ADDRESS")
-    with _sigterm_kept(), quiet_driver():
-        if address:
-            _connect(address)
-        else:
-            _start(dashboard)
-    before = os.environ.get(WATCHER)
-    # Nobody drains the only machine of a cluster that ends with this process.
-    if not address or address == "local":
-        os.environ.setdefault(WATCHER, "0")
+    own = not address or address == "local"
+    with (
+        _defaults(OF_OWN_CLUSTER if own else {}),
+        nullcontext() if address else forked_workers() as executable,
+    ):
+        quiet_tokens()
+        try:
+            with _sigterm_kept(), quiet_driver():
+                if address:
+                    _connect(address)
+                else:
+                    _start(dashboard, executable)
+            for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
+                logging.getLogger(name).setLevel(logging.ERROR)
+            if needs is not None:
+                _require(needs)
+            with explain_waits(_what_is_free), announce_loss():
+                yield
+        finally:
+            _shut_down()
+
+
+@contextmanager
+def _defaults(values: Mapping[str, str]) -> Iterator[None]:
+    """Set those variables of the environment that are not set, for the body."""
+    missing = values.keys() - os.environ.keys()
+    os.environ.update({name: values[name] for name in missing})
     try:
-        for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
-            logging.getLogger(name).setLevel(logging.ERROR)
-        if needs is not None:
-            _require(needs)
-        with explain_waits(_what_is_free), announce_loss():
-            yield
+        yield
     finally:
-        _shut_down()
-        if before is None:
-            os.environ.pop(WATCHER, None)
+        for name in missing:
+            os.environ.pop(name, None)
 
 
 def _init(**options: Any) -> None:
@@ -121,11 +140,18 @@ def _shut_down() -> None:
             process.kill()
 
 
-def _start(dashboard: bool) -> None:
-    """Start a cluster on this machine."""
+def _start(dashboard: bool, executable: str | None) -> None:
+    """Start a cluster on this machine, whose workers are what `executable` makes of them."""
+    # Workers that start before Ray knows the job would be none of those.
+    prestart = {PRESTART: "0"} if executable else {}
     try:
-        with waiting("Ray to start on this machine"):
-            _init(address="local", include_dashboard=dashboard, object_store_memory=_object_store_bytes())
+        with _defaults(prestart), waiting("Ray to start on this machine"):
+            _init(
+                address="local",
+                include_dashboard=dashboard,
+                object_store_memory=_object_store_bytes(),
+                runtime_env={"py_executable": executable} if executable else None,
+            )
     except Exception as error:  # Ray has no type for this one
         if "timed out during startup" not in str(error):
             raise

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from rgcluster.base.rundir import open_run, store_name
 from rgcluster.bench.clients import Load, run_clients
 from rgcluster.bench.result import Row
 from rgcluster.data.images import encode_png
@@ -19,7 +20,7 @@ from rgcluster.serve.deploy.launch import serving
 from rgcluster.serve.deploy.live import open_store
 from rgcluster.serve.engine import serving_device
 from rgcluster.serve.settings import ServeSettings
-from rgcluster.translate.finished import open_run, store_name, style_noise
+from rgcluster.translate.finished import style_noise
 from rgcluster.translate.jobs import Guidance, Job, Translators
 
 __all__ = ["KINDS", "LABELS", "Endpoint", "bench_serve", "full_target"]

@@ -17,7 +17,7 @@ from rich.table import Table
 from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
-from rgcluster.cli.early import require_cluster, require_free
+from rgcluster.cli.early import require_cluster, require_free, require_run, require_shards
 from rgcluster.cli.ending import INTERRUPTED, TERMINATED, leave, unwinding_on_sigterm
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
@@ -143,11 +143,12 @@ def probe(
     import json
     from dataclasses import asdict
 
+    colour = _colour(dye) if dye else None
+    require_run(run)
     from rgcluster.base.storage import Location
     from rgcluster.cli import commands
     from rgcluster.evaluate.report.tables import probe_rows
 
-    colour = _colour(dye) if dye else None
     found = commands.probe(run, count)
     table = Table("test", "case", "value", box=None)
     for row in probe_rows(found):
@@ -189,14 +190,16 @@ def demo(
     """Draw faces, train the three stages, evaluate, and write the report."""
     require_free(run, dry_run=dry_run)
     require_cluster()
-    from rgcluster.cli import commands
+    from rgcluster.config import load_config
 
-    config = commands.resolve(preset, set_)
+    config = load_config(preset, set_ or ())
     if dry_run:
         from rgcluster.pipeline.overview import describe
 
         describe(config, out, run)
         return
+    from rgcluster.cli import commands
+
     given = any(override.startswith("translation.steps=") for override in set_ or ())
     report = commands.demo(
         config, run, None if given else minutes, lambda line: out.print(line, soft_wrap=True)
@@ -207,15 +210,18 @@ def demo(
 def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None, dry_run: bool) -> None:
     require_free(run, dry_run=dry_run)
     require_cluster()
-    from rgcluster.cli import commands
+    from rgcluster.config import load_config
 
-    config = commands.resolve(preset, set_)
+    config = load_config(preset, set_ or ())
     if dry_run:
         from rgcluster.pipeline.overview import describe
 
         describe(config, out, run, data)
         return
-    commands.train(config, data, run, stage)
+    shards = require_shards(data)
+    from rgcluster.cli import commands
+
+    commands.train(config, shards, run, stage)
 
 
 @train_app.command("translation")
@@ -258,6 +264,7 @@ def train_all(
 def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
     require_free(run)
+    require_run(run)
     require_cluster()
     from rgcluster.cli import commands
 
@@ -268,6 +275,7 @@ def evaluate(run: RunOption) -> None:
 def report(run: RunOption) -> None:
     """Write `report/index.html` again from what the run holds."""
     require_free(run)
+    require_run(run)
     from rgcluster.cli import commands
 
     out.print(f"report: {commands.report(run)}", soft_wrap=True)

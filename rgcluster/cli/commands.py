@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from rgcluster.base.cluster.job import refuse_relative
 from rgcluster.base.locks.lease import Lease
 from rgcluster.base.placement import CPUS_PER_WRITER, Claim
 from rgcluster.base.progress import Update, task
-from rgcluster.base.rundir import SNAPSHOT, shards_of, snapshot_of
+from rgcluster.base.rundir import SNAPSHOT, open_run, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
-from rgcluster.config import Config, load_config
+from rgcluster.config import Config
 from rgcluster.data.images import UInt8Array, encode_png, grid, picture_format
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards
@@ -51,7 +51,6 @@ from rgcluster.store import copy_snapshot
 from rgcluster.store.local import LocalStore
 from rgcluster.train.preflight import check_storage
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.finished import open_run
 from rgcluster.translate.guided import load_models
 
 __all__ = [
@@ -63,18 +62,12 @@ __all__ = [
     "follow_store",
     "probe",
     "report",
-    "resolve",
     "shard",
     "train",
 ]
 
 _WRITER = Claim("task", 1, CPUS_PER_WRITER)
 """What reading and writing shards needs at least."""
-
-
-def resolve(preset: str, overrides: Iterable[str] | None) -> Config:
-    """Return the preset with overrides on top."""
-    return load_config(preset, overrides or ())
 
 
 def demo(
@@ -223,15 +216,14 @@ def _holds_shards(location: Location) -> bool:
     return MANIFEST in names and '"schema"' in (location / MANIFEST).read_text()
 
 
-def train(config: Config, data: str, run: str, stage: str) -> None:
+def train(config: Config, shards: ShardSet, run: str, stage: str) -> None:
     """Run `stage` and whatever before it is not finished."""
-    refuse_relative("--run", run)
-    refuse_relative("--data", data)
-    shards = open_shards(Location(data))
-    with _driving(run) as location, ray_session():
+    with _driving(run) as location:
         pipeline = Pipeline(location, config, shards)
-        pipeline.prepare()
-        pipeline.finish(stage)
+        pipeline.require()
+        with ray_session():
+            pipeline.prepare()
+            pipeline.finish(stage)
 
 
 def evaluate(run: str) -> Location:

@@ -1,10 +1,14 @@
-"""Refusals in the first second of a command, before the rest of the package is imported."""
+"""Refusals in the first second of a command, before torch and Ray are imported."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-__all__ = ["require_cluster", "require_free"]
+if TYPE_CHECKING:
+    from rgcluster.data.shards import ShardSet
+
+__all__ = ["require_cluster", "require_free", "require_run", "require_shards"]
 
 
 def require_cluster() -> None:
@@ -31,3 +35,23 @@ def require_free(run: str, *, dry_run: bool = False) -> None:
         return
     refuse_relative("--run", run)
     refuse_held(Location(run))
+
+
+def require_shards(data: str) -> ShardSet:
+    """Return the shards in a directory; DataError where there are none.
+
+    ConfigError for a relative path in a Ray job.
+    """
+    from rgcluster.base.cluster.job import refuse_relative
+    from rgcluster.base.storage import Location
+    from rgcluster.data.shards import open_shards
+
+    refuse_relative("--data", data)
+    return open_shards(Location(data))
+
+
+def require_run(run: str) -> None:
+    """Raise DataError where no run lies, ConfigError for a configuration that is none."""
+    from rgcluster.base.rundir import open_run
+
+    open_run(run)

@@ -64,8 +64,8 @@ def export(
 ) -> None:
     """Write a trained translator as one ONNX or torch.export file, checked against the original."""
     from rgcluster.base.cluster.job import refuse_relative
+    from rgcluster.base.rundir import open_run
     from rgcluster.pipeline import exchange
-    from rgcluster.translate.finished import open_run
 
     refuse_relative("--out", target)
     config, location = open_run(run)

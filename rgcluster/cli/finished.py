@@ -103,7 +103,7 @@ def query(
 
 def run_store(run: str) -> tuple[Location, str, StoreConfig]:
     """Return where a run's store lies, the name under which it is served, and its configuration."""
-    from rgcluster.translate.finished import open_run, store_name
+    from rgcluster.base.rundir import open_run, store_name
 
     config, location = open_run(run)
     return snapshot_of(location), store_name(location), config.store

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
+from rgcluster.base.locks.private import private_directory
 from rgcluster.base.remote import explain, persistently
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import DataConfig
@@ -28,7 +29,6 @@ from rgcluster.data.sources import SHARD_NAME
 from rgcluster.data.splits import hash_share
 from rgcluster.errors import DataError, StorageError
 from rgcluster.faces import FaceSet, load_face_set
-from rgcluster.store.disk.private import private_directory
 
 __all__ = [
     "MANIFEST",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rgcluster.base.attributes import domain_columns
-from rgcluster.base.rundir import stage_directory
+from rgcluster.base.rundir import stage_directory, store_name
 from rgcluster.base.storage import Location, readable_size
 from rgcluster.base.weights import find
 from rgcluster.config import Config
@@ -29,7 +29,6 @@ from rgcluster.store.actors.names import require_name
 from rgcluster.store.disk.snapshot import shard_of
 from rgcluster.store.index.plan import choose
 from rgcluster.store.shard.shard import IndexSettings
-from rgcluster.translate.finished import store_name
 
 __all__ = ["Check", "Images", "check_run", "faces_of", "images_of", "network_sizes", "require"]
 

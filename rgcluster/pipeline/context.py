@@ -9,7 +9,7 @@ from typing import Any
 
 from rgcluster.base.placement import Placement
 from rgcluster.base.progress import task, waiting
-from rgcluster.base.rundir import STAGE, networks_of, snapshot_of, stage_directory
+from rgcluster.base.rundir import STAGE, networks_of, snapshot_of, stage_directory, store_name
 from rgcluster.base.session import placement
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import Config
@@ -24,7 +24,6 @@ from rgcluster.model.handover import networks_digest
 from rgcluster.store.disk.snapshot import Manifest, read_manifest
 from rgcluster.store.shard.shard import IndexSettings
 from rgcluster.store.store import RayStore, list_stores
-from rgcluster.translate.finished import store_name
 
 __all__ = ["RunContext", "Shared"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ray
 from ray.train import LoggingConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig, RunConfig
 
-from rgcluster.base.cluster.internals import without_datasets
+from rgcluster.base.cluster.internals import without_idle_actors
 from rgcluster.base.logs.events import add_event
 from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.placement import Resources
@@ -39,7 +40,7 @@ def fit(stage: Run, share: Resources, run: Location, title: str) -> None:
             "lower it or add images"
         )
     trainer = _trainer(stage, share, run)
-    without_datasets(trainer)
+    without_idle_actors(trainer, by_driver=ray.get_runtime_context().get_actor_id() is None)
     directory = stage.directory
     (directory / FAILURE).remove()
     clear_requests(directory)

@@ -14,7 +14,7 @@ from rgcluster.base.locks.lease import Holder, holder_of
 from rgcluster.base.logs.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
 from rgcluster.base.progress import duration
-from rgcluster.base.rundir import STAGE, stage_directory
+from rgcluster.base.rundir import STAGE, open_run, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
@@ -24,7 +24,6 @@ from rgcluster.pipeline.checks import Check, check_run, faces_of, network_sizes,
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.pipeline.stages import STAGES
 from rgcluster.train.records.metrics import read_metrics
-from rgcluster.translate.finished import open_run
 
 __all__ = ["Status", "describe", "status"]
 

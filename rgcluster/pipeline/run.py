@@ -43,16 +43,19 @@ __all__ = ["Pipeline", "flatten"]
 class Pipeline(RunContext):
     """One run directory and the stages in it."""
 
-    def prepare(self) -> None:
-        """Check the run, then write its configuration and manifest.
+    def require(self) -> None:
+        """Raise ConfigError where settings, data, disk and what is installed do not fit each other.
 
-        ConfigError where settings, data, disk and what is installed do not fit each other; RunConflict for a run
-        begun with other data, or with a stage made by another configuration. A stage that has trained nothing
-        takes new settings.
+        RunConflict for a run begun with other data, or with a stage made by another configuration; a stage that has
+        trained nothing takes new settings. Needs no Ray, writes nothing.
         """
         require(check_run(self.config, images_of(self.shards, self.config), self.run))
-        self.placement()
         self._refuse_other_run()
+
+    def prepare(self) -> None:
+        """Check the run (`require`) and that the cluster can hold it, then write its configuration and manifest."""
+        self.require()
+        self.placement()
         enter(self.run, self._identity(), MANIFEST)
         (self.run / CONFIG).write_text(self.config.to_yaml())
         (self.run / DATA).write_json({"shards": self.shards.location, "dataset": self.shards.dataset})

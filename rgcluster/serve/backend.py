@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.base.checkpoint import read_checkpoint_manifest
-from rgcluster.base.rundir import networks_of, snapshot_of
+from rgcluster.base.rundir import networks_of, open_run, snapshot_of
 from rgcluster.config import Config
 from rgcluster.errors import DataError
 from rgcluster.store.client import Neighbours
 from rgcluster.store.disk.snapshot import read_manifest
-from rgcluster.translate.finished import open_run
 from rgcluster.translate.jobs import Job, Outcome, variant_of
 
 __all__ = ["Backend", "InProcess", "ServedModel", "ModelEngine", "describe"]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.rundir import shards_of
+from rgcluster.base.rundir import open_run, shards_of
 from rgcluster.config import ClusterConfig
 from rgcluster.data.images import encode_png
 from rgcluster.data.shards import open_shards
@@ -20,7 +20,6 @@ from rgcluster.serve.batcher import Batcher
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.store.client import Neighbours, Store
 from rgcluster.translate.device import Device, pick_device
-from rgcluster.translate.finished import open_run
 from rgcluster.translate.jobs import Job, Outcome, Translators
 
 __all__ = ["Engine", "serving_device"]

@@ -44,9 +44,9 @@ def read_answer(logs: str) -> dict[str, str] | None:
 
 
 def _config(request: dict[str, Any]) -> Config:
+    from rgcluster.base.rundir import open_run
     from rgcluster.base.storage import Location
     from rgcluster.config import with_values
-    from rgcluster.translate.finished import open_run
 
     if request["preset"] is None and (Location(request["run"]) / CONFIG).exists():
         config, _ = open_run(request["run"])

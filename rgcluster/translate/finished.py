@@ -1,4 +1,4 @@
-"""A finished run on disk: its configuration, its store's name, and its D as a classifier of attributes."""
+"""What translating with a finished run takes besides its networks: targets, style noise, and D as a classifier."""
 
 from __future__ import annotations
 
@@ -7,32 +7,17 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.attributes import parse_target
-from rgcluster.base.rundir import CONFIG, networks_of, safe_name
-from rgcluster.base.storage import Location, digest_bytes
+from rgcluster.base.rundir import networks_of
+from rgcluster.base.storage import Location
 from rgcluster.config import Config, DataConfig
-from rgcluster.errors import DataError
 from rgcluster.model.handover import load_discriminator
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.translate.device import Device
 
-__all__ = ["KEEP", "Judge", "open_run", "store_name", "style_noise", "wanted_changes"]
+__all__ = ["KEEP", "Judge", "style_noise", "wanted_changes"]
 
 KEEP = -1
 """Value in a target: the attribute stays as D sees it in the image."""
-
-
-def open_run(run: str) -> tuple[Config, Location]:
-    """Return the run's configuration and location; DataError where there is no run."""
-    location = Location(run)
-    file = location / CONFIG
-    if not file.exists():
-        raise DataError(f"{location}: not a run directory (no config.yaml); train with --run {run} first")
-    return Config.from_yaml(file.read_text(), str(file)), location
-
-
-def store_name(run: Location) -> str:
-    """Return the name under which a run's store is served, which includes a digest of the run's path."""
-    return f"{safe_name(run.name)}-{digest_bytes(str(run).encode())[:8]}"
 
 
 def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rgcluster.base.rundir import snapshot_of
+from rgcluster.base.rundir import open_run, snapshot_of
 from rgcluster.data.fit import read_fitted
 from rgcluster.data.fits import Fit
 from rgcluster.errors import ConfigError, DataError
@@ -16,7 +16,7 @@ from rgcluster.model.handover import is_guided
 from rgcluster.store.client import Neighbours
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.device import pick_device
-from rgcluster.translate.finished import KEEP, Judge, open_run, style_noise, wanted_changes
+from rgcluster.translate.finished import KEEP, Judge, style_noise, wanted_changes
 from rgcluster.translate.guided import load_models, require_model
 from rgcluster.translate.tensors import to_images
 

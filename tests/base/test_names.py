@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from s3 import place, s3_server
 
 from rgcluster.base.remote import connect
-from rgcluster.base.rundir import safe_name
+from rgcluster.base.rundir import safe_name, store_name
 from rgcluster.base.storage import Location
 from rgcluster.cli.jobs import plan_job
 from rgcluster.errors import ConfigError
 from rgcluster.serve.settings import named_runs, settings_of
 from rgcluster.store.actors.names import require_name
 from rgcluster.train.records.gauges import Gauges
-from rgcluster.translate.finished import store_name
 
 NAMES = (
     "x y",

@@ -22,13 +22,13 @@ from processes import lines_of_ray
 from serving import encoded, post, settings_for
 from untrained import noise_images
 
+from rgcluster.base.rundir import store_name
 from rgcluster.base.storage import Location
 from rgcluster.errors import CheckpointError, ConfigError, DataError
 from rgcluster.serve.deploy.deployments import build
 from rgcluster.serve.deploy.launch import serving
 from rgcluster.serve.settings import ServeSettings, named_runs, settings_of
 from rgcluster.store.store import RayStore
-from rgcluster.translate.finished import store_name
 
 ENDPOINT = "ServeReplica:rgcluster:endpoint"
 IMAGE = encoded(noise_images(1, 48, seed=3)[0])

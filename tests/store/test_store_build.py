@@ -33,7 +33,7 @@ from rgcluster.config import load_config
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.sources import read_celeba
 from rgcluster.data.stream import open_source
-from rgcluster.translate.finished import open_run
+from rgcluster.base.rundir import open_run
 from rgcluster.base.session import ray_session
 from rgcluster.base.storage import Location
 from rgcluster.train import embed

@@ -15,6 +15,7 @@ import pytest
 from stores import images_of, sample, write
 from typer.testing import CliRunner
 
+from rgcluster.base.locks.private import private_directory
 from rgcluster.base.storage import Location
 from rgcluster.cli.store import store_app
 from rgcluster.errors import CheckpointError, StorageError
@@ -23,7 +24,6 @@ from rgcluster.store.actors import telemetry
 from rgcluster.store.actors.telemetry import ShardMeter
 from rgcluster.store.disk import orphans
 from rgcluster.store.disk.orphans import remove_orphans
-from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.versions import Version, Versions
 
 

@@ -25,13 +25,13 @@ import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.state import list_actors  # noqa: E402
 
+from rgcluster.base.rundir import open_run  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
 from rgcluster.data.shard_writer import ShardOptions, write_shards  # noqa: E402
 from rgcluster.data.sources import read_celeba  # noqa: E402
 from rgcluster.data.stream import open_source  # noqa: E402
 from rgcluster.store import read_manifest  # noqa: E402
 from rgcluster.train import embed  # noqa: E402
-from rgcluster.translate.finished import open_run  # noqa: E402
 
 EMBEDDERS = 2
 

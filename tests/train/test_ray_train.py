@@ -8,19 +8,23 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from rgcluster.base.cluster.internals import without_datasets
+from rgcluster.base.cluster.internals import without_idle_actors
 from rgcluster.base.session import WATCHER, ray_session
 
 
-def test_no_actor_is_started_for_data_sets_that_are_not_given() -> None:
+@pytest.mark.parametrize(
+    ("by_driver", "left_out"),
+    [(True, {"DatasetsCallback", "PlacementGroupCleanerCallback"}), (False, {"DatasetsCallback"})],
+)
+def test_no_actor_is_started_that_has_nothing_to_do(by_driver: bool, left_out: set[str]) -> None:
     trainer = TorchTrainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))
 
     def callbacks() -> set[str]:
         return {type(callback).__name__ for callback in trainer._create_default_callbacks()}  # type: ignore[attr-defined]
 
     before = callbacks()
-    without_datasets(trainer)
-    assert before - callbacks() == {"DatasetsCallback"}
+    without_idle_actors(trainer, by_driver=by_driver)
+    assert before - callbacks() == left_out
 
 
 @pytest.mark.parametrize(("address", "watched"), [("", "0"), ("local", "0"), ("10.0.0.1:6379", None)])

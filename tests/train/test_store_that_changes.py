@@ -11,10 +11,10 @@ import pytest
 import ray
 from processes import copy_without, start
 
+from rgcluster.base.rundir import store_name
 from rgcluster.base.storage import Location
 from rgcluster.store import LocalStore, RayStore
 from rgcluster.train.records.metrics import read_metrics
-from rgcluster.translate.finished import store_name
 
 CLIENTS, SECONDS = 8, 60.0
 

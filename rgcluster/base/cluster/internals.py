@@ -41,7 +41,7 @@ __all__ = [
     "times_restarted",
     "uncompiled",
     "walk_directory",
-    "without_datasets",
+    "without_idle_actors",
 ]
 
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
@@ -183,19 +183,22 @@ def uncompiled(network: torch.nn.Module) -> Iterator[None]:
         network._compiled_call_impl = compiled
 
 
-def without_datasets(trainer: Any) -> None:
-    """Keep Ray Train from starting an actor for the data sets of a trainer that was given none.
+def without_idle_actors(trainer: Any, *, by_driver: bool) -> None:
+    """Keep Ray Train from starting actors that have nothing to do, whose imports take seconds of the workers' cores.
 
-    Its imports take seconds of the cores on which the workers start. The callback also gives the driver's
-    `DataContext` to the workers, where this package configures its own
-    (`DataParallelTrainer._create_default_callbacks`, `ray.train.v2._internal.callbacks.datasets`).
+    One is for data sets, of which the trainer was given none; its callback also gives the driver's `DataContext` to
+    the workers, where this package configures its own. Another frees the workers' placement group after a controller
+    that was killed: where a driver itself fits the trainer, it ends with that error, and Ray frees the group
+    (`DataParallelTrainer._create_default_callbacks`, `ray.train.v2._internal.callbacks`).
     """
     with suppress(ImportError, AttributeError):
         from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+        from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+        idle = (DatasetsCallback, PlacementGroupCleanerCallback) if by_driver else DatasetsCallback
         create = trainer._create_default_callbacks
         trainer._create_default_callbacks = lambda: [
-            callback for callback in create() if not isinstance(callback, DatasetsCallback)
+            callback for callback in create() if not isinstance(callback, idle)
         ]
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastapi import Request, Response
 
-from rgcluster.base.rundir import snapshot_of
+from rgcluster.base.rundir import open_run, snapshot_of
 from rgcluster.bench.peers.server import ServerPeer, end_with_parent
 from rgcluster.serve.engine import Engine
 from rgcluster.serve.http.answers import translation_png
@@ -19,7 +19,7 @@ from rgcluster.serve.http.pictures import read_picture
 from rgcluster.serve.http.targets import parse
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.store.local import LocalStore
-from rgcluster.translate.finished import open_run, style_noise
+from rgcluster.translate.finished import style_noise
 from rgcluster.translate.jobs import Guidance, Job, Outcome
 
 try:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rgcluster.base.rundir import snapshot_of
+from rgcluster.base.rundir import open_run, snapshot_of
 from rgcluster.bench.clients import Load
 from rgcluster.bench.peers.litserve import LitServe
 from rgcluster.bench.peers.peer import Progress, installed
@@ -18,7 +18,6 @@ from rgcluster.data.images import encode_png
 from rgcluster.serve.deploy.launch import serving
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.store.local import LocalStore
-from rgcluster.translate.finished import open_run
 
 __all__ = ["SERVERS", "bench_servers"]
 

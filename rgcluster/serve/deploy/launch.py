@@ -21,6 +21,7 @@ from ray.serve import Application  # noqa: E402
 from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: E402
 
 from rgcluster.base.cluster.internals import shut_serve_down
+from rgcluster.base.rundir import store_name  # noqa: E402
 from rgcluster.base.session import cluster_nodes, ray_session  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
 from rgcluster.errors import RGClusterError  # noqa: E402
@@ -32,7 +33,6 @@ from rgcluster.serve.deploy.plan import serves_directly  # noqa: E402
 from rgcluster.serve.deploy.server import KEEP_ALIVE_S  # noqa: E402
 from rgcluster.serve.settings import HOST_PATTERN, ServeSettings  # noqa: E402
 from rgcluster.store.store import list_stores, stop_store  # noqa: E402
-from rgcluster.translate.finished import store_name  # noqa: E402
 
 __all__ = ["DeployedEndpoint", "serving", "wait_for_signal"]
 

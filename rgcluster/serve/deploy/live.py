@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.base.rundir import snapshot_of
+from rgcluster.base.rundir import snapshot_of, store_name
 from rgcluster.base.storage import Location
 from rgcluster.errors import ConfigError, StoreUnavailable
 from rgcluster.serve.backend import ServedModel
@@ -19,7 +19,6 @@ from rgcluster.serve.settings import ServeSettings
 from rgcluster.serve.telemetry import TranslatorMetrics
 from rgcluster.store.client import Neighbours
 from rgcluster.store.store import RayStore
-from rgcluster.translate.finished import store_name
 from rgcluster.translate.jobs import Job, Outcome
 
 __all__ = ["LiveEngine", "open_store"]

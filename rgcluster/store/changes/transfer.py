@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgcluster.base.locks.files import locked
+from rgcluster.base.locks.private import private_directory
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.store.changes.journal import Change, ChangeFile, change_files
 from rgcluster.store.disk.indexes import INDEXES, verify_indexes
 from rgcluster.store.disk.orphans import RETIRED_SECONDS
-from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import (
     FILES,
     Manifest,

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgcluster.base.locks.files import take_lock
+from rgcluster.base.locks.private import private_directory
 from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.errors import DataError, StorageError
 from rgcluster.store.disk.growing import GrowingArray
-from rgcluster.store.disk.private import private_directory
 from rgcluster.store.disk.snapshot import FILES, FileEntry, ShardEntry
 
 __all__ = ["ShardPlan", "ShardWriter", "building_directory", "is_saved"]

@@ -1,0 +1,55 @@
+"""Starts the server of forks, for the cluster that a command starts on this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+__all__ = ["SWITCH", "forked_workers"]
+
+SWITCH = "RGCLUSTER_FORKS"
+"""Variable of the environment; 0 lets Ray start its workers one by one."""
+FIRST = ("torch", "torch._dynamo", "pandas", "pyarrow.parquet", "faiss")
+"""What workers import of libraries that do not know Ray."""
+THEN = ("ray._private.workers.default_worker", "rgcluster.pipeline.run")
+"""What they import then: Ray's program, and all that trains and measures. By name: the server alone imports it."""
+LONGEST_SOCKET_PATH = 107
+SERVER = "rgcluster.base.cluster.forks.server"
+STUB = Path(__file__).with_name("stub.py")
+DEVICES = Path("/dev")
+END_SECONDS = 5.0
+
+
+@contextmanager
+def forked_workers() -> Iterator[str | None]:
+    """Hold a server of forks for the body, which `py_executable` of a Ray runtime environment names.
+
+    None where workers have to start one by one: without Linux's signal at a parent's end, beside a GPU, whose driver
+    bears no fork of a process that has used it, or where the environment says so.
+    """
+    with TemporaryDirectory(prefix="rgforks-") as folder:
+        path = str(Path(folder) / "socket")
+        if not _possible() or len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            yield None
+            return
+        server = subprocess.Popen(
+            [sys.executable, "-m", SERVER, path, str(os.getpid()), " ".join(FIRST), " ".join(THEN)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield shlex.join([sys.executable, "-I", "-S", str(STUB), sys.executable, path])
+        finally:
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(END_SECONDS)
+            server.kill()
+
+
+def _possible() -> bool:
+    return sys.platform == "linux" and os.environ.get(SWITCH) != "0" and not any(DEVICES.glob("nvidia[0-9]*"))
