@@ -62,6 +62,7 @@ def ray_session() -> Iterator[None]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, for its fixtures, all of `ray_session` in one, and of `smoke_run` in another.
 

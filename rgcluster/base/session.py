@@ -63,6 +63,7 @@ OF_OWN_CLUSTER = {
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train wants it: its workers, too, can be forked
 }
 """Variables of a cluster that is started here."""
+NONE: Mapping[str, str] = {}
 PRESTART = "RAY_prestart_worker_first_driver"
 """Whether Ray starts a worker for each CPU before there is work."""
 MOST_NODES = 512
@@ -70,11 +71,14 @@ MOST_NODES = 512
 
 
 @contextmanager
-def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Iterator[None]:
+def ray_session(
+    *, dashboard: bool = False, needs: Claim | None = TASK, variables: Mapping[str, str] = NONE
+) -> Iterator[None]:
     """Hold a connection to Ray for the body; a cluster started here ends with it.
 
     ConfigError where no cluster answers, or where it could never run what the body `needs` at least. Trials that
-    Ray Tune stops are cleaned up through the dashboard.
+    Ray Tune stops are cleaned up through the dashboard. All processes of a cluster started here have the `variables`
+    in their environment: those of its workers whose own runtime environment asks for the same can be forked.
     """
     if ray.is_initialized():
         yield
@@ -82,7 +86,7 @@ def ray_session(*, dashboard: bool = False, needs: Claim | None = TASK) -> Itera
     address = os.environ.get("RAY_ADDRESS")
     own = not address or address == "local"
     with (
-        _defaults(OF_OWN_CLUSTER if own else {}),
+        _defaults({**OF_OWN_CLUSTER, **variables} if own else NONE),
         nullcontext() if address else forked_workers() as executable,
     ):
         quiet_tokens()

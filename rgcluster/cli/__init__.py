@@ -264,8 +264,8 @@ def train_all(
 def evaluate(run: RunOption) -> None:
     """Measure every model of a finished run; write `evaluation/results.json`, figures and the report."""
     require_free(run)
-    require_run(run)
     require_cluster()
+    require_run(run)
     from rgcluster.cli import commands
 
     out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)

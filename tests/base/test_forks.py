@@ -195,7 +195,8 @@ def test_the_server_of_a_session_ends_with_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv(SWITCH, raising=False)
     with forked_workers() as executable:
         assert executable and str(STUB) in executable
-        (server,) = [child for child in psutil.Process().children() if SERVER in child.cmdline()]
+        path = executable.split()[-1]
+        (server,) = [child for child in psutil.Process().children() if path in child.cmdline()]
     assert gone(server.pid)
 
 

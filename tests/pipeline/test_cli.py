@@ -70,7 +70,7 @@ WITHOUT_FAISS = "import sys; sys.modules['faiss'] = None; from rgcluster.cli imp
 
 
 @pytest.mark.parametrize(
-    "words", [("data", "check", "x"), ("store", "info", "--at", "x"), ("evaluate", "--run", "x")]
+    "words", [("data", "check", "x"), ("store", "info", "--at", "x"), ("demo", "--run", "x")]
 )
 def test_without_faiss_the_extra_that_brings_it_is_named(words: tuple[str, ...]) -> None:
     line = [sys.executable, "-c", WITHOUT_FAISS, *words]

@@ -20,7 +20,7 @@ from ray import serve  # noqa: E402
 from ray.serve import Application  # noqa: E402
 from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: E402
 
-from rgcluster.base.cluster.internals import shut_serve_down
+from rgcluster.base.cluster.internals import shut_serve_down  # noqa: E402
 from rgcluster.base.rundir import store_name  # noqa: E402
 from rgcluster.base.session import cluster_nodes, ray_session  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
@@ -29,7 +29,7 @@ from rgcluster.serve.backend import describe  # noqa: E402
 from rgcluster.serve.deploy.deployments import build_proxied  # noqa: E402
 from rgcluster.serve.deploy.direct import build_direct  # noqa: E402
 from rgcluster.serve.deploy.listening import ListeningSocket  # noqa: E402
-from rgcluster.serve.deploy.plan import serves_directly  # noqa: E402
+from rgcluster.serve.deploy.plan import QUIET_THREADS, serves_directly  # noqa: E402
 from rgcluster.serve.deploy.server import KEEP_ALIVE_S  # noqa: E402
 from rgcluster.serve.settings import HOST_PATTERN, ServeSettings  # noqa: E402
 from rgcluster.store.store import list_stores, stop_store  # noqa: E402
@@ -81,7 +81,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[DeployedE
     listener = ListeningSocket(host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
-        with ray_session():
+        with ray_session(variables=QUIET_THREADS["env_vars"]):
             before = set(list_stores())
             direct = serves_directly(settings, cluster_nodes())
             if direct:
