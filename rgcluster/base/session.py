@@ -90,12 +90,12 @@ def ray_session(
         nullcontext() if address else forked_workers() as executable,
     ):
         quiet_tokens()
+        with _sigterm_kept(), quiet_driver():
+            if address:
+                _connect(address)
+            else:
+                _start(dashboard, executable)
         try:
-            with _sigterm_kept(), quiet_driver():
-                if address:
-                    _connect(address)
-                else:
-                    _start(dashboard, executable)
             for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
                 logging.getLogger(name).setLevel(logging.ERROR)
             if needs is not None:

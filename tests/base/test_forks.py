@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -173,6 +174,27 @@ def test_what_is_no_request_ends_no_server(
     assert report(worker())[2] == "True" and server.poll() is None
 
 
+def test_nothing_is_forked_once_rays_ids_would_be_the_same(worker: Worker, tmp_path: Path) -> None:
+    """As a new version of Ray, or of what is imported, might bring about."""
+    (tmp_path / "draws.py").write_text("from ray import WorkerID\nWorkerID.from_random()\n")
+    place = tmp_path / "socket"
+    process = subprocess.Popen(
+        [sys.executable, "-m", SERVER, str(place), str(os.getpid()), "", "draws"], cwd=tmp_path
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not place.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        for _ in range(2):
+            started = worker()
+            assert int(report(started)[0]) == started.pid and started.wait(60) == 0
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = f"""
 import subprocess, sys, os, time
@@ -218,9 +240,17 @@ def test_rays_actors_are_forks(ray_session: None) -> None:
     import ray
 
     class Actor:
-        def parent(self) -> list[str]:
-            return psutil.Process(os.getppid()).cmdline()
+        def look(self) -> tuple[list[str], str, float, float]:
+            import numpy as np
 
-    actor = ray.remote(num_cpus=0)(Actor).remote()
-    assert SERVER in ray.get(actor.parent.remote())
-    ray.kill(actor)
+            parent = psutil.Process(os.getppid()).cmdline()
+            return parent, ray.WorkerID.from_random().hex(), random.random(), float(np.random.random())
+
+    actors = [ray.remote(num_cpus=0)(Actor).remote() for _ in range(3)]
+    parents, *numbers = zip(*ray.get([actor.look.remote() for actor in actors]), strict=True)
+    assert all(SERVER in parent for parent in parents)
+    assert [len(set(drawn)) for drawn in numbers] == [3, 3, 3], (
+        "forks go on with one another's random numbers"
+    )
+    for actor in actors:
+        ray.kill(actor)

@@ -27,6 +27,7 @@ __all__ = [
     "autoscaler_node_groups",
     "cluster_version",
     "has_fast_bf16",
+    "ids_from_the_system",
     "is_preempted",
     "last_cluster",
     "lerp_all",
@@ -250,6 +251,31 @@ def shut_serve_down() -> None:
         with suppress(ray.exceptions.RayActorError, TimeoutError):
             ray.get(ending, timeout=SERVE_ENDS_S)
     serve.shutdown()
+
+
+@contextmanager
+def ids_from_the_system() -> Iterator[None]:
+    """Let classes that become actors within the body take their ids from the system, not from Ray's generator.
+
+    A process that forks must not have used that generator: its forks would all go on with the same numbers, and give
+    the same ids to what they make (`ray.actor.ActorClassID`).
+    """
+    actor = sys.modules.get("ray.actor")
+    ids: Any = getattr(actor, "ActorClassID", None)
+    if ids is None:
+        yield
+        return
+
+    class FromSystem:
+        @staticmethod
+        def from_random() -> Any:
+            return ids(os.urandom(ids.size()))
+
+    vars(actor)["ActorClassID"] = FromSystem
+    try:
+        yield
+    finally:
+        vars(actor)["ActorClassID"] = ids
 
 
 def run_exit_handlers() -> None:

@@ -25,7 +25,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-from rgcluster.base.cluster.internals import run_exit_handlers
+from rgcluster.base.cluster.internals import ids_from_the_system, run_exit_handlers
 
 __all__ = ["serve"]
 
@@ -48,6 +48,7 @@ class _Server:
         self._listener.listen(64)
         self._then = then
         self._adopted: dict[str, str] | None = None
+        self._distinct = True
         self._stubs: dict[int, socket.socket] = {}
         self._waiting = selectors.DefaultSelector()
         self._ended, wakes = socket.socketpair()
@@ -97,9 +98,12 @@ class _Server:
         if self._adopted is None:
             self._adopted = read
             _take(environment)
-            _import(self._then)
+            for name in self._then:
+                with ids_from_the_system():
+                    _import((name,))
             gc.freeze()  # its pages stay shared
-        return read == self._adopted
+            self._distinct = _are_distinct()
+        return read == self._adopted and self._distinct
 
     def _fork(self, request: Request, files: list[int], stub: socket.socket) -> int:
         server = os.getpid()
@@ -145,6 +149,26 @@ def _import(names: Iterable[str]) -> None:
             import_module(name)
 
 
+def _are_distinct() -> bool:
+    """Return whether forks give different ids to what they make: not if Ray's generator was used before, in here."""
+    if "ray" not in sys.modules:
+        return True
+    ids = set()
+    for _ in range(2):
+        readable, writable = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            from ray import WorkerID
+
+            os.write(writable, WorkerID.from_random().binary())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        ids.add(os.read(readable, 64))
+        os.close(readable)
+        os.close(writable)
+    return len(ids) == 2
+
+
 def _take(environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -170,6 +194,8 @@ def _become(request: Request, files: list[int], server: int) -> NoReturn:
         os.chdir(directory)
         _take(environment)
         random.seed()
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()
         sys.argv = arguments
         sys.path.insert(0, os.path.dirname(arguments[0]))
         runpy.run_path(arguments[0], run_name="__main__")
