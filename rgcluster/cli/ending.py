@@ -48,6 +48,10 @@ def unwinding_on_sigterm() -> Iterator[None]:
     threading.Thread(target=remind, name="reminder of SIGTERM", daemon=True).start()
     try:
         yield
+    except SystemExit:
+        if asked:  # `ray.get` raises another status in its place
+            sys.exit(TERMINATED)
+        raise
     finally:
         ended.set()
 

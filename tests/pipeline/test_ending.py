@@ -24,6 +24,15 @@ finally:
     time.sleep(2.5)
     print("cleaned up", flush=True)
 """
+REPLACES = """
+import time
+print("begun", flush=True)
+try:
+    time.sleep(60)
+except SystemExit:
+    raise SystemExit(1) from None
+"""
+"""What `ray.get` does."""
 CRASHES = """
 import ctypes, time
 class Half:
@@ -55,6 +64,7 @@ def ended(body: str) -> tuple[int, str, str]:
         pytest.param(
             SWALLOWS, "begun\nbegun\ncleaned up\n", id="swallowed twice, and asked again while it cleans up"
         ),
+        pytest.param(REPLACES, "begun\n", id="another status in its place"),
         pytest.param(CRASHES, "begun\n", id="half-made state that crashes the interpreter's end"),
     ],
 )

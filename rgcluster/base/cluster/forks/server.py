@@ -75,19 +75,20 @@ class _Server:
                         os.kill(key.data, signal.SIGKILL)
 
     def _answer(self, stub: socket.socket) -> None:
+        """Fork, and tell the stub the number of the process; 0 where it has to start its worker itself."""
         stub.settimeout(REQUEST_SECONDS)
-        head, files, _, _ = socket.recv_fds(stub, 4, 3)
+        pid, files = 0, list[int]()
         try:
+            head, files, _, _ = socket.recv_fds(stub, 4, 3)
             arguments, directory, environment = json.loads(
                 stub.recv(struct.unpack("!I", head)[0], socket.MSG_WAITALL)
             )
-            pid = 0
             if self._would_do(environment):
                 pid = self._fork((arguments, directory, environment), files, stub)
-            stub.sendall(struct.pack("!i", pid))
         finally:
             for file in files:
                 os.close(file)
+            stub.sendall(struct.pack("!i", pid))
         if pid:
             self._stubs[pid] = stub
             self._waiting.register(stub, selectors.EVENT_READ, pid)

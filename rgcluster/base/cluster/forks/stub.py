@@ -17,16 +17,18 @@ import sys
 def main() -> None:
     """Be the worker that `sys.argv` asks for."""
     python, path, *arguments = sys.argv[1:]
-    pid = 0
     server = socket.socket(socket.AF_UNIX)
     try:
         server.connect(path)
-        request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+    except OSError:
+        os.execv(python, [python, *arguments])
+    request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+    try:
         socket.send_fds(server, [struct.pack("!I", len(request))], [0, 1, 2])
         server.sendall(request)
         pid = receive(server)
-    except OSError:  # no server is there, or it ended before it forked
-        pass
+    except OSError:  # the server ended, and the cluster is about to
+        sys.exit(1)
     if not pid:
         os.execv(python, [python, *arguments])
     for number in (signal.SIGTERM, signal.SIGINT):
