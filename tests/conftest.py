@@ -38,6 +38,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     from rgcluster.base.cluster.forks.launch import forked_workers
+    from rgcluster.base.session import PRESTART
 
     # Short: Ray puts sockets below it, whose paths may not exceed 107 characters.
     directory = tempfile.mkdtemp(prefix="rg", dir="/tmp")
@@ -45,7 +46,7 @@ def ray_session() -> Iterator[None]:
         # With these the workers are let into the tests' S3 server.
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patched.setenv(name, "testing")
-        patched.setenv("RAY_prestart_worker_first_driver", "0")
+        patched.setenv(PRESTART, "0")
         with forked_workers() as executable:
             ray.init(
                 address="local",

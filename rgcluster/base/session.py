@@ -63,7 +63,6 @@ OF_OWN_CLUSTER = {
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # as Ray Train wants it: its workers, too, can be forked
 }
 """Variables of a cluster that is started here."""
-NONE: Mapping[str, str] = {}
 PRESTART = "RAY_prestart_worker_first_driver"
 """Whether Ray starts a worker for each CPU before there is work."""
 MOST_NODES = 512
@@ -72,13 +71,13 @@ MOST_NODES = 512
 
 @contextmanager
 def ray_session(
-    *, dashboard: bool = False, needs: Claim | None = TASK, variables: Mapping[str, str] = NONE
+    *, dashboard: bool = False, needs: Claim | None = TASK, variables: Mapping[str, str] | None = None
 ) -> Iterator[None]:
     """Hold a connection to Ray for the body; a cluster started here ends with it.
 
     ConfigError where no cluster answers, or where it could never run what the body `needs` at least. Trials that
-    Ray Tune stops are cleaned up through the dashboard. All processes of a cluster started here have the `variables`
-    in their environment: those of its workers whose own runtime environment asks for the same can be forked.
+    Ray Tune stops are cleaned up through the dashboard. A cluster started here has `variables` in the environment of
+    all its processes; a worker whose runtime environment sets the same values can still be forked.
     """
     if ray.is_initialized():
         yield
@@ -86,7 +85,7 @@ def ray_session(
     address = os.environ.get("RAY_ADDRESS")
     own = not address or address == "local"
     with (
-        _defaults({**OF_OWN_CLUSTER, **variables} if own else NONE),
+        _defaults({**OF_OWN_CLUSTER, **(variables or {})} if own else {}),
         nullcontext() if address else forked_workers() as executable,
     ):
         quiet_tokens()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -31,20 +35,29 @@ print(os.getpid(), os.getppid(), "colorsys" in sys.modules, "wave" in sys.module
 Worker = Callable[..., "subprocess.Popen[str]"]
 
 
+@contextmanager
+def server_of(folder: Path, first: str, then: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server whose socket, and modules of its own, lie in the folder."""
+    place = folder / "socket"
+    process = subprocess.Popen(
+        [sys.executable, "-m", SERVER, str(place), str(os.getpid()), first, then], cwd=folder
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not place.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server of two modules that the standard library rarely needs."""
-    place = str(tmp_path / "socket")
-    process = subprocess.Popen(
-        [sys.executable, "-m", SERVER, place, str(os.getpid()), "colorsys", "wave none"]
-    )
-    deadline = time.monotonic() + 60
-    while not Path(place).exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    yield process
-    process.kill()
-    process.wait()
+    with server_of(tmp_path, "colorsys", "wave none") as process:
+        yield process
 
 
 @pytest.fixture
@@ -161,11 +174,25 @@ def test_without_a_server_workers_start_anew(worker: Worker) -> None:
     assert int(report(process)[0]) == process.pid and process.wait(30) == 0
 
 
+def test_a_stub_that_is_gone_when_it_is_answered_ends_no_server(
+    server: subprocess.Popen[bytes], worker: Worker, tmp_path: Path
+) -> None:
+    program = tmp_path / "long.py"
+    program.write_text("import time\ntime.sleep(60)\n")
+    request = json.dumps([[str(program)], str(tmp_path), dict(os.environ)]).encode()
+    with socket.socket(socket.AF_UNIX) as asks, open(os.devnull, "r+") as null:
+        asks.connect(str(tmp_path / "socket"))
+        socket.send_fds(asks, [struct.pack("!I", len(request))], [null.fileno()] * 3)
+        asks.sendall(request)
+    assert report(worker())[2] == "True"
+    for child in psutil.Process(server.pid).children():
+        assert gone(child.pid)
+    assert report(worker())[2] == "True" and server.poll() is None
+
+
 def test_what_is_no_request_ends_no_server(
     server: subprocess.Popen[bytes], worker: Worker, tmp_path: Path
 ) -> None:
-    import socket
-
     for message in (b"", b"\0", b"\0\0\0\2{}", b"\0\0\0\4none"):
         with socket.socket(socket.AF_UNIX) as asks:
             asks.connect(str(tmp_path / "socket"))
@@ -177,22 +204,11 @@ def test_what_is_no_request_ends_no_server(
 def test_nothing_is_forked_once_rays_ids_would_be_the_same(worker: Worker, tmp_path: Path) -> None:
     """As a new version of Ray, or of what is imported, might bring about."""
     (tmp_path / "draws.py").write_text("from ray import WorkerID\nWorkerID.from_random()\n")
-    place = tmp_path / "socket"
-    process = subprocess.Popen(
-        [sys.executable, "-m", SERVER, str(place), str(os.getpid()), "", "draws"], cwd=tmp_path
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not place.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+    with server_of(tmp_path, "", "draws") as process:
         for _ in range(2):
             started = worker()
             assert int(report(started)[0]) == started.pid and started.wait(60) == 0
         assert process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ END_SECONDS = 5.0
 def forked_workers() -> Iterator[str | None]:
     """Hold a server of forks for the body, which `py_executable` of a Ray runtime environment names.
 
-    None where workers have to start one by one: without Linux's signal at a parent's end, beside a GPU, whose driver
-    bears no fork of a process that has used it, or where the environment says so.
+    None where workers have to start one by one: on systems other than Linux, on a machine with a GPU, where forks are
+    untested, or with RGCLUSTER_FORKS=0.
     """
     with TemporaryDirectory(prefix="rgforks-") as folder:
         path = str(Path(folder) / "socket")

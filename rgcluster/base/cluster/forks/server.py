@@ -1,6 +1,6 @@
 """Forks workers: `python -m rgcluster.base.cluster.forks.server SOCKET PARENT FIRST THEN`.
 
-One thread, which uses neither Ray nor torch but imports them. The modules `FIRST` are imported at once, while Ray
+One thread, which imports Ray and torch but never uses them. The modules `FIRST` are imported at once, while Ray
 starts. Ray reads variables of the environment when it is imported, some of which only its workers have, so the first
 worker's environment is taken over before the modules `THEN` are imported; a later worker whose environment differs in
 what is read then gets no fork.
@@ -85,13 +85,12 @@ class _Server:
             )
             if self._would_do(environment):
                 pid = self._fork((arguments, directory, environment), files, stub)
+                self._stubs[pid] = stub  # before it is told: it may be gone, which ends the fork
+                self._waiting.register(stub, selectors.EVENT_READ, pid)
         finally:
             for file in files:
                 os.close(file)
             stub.sendall(struct.pack("!i", pid))
-        if pid:
-            self._stubs[pid] = stub
-            self._waiting.register(stub, selectors.EVENT_READ, pid)
 
     def _would_do(self, environment: Mapping[str, str]) -> bool:
         """Return whether a fork has imported its modules as a worker with this environment would."""
@@ -99,9 +98,7 @@ class _Server:
         if self._adopted is None:
             self._adopted = read
             _take(environment)
-            for name in self._then:
-                with ids_from_the_system():
-                    _import((name,))
+            _import(self._then)
             gc.freeze()  # its pages stay shared
             self._distinct = _are_distinct()
         return read == self._adopted and self._distinct
@@ -146,7 +143,7 @@ def serve(path: str, parent: int, first: Iterable[str], then: Iterable[str]) -> 
 
 def _import(names: Iterable[str]) -> None:
     for name in names:
-        with suppress(ImportError):  # the worker that needs it says so
+        with suppress(ImportError), ids_from_the_system():  # the worker that needs it says so
             import_module(name)
 
 
