@@ -211,11 +211,13 @@ def test_nothing_is_forked_once_rays_ids_would_be_the_same(worker: Worker, tmp_p
         assert process.poll() is None
 
 
-def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_a_server_ends_with_the_process_that_started_it_and_leaves_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / "own" / "socket"
+    path.parent.mkdir()
     code = f"""
 import subprocess, sys, os, time
-server = subprocess.Popen([sys.executable, "-m", {SERVER!r}, {str(tmp_path / "socket")!r}, str(os.getpid()), "", ""])
-while not os.path.exists({str(tmp_path / "socket")!r}) and server.poll() is None:
+server = subprocess.Popen([sys.executable, "-m", {SERVER!r}, {str(path)!r}, str(os.getpid()), "", ""])
+while not os.path.exists({str(path)!r}) and server.poll() is None:
     time.sleep(.02)
 print(server.pid, flush=True)
 time.sleep(60)
@@ -226,6 +228,7 @@ time.sleep(60)
     starter.kill()
     starter.communicate()
     assert gone(pid)
+    assert not path.parent.exists()
 
 
 def test_the_server_of_a_session_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def forked_workers() -> Iterator[str | None]:
     None where workers have to start one by one: on systems other than Linux, on a machine with a GPU, where forks are
     untested, or with RGCLUSTER_FORKS=0.
     """
-    with TemporaryDirectory(prefix="rgforks-") as folder:
+    with TemporaryDirectory(prefix="rgforks-", ignore_cleanup_errors=True) as folder:
         path = str(Path(folder) / "socket")
         if not _possible() or len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             yield None

@@ -107,6 +107,7 @@ class _Server:
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._waiting.close()
@@ -131,14 +132,20 @@ class _Server:
 def serve(path: str, parent: int, first: Iterable[str], then: Iterable[str]) -> None:
     """Fork workers for whoever asks at the socket `path` until the process `parent` ends.
 
-    No fork outlives this process.
+    No fork outlives this process. The socket and its folder go with it: a starter that is killed removes nothing.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     _end_with(parent, signal.SIGTERM)
     # Ray's workers compute with one thread unless they are told otherwise.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    server = _Server(path, tuple(then))
-    _import(first)
-    server.run()
+    try:
+        server = _Server(path, tuple(then))
+        _import(first)
+        server.run()
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+            os.rmdir(os.path.dirname(path))
 
 
 def _import(names: Iterable[str]) -> None:
