@@ -46,11 +46,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _effective_losses(self) -> Config:
         """Refuse a weight that nothing would be multiplied with."""
-        for name in ("appearance", "pasted"):
-            if getattr(self.translation.loss, name):
-                raise ValueError(
-                    f"translation.loss.{name} has no effect: stage 1 has no references; set guidance.loss.{name}"
-                )
+        if self.translation.loss.appearance:
+            raise ValueError(
+                "translation.loss.appearance has no effect: stage 1 has no references; set guidance.loss.appearance"
+            )
         if self.model.retrieval_colour_weight != 1 and not self.model.retrieval_colours:
             raise ValueError(
                 "model.retrieval_colour_weight has no effect with model.retrieval_colours = 0; set that, too"
@@ -66,11 +65,12 @@ class Config(Section):
                 f"guidance.mask_contrast = {guidance.mask_contrast:g} has no effect with model.attention = false, "
                 "where G has no mask; leave it at 1"
             )
-        if guidance.loss.pasted and guidance.loss.cycle_form != "back-translation":
-            raise ValueError(
-                f"guidance.loss.pasted = {guidance.loss.pasted:g} has no effect with guidance.loss.cycle_form = "
-                f"{guidance.loss.cycle_form}; set back-translation, or guidance.loss.pasted=0"
-            )
+        for stage, loss in (("translation", self.translation.loss), ("guidance", guidance.loss)):
+            if loss.pasted and loss.cycle_form != "back-translation":
+                raise ValueError(
+                    f"{stage}.loss.pasted = {loss.pasted:g} has no effect with {stage}.loss.cycle_form = "
+                    f"{loss.cycle_form}; set back-translation, or {stage}.loss.pasted=0"
+                )
         return self
 
     @property

@@ -37,9 +37,11 @@ class LossConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="share of back-translations that begin at x with its nearest reference pasted in; not in the paper",
+        description="share of back-translations that begin at x with another image pasted in; not in the paper",
     )
-    """Where the mask repaints, such an image shows real hair of the target domain, and x shows what lies behind it.
+    """It is the nearest reference or, without references, the image of the batch whose domain is closest to the target.
+
+    Where the mask repaints, such an image shows real hair of the target domain, and x shows what lies behind it.
     The hair that G paints is half transparent: a G that has learnt to remove only that leaves a haze of real hair."""
     gradient_penalty: float = Field(0.0, ge=0, description="R1: squared gradient of D at real images, halved")
     gradient_penalty_every: int = Field(

@@ -21,6 +21,8 @@ class ModelConfig(Section):
     attention: bool = True
     skip: bool = False
     """Show the image to G's last layers, too, which then need not paint again what stays; not in the paper."""
+    fill: bool = False
+    """Let G fill what it uncovers with 8 x 8 colours that a network of the whole image predicts; not in the paper."""
     own_style: bool = False
     """Tell G how far the wanted style is from the image's own, so it knows what changes; not in the paper."""
     upsampling: Literal["bilinear", "nearest"] = "bilinear"

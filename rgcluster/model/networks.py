@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgcluster.config import Config
+from rgcluster.model.fill import Fill
 from rgcluster.model.layers import (
     AdaptiveResidualBlock,
     ConvBlock,
@@ -127,6 +128,7 @@ class Generator(nn.Module):
         # One convolution for both heads, 3 channels of picture and 1 of mask: the same sums, half the passes.
         self.heads = nn.Conv2d(width, 4, 7, padding=3)
         initialise(self)
+        self.fill = Fill(width) if model.fill else None
         if model.mask_bias:
             nn.init.constant_(self.heads.bias[3:], model.mask_bias)  # type: ignore[index]
 
@@ -154,6 +156,8 @@ class Generator(nn.Module):
             features = self.join(torch.cat([features, image.to(features.dtype)], dim=1))
         picture, gate = self.heads(features).float().split((3, 1), dim=1)
         raw = torch.tanh(picture)
+        if self.fill is not None:
+            raw = self.fill(raw, features, image)
         if not self.attention or (isinstance(attention, float) and not attention):
             return Generated(raw, torch.ones_like(gate), raw)
         mask = 1 - attention * (1 - torch.sigmoid(gate))

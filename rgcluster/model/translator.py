@@ -25,7 +25,16 @@ from rgcluster.model.networks import (
     StyleEncoder,
 )
 
-__all__ = ["Batch", "Guide", "TranslationObjective", "Translator", "pasted", "style_of", "update_ema"]
+__all__ = [
+    "Batch",
+    "Guide",
+    "TranslationObjective",
+    "Translator",
+    "closest",
+    "pasted",
+    "style_of",
+    "update_ema",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Batch:
     image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
     posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen;
     visible [B, 1, h, w] in {0, 1} if D sees only a part of every image; pasted [B], whether a back-translation begins
-    at an image with its nearest reference pasted in.
+    at an image with its nearest reference, or another image of the batch, pasted in.
     """
 
     image: Tensor
@@ -177,8 +186,8 @@ class TranslationObjective(nn.Module):
             cycled = net.generate(again, style_back, behind_mask, own_attention, style_again).image
         else:
             given = translated.detach()
-            if guide and batch.pasted is not None:
-                nearest = guide.translation().images[:, 0]
+            if batch.pasted is not None:
+                nearest = guide.translation().images[:, 0] if guide else x[closest(batch)]
                 chosen = batch.pasted[:, None, None, None]
                 given = torch.where(chosen, pasted(x, nearest, made.mask.detach()).to(given.dtype), given)
                 known, given_style = net.content_encoder(given), net.style_encoder(given).mean
@@ -207,6 +216,12 @@ class TranslationObjective(nn.Module):
         if self._perceptual[0] is not None:
             parts["perceptual"] = self._perceptual[0](translated, x)
         return translated, parts
+
+
+def closest(batch: Batch) -> Tensor:
+    """Return for each row the other row, int64 [B], whose domain differs in the fewest attributes from its target."""
+    apart = (batch.target[:, None] - batch.domain[None]).abs().sum(dim=-1)
+    return apart.fill_diagonal_(torch.inf).argmin(dim=1)
 
 
 def pasted(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:

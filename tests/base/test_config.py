@@ -135,7 +135,10 @@ def test_bad_yaml_is_one_line_that_names_the_file(text: str) -> None:
         ),
         ("guidance.mask_contrast=0", ["greater than 0"]),
         ("translation.loss.appearance=1", ["stage 1 has no references; set guidance.loss.appearance"]),
-        ("translation.loss.pasted=1", ["stage 1 has no references; set guidance.loss.pasted"]),
+        (
+            "translation.loss.pasted=1",
+            ["no effect with translation.loss.cycle_form = cycle", "or translation.loss.pasted=0"],
+        ),
         (f"model.fusion={'x' * 9000}", ["model.fusion", "(9002 characters)"]),
         ("model.width=0", ["model.width", "0", "greater than or equal to 4"]),
         ("model.width=9", ["model.width", "multiple of 2"]),

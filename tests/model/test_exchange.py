@@ -23,11 +23,13 @@ from rgcluster.pipeline.exchange import export, import_published
 
 # --- export ---
 
+EXPORTED = ("guidance.variants=[rg-unit]", "model.skip=true", "model.own_style=true", "model.fill=true")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run directory with a translator of stage 1 and a guided one, untrained."""
-    config = tiny_config("guidance.variants=[rg-unit]")
+    config = tiny_config(*EXPORTED)
     here = Location(tmp_path / "run")
     guided = tiny_translator(config, guided=True)
     with torch.no_grad():
@@ -52,7 +54,7 @@ def test_an_export_computes_what_the_translator_does(
     assert about["inputs"]["image"] == ["B", 3, 32, 32] and about["guided"] is (model == "rg-unit")
     assert about["largest_difference"] <= 1e-4 and about["attributes"][0] == "Black_Hair"
 
-    config = tiny_config("guidance.variants=[rg-unit]")
+    config = tiny_config(*EXPORTED)
     inputs = [random_images(5, seed=7), torch.eye(5), torch.randn(5, 40)]
     if model == "rg-unit":
         inputs.append(random_images(15, seed=8).unflatten(0, (5, 3)))
@@ -86,7 +88,7 @@ def test_an_export_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_unknown_model_is_refused(run: Path, tmp_path: Path) -> None:
-    config = tiny_config("guidance.variants=[rg-unit]")
+    config = tiny_config(*EXPORTED)
     with pytest.raises(ConfigError, match="this run has gmm-unit, rg-unit"):
         export(Location(run), config, "rg-unit-random", "torch", tmp_path / "out.pt2")
 

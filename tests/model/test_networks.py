@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.config import Config, load_config
 from rgcluster.errors import ConfigError
+from rgcluster.model.fill import Fill
 from rgcluster.model.fusion import AttentionFusion, ConvolutionFusion, Fused, References
 from rgcluster.model.layers import AdaptiveInstanceNorm, ConvBlock, LayerNorm2d, UpsampleConv, instance_norm
 from rgcluster.model.networks import (
@@ -658,3 +659,41 @@ def test_a_discriminator_that_blurs_does_not_see_a_checkerboard() -> None:
     for found, expected in zip(blurred(board), blurred(grey), strict=True):
         torch.testing.assert_close(found, expected)
     assert not torch.allclose(plain(board)[0], plain(grey)[0])
+
+
+# --- fill ---
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_fill_starts_with_the_images_own_colours_behind_an_almost_closed_gate(side: int) -> None:
+    torch.manual_seed(0)
+    fill, image = Fill(8), random_images(2, side)
+    picture, features = torch.zeros_like(image), torch.zeros(2, 8, side, side)
+    own = F.interpolate(F.avg_pool2d(image, side // 8), size=side, mode="bilinear", align_corners=False)
+    made = fill(picture, features, image)
+    torch.testing.assert_close(made, own * torch.tensor(-2.0).sigmoid(), atol=0.05, rtol=0)
+    assert made.dtype == picture.dtype
+
+
+@torch.no_grad()
+def test_an_open_gate_shows_the_colours_alone_and_a_closed_one_the_picture() -> None:
+    fill, image = Fill(8), random_images(2)
+    picture, features = random_images(2), torch.zeros(2, 8, 32, 32)
+    fill.gate.bias.fill_(100)  # type: ignore[union-attr]
+    open_ = fill(picture, features, image)
+    assert torch.equal(open_, fill(torch.zeros_like(picture), features, image))
+    fill.gate.bias.fill_(-100)  # type: ignore[union-attr]
+    assert torch.equal(fill(picture, features, image), picture)
+
+
+def test_a_generator_fills_only_where_it_is_told_to() -> None:
+    assert Translator(tiny_config()).generator.fill is None
+    config = tiny_config("model.fill=true")
+    torch.manual_seed(0)
+    net = Translator(config)
+    image = random_images(2)
+    made = net(image, torch.randn(2, config.style_size))
+    made.raw.square().sum().backward()
+    assert net.generator.fill is not None
+    assert all(weight.grad is not None and weight.grad.any() for weight in net.generator.fill.parameters())

@@ -17,7 +17,7 @@ from rgcluster.model.losses import Parts
 from rgcluster.train.steps.translator import TranslatorTrainer
 
 RAMP = ("translation.attention_from=1", "translation.attention_full=6", "translation.steps=6")
-RECIPE = ("model.own_style=true", "model.skip=true")
+RECIPE = ("model.own_style=true", "model.skip=true", "model.fill=true")
 PENALTY = ("translation.loss.gradient_penalty=0.3", "translation.loss.gradient_penalty_every=4")
 
 

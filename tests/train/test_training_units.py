@@ -458,6 +458,23 @@ def test_a_step_uses_its_attention() -> None:
     assert first["image"] > 0.1 and second["image"] < 1e-6
 
 
+def test_nothing_is_pasted_before_the_mask_is_in_force() -> None:
+    overrides = ("translation.attention_from=1", "translation.loss.cycle_form=back-translation")
+    config = tiny_config(*overrides)
+    plain, pasting = trainer(*overrides), trainer(*overrides)
+    for subject in (plain, pasting):
+        with torch.no_grad():
+            subject.translator.generator.heads.bias[3] = 1  # once in force, the mask repaints
+    chosen = torch.tensor([True] * 4)
+    for step, same in enumerate([True, False]):
+        batch = random_batch(config, seed=step)
+        cycles = [
+            subject.update(step, one)["cycle"]
+            for subject, one in ((plain, batch), (pasting, replace(batch, pasted=chosen)))
+        ]
+        assert torch.equal(*cycles) == same
+
+
 class FixedGuide:
     """The same neighbours for every pass."""
 
@@ -575,6 +592,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
         ("data.domains=one-hot",),
         ("model.skip=true",),
         ("model.own_style=true",),
+        ("model.fill=true",),
     ],
 )
 def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +87,8 @@ class TranslatorTrainer:
         generates its fake again, which takes the memory of one piece but the time of another fake.
         """
         attention, whole = self._strength(step), len(pieces) == 1
+        if self.attention(step) < 1:  # a mask that is not in force repaints nothing in particular
+            pieces = [piece._replace(batch=replace(piece.batch, pasted=None)) for piece in pieces]
         made, sums = None, Sums()
         penalised = is_penalised(self.stage.loss, step)  # compiled networks have no second derivative
         self._discriminator_optimizer.zero_grad()
