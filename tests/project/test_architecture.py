@@ -32,7 +32,7 @@ ORDER: dict[str, str] = {
     "config": "section data model losses stages store evaluation cluster text validation config loading",
     "base": "attributes remote storage versions rundir logs checkpoint placement "
     "progress weights cluster locks session",
-    "model": "noise kernels layers networks retrieval fusion gmm losses translator triplets handover interop",
+    "model": "noise kernels layers fill networks retrieval fusion gmm losses translator triplets handover interop",
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "fits kinds images fit order parallel index sources splits shards shard_writer stream survey",
     "store": "index disk changes shard results view actors client local store",

@@ -601,7 +601,9 @@ def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None
     plain = PlainTrainer(tiny_translator(config), tiny_discriminator(config), config)
     for step in range(3):
         batch = random_batch(ours.config, seed=step)
-        torch.testing.assert_close(ours.update(step, batch), plain.update(batch), rtol=2e-4, atol=2e-5)
+        # Adam's first updates have the size of the rate whatever the gradient's, so that rounding grows.
+        rtol = 1e-5 if step == 0 else 1e-3
+        torch.testing.assert_close(ours.update(step, batch), plain.update(batch), rtol=rtol, atol=2e-5)
 
 
 @pytest.mark.parametrize("switch", ["group_norms", "parity_upsampling", "winograd", "one_fake"])

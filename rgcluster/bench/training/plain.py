@@ -133,6 +133,8 @@ class PlainTrainer:
             x = net.join(torch.cat([x, image], dim=1))
         picture, gate = net.heads(x).split((3, 1), dim=1)
         raw = torch.tanh(picture)
+        if net.fill is not None:
+            raw = net.fill(raw, x, image)
         if not net.attention:
             return raw
         mask = torch.sigmoid(gate)
