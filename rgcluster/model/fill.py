@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rgcluster.model.layers import initialise
+from rgcluster.model.layers import initialise, start_near_zero
 
 __all__ = ["Fill"]
 
@@ -25,6 +25,7 @@ class Fill(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         wide = 4 * width
+        last = nn.Conv2d(wide, 3, 3, padding=1)
         self.colours = nn.Sequential(
             nn.Conv2d(3, wide, 3, 2, padding=1),
             nn.ReLU(),
@@ -32,14 +33,13 @@ class Fill(nn.Module):
             nn.ReLU(),
             nn.Conv2d(wide, wide, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(wide, 3, 3, padding=1),
+            last,
         )
         self.gate = nn.Conv2d(width, 1, 7, padding=3)
         initialise(self)
         # At the start the colours are the image's own, and an eighth of them is seen.
-        for last, bias in ((self.colours[-1], 0.0), (self.gate, -2.0)):
-            nn.init.normal_(last.weight, std=0.01)  # type: ignore[arg-type]
-            nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
+        start_near_zero(last, self.gate)
+        nn.init.constant_(self.gate.bias, -2.0)  # type: ignore[arg-type]
 
     def forward(self, picture: Tensor, features: Tensor, image: Tensor) -> Tensor:
         """Return G's picture [B, 3, H, W] with its fill; the gate sees its last features [B, width, H, W]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rgcluster.config import Config
 from rgcluster.model.kernels.convolution import Conv3x3
+from rgcluster.model.layers import start_near_zero
 
 __all__ = ["AttentionFusion", "ConvolutionFusion", "Fused", "Memory", "References", "fusion_network"]
 
@@ -110,9 +111,7 @@ class AttentionFusion(nn.Module):
         self.outer = nn.Conv2d(channels, channels, 3, padding=1)
         painted = nn.Conv2d(2 * width, width, 3, padding=1)
         self.paint = nn.Sequential(nn.Conv2d(channels + 3, 2 * width, 3, padding=1), nn.ReLU(), painted)
-        for last in (self.outer, painted):
-            nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        start_near_zero(self.outer, painted)
 
     def remember(self, references: References) -> Memory:
         """Return the keys, values and colours of all places of the references."""

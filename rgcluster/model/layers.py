@@ -20,6 +20,7 @@ __all__ = [
     "initialise",
     "instance_norm",
     "layer_norm",
+    "start_near_zero",
 ]
 
 EPSILON = 1e-5
@@ -125,6 +126,13 @@ def initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def start_near_zero(*layers: nn.Conv2d) -> None:
+    """Draw the weights of convolutions small, biases zero: what they add is learnt from almost nothing."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 class AdaptiveInstanceNorm(nn.Module):

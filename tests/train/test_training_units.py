@@ -592,7 +592,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
         ("data.domains=one-hot",),
         ("model.skip=true",),
         ("model.own_style=true",),
-        ("model.fill=true",),
+        # Adam's first updates have the rate's size, however small the gradient: a higher rate lets rounding grow.
+        ("model.fill=true", "translation.optimizer.learning_rate=2e-5"),
     ],
 )
 def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None:
@@ -601,9 +602,7 @@ def test_one_fake_a_step_is_the_plain_method(overrides: tuple[str, ...]) -> None
     plain = PlainTrainer(tiny_translator(config), tiny_discriminator(config), config)
     for step in range(3):
         batch = random_batch(ours.config, seed=step)
-        # Adam's first updates have the size of the rate whatever the gradient's, so that rounding grows.
-        rtol = 1e-5 if step == 0 else 1e-3
-        torch.testing.assert_close(ours.update(step, batch), plain.update(batch), rtol=rtol, atol=2e-5)
+        torch.testing.assert_close(ours.update(step, batch), plain.update(batch), rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("switch", ["group_norms", "parity_upsampling", "winograd", "one_fake"])
