@@ -33,6 +33,8 @@ _CLAIM = ".claim"
 _CLAIMS = 10
 _CLAIM_SECONDS = 60.0
 """A claim that is older was left by a process that ended."""
+_LISTINGS = 100
+"""Times a directory that other processes make or remove is listed again."""
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -150,23 +152,18 @@ class Location:
 
     def names(self) -> list[str]:
         """Return the sorted names in this directory; none where it is missing."""
-        inside = fs.FileSelector(self.path, allow_not_found=True)
-        found = self._ask(lambda: self._fs.get_file_info(inside))
+        found = self._listed()
         # An object store may list the directory itself, as an empty object that marks it.
         return sorted({info.base_name for info in found if info.path.rstrip("/") != self.path.rstrip("/")})
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes in bytes of the files in this directory by name, from one listing."""
-        inside = fs.FileSelector(self.path, allow_not_found=True)
-        found = self._ask(lambda: self._fs.get_file_info(inside))
-        return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+        return {info.base_name: info.size for info in self._listed() if info.type == fs.FileType.File}
 
     def paths_below(self) -> list[str]:
         """Return the sorted paths, relative to this directory, of all files below it; none where it is missing."""
-        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
-        found = self._ask(lambda: self._fs.get_file_info(inside))
         start = len(self.path.rstrip("/")) + 1
-        return sorted(info.path[start:] for info in found if info.type == fs.FileType.File)
+        return sorted(info.path[start:] for info in self._listed(deep=True) if info.type == fs.FileType.File)
 
     def make_directory(self) -> Location:
         if not self._holds_objects:
@@ -279,11 +276,9 @@ class Location:
 
     def _rivals(self, claim: Location) -> list[str]:
         """Return the names of other recent claims to this file."""
-        inside = fs.FileSelector(self.parent.path, allow_not_found=True)
-        listed = self._ask(lambda: self._fs.get_file_info(inside))
         claims = {
             info.base_name: info.mtime_ns / 1e9
-            for info in listed
+            for info in self.parent._listed()
             if info.base_name.startswith(f"{self.name}.") and info.base_name.endswith(_CLAIM)
         }
         oldest = claims.get(claim.name, time.time()) - _CLAIM_SECONDS
@@ -298,16 +293,11 @@ class Location:
 
     def modified_below(self) -> float:
         """Return the time (seconds since 1970) at which the newest file here or below was written; 0 for none."""
-        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
-
-        def newest() -> float:
-            found = [self._fs.get_file_info(self.path)]
-            if found[0].type == fs.FileType.Directory:
-                found += self._fs.get_file_info(inside)
-            times = [info.mtime_ns for info in found]
-            return max((time / 1e9 for time in times if time), default=0.0)
-
-        return self._ask(newest)
+        found = [self._ask(lambda: self._fs.get_file_info(self.path))]
+        if found[0].type == fs.FileType.Directory:
+            found += self._listed(deep=True)
+        times = [info.mtime_ns for info in found]
+        return max((time / 1e9 for time in times if time), default=0.0)
 
     def upload(self, source: Path) -> None:
         """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
@@ -355,6 +345,18 @@ class Location:
 
     def write_json(self, value: Any) -> None:
         self.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+    def _listed(self, *, deep: bool = False) -> list[fs.FileInfo]:
+        """Return what is in this directory, with `deep` all that is below it; nothing where it is missing."""
+        inside = fs.FileSelector(self.path, allow_not_found=True, recursive=deep)
+        for _ in range(_LISTINGS):
+            try:
+                return list(self._ask(lambda: self._fs.get_file_info(inside)))
+            except (
+                FileNotFoundError
+            ):  # made, or something in it removed, by another process at this very moment
+                continue
+        raise StorageError(f"{self}: other processes keep removing what is in it; run the same command again")
 
     def _kind(self) -> fs.FileType:
         return self._ask(lambda: self._fs.get_file_info(self.path).type)

@@ -109,6 +109,32 @@ def test_names_are_sorted_and_removing_is_for_everything(here: Location) -> None
     assert here.names() == ["b"]
 
 
+FLICKERING = """
+import os, sys
+while True:
+    os.makedirs(f"{sys.argv[1]}/a/b", exist_ok=True)
+    for name in ("/a/b", "/a", ""):
+        os.rmdir(sys.argv[1] + name)
+"""
+
+
+def test_a_directory_that_others_make_and_remove_is_listed(here: Location) -> None:
+    place = here / "versions"
+    other = subprocess.Popen([sys.executable, "-c", FLICKERING, place.path])
+    try:
+        end = time.monotonic() + 2
+        seen = set()
+        while time.monotonic() < end:
+            for name in place.names():
+                seen.add(name)
+            assert place.sizes() == {} and place.paths_below() == []
+            place.modified_below()
+        assert other.poll() is None and seen <= {"a"}
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_paths_are_made_absolute_and_uris_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Location("x/../y").path == str(tmp_path / "y")
