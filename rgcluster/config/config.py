@@ -60,11 +60,8 @@ class Config(Section):
                 f"guidance.loss.appearance = {guidance.loss.appearance:g} has no effect with model.fusion = "
                 f"{self.model.fusion}; set model.fusion=attention, or guidance.loss.appearance=0"
             )
-        if guidance.mask_contrast != 1 and not self.model.attention:
-            raise ValueError(
-                f"guidance.mask_contrast = {guidance.mask_contrast:g} has no effect with model.attention = false, "
-                "where G has no mask; leave it at 1"
-            )
+        if not self.model.attention:
+            self._no_mask()
         for stage, loss in (("translation", self.translation.loss), ("guidance", guidance.loss)):
             if loss.pasted and loss.cycle_form != "back-translation":
                 raise ValueError(
@@ -72,6 +69,23 @@ class Config(Section):
                     f"{loss.cycle_form}; set back-translation, or {stage}.loss.pasted=0"
                 )
         return self
+
+    def _no_mask(self) -> None:
+        """Refuse what works through the mask, all at once."""
+        set_here = {
+            "model.mask_bias": (self.model.mask_bias, 0),
+            "translation.loss.mask": (self.translation.loss.mask, 0),
+            "translation.loss.pasted": (self.translation.loss.pasted, 0),
+            "guidance.mask_contrast": (self.guidance.mask_contrast, 1),
+            "guidance.loss.mask": (self.guidance.loss.mask, 0),
+            "guidance.loss.pasted": (self.guidance.loss.pasted, 0),
+        }
+        useless = [f"{key}={without}" for key, (value, without) in set_here.items() if value != without]
+        if useless:
+            raise ValueError(
+                f"with model.attention = false G has no mask, and what works through it has no effect; set "
+                f"{', '.join(useless)}"
+            )
 
     @property
     def num_attributes(self) -> int:

@@ -95,6 +95,9 @@ class RetrievalConfig(StageConfig):
     margin: float = Field(0.2, gt=0)
     negatives: tuple[Negative, ...] = ("all",)
     """One network is trained for each; stage 3 uses the last."""
+    easy_style: Literal["own", "target", "either"] = "own"
+    """The style of an easy negative, a real image of another domain: its own, as in the paper; the anchor's, so that
+    it differs in content alone, as in the other easy triplet of the 2021 code; or either, by chance."""
     generators: Annotated[int, NotInDigest] = Field(1, ge=1, description="actors that generate triplets")
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ class Draw(IntEnum):
     CUTOUT = 13
     SAMPLE = 16
     PASTED = 17
+    EASY_STYLE = 18
 
 
 def _mix(x: UInt64Array) -> UInt64Array:

@@ -84,10 +84,12 @@ def encode_triplets(
     negatives: Tensor,
     target_style: Tensor,
     categories: Tensor,
+    shares_style: Tensor,
 ) -> tuple[Encoded, Encoded, list[Encoded]]:
     """Return anchor (c, s_t), positive (E_c(x_hat), E_s(x_hat)) and the K negatives, encoded.
 
-    A medium negative takes its style from the positive: (E_c(x_hat_r), E_s(x_hat)).
+    A medium negative takes its style from the positive: (E_c(x_hat_r), E_s(x_hat)). An easy one takes the anchor's,
+    (E_c(x_r), s_t), in the rows `shares_style` [B].
     """
     encode = translator.content_encoder
     anchor = (encode(image), target_style)
@@ -106,7 +108,9 @@ def encode_triplets(
     place = place.gather(1, first)
     result = []
     for k in range(count):
-        medium = (categories[:, k] == CATEGORIES.index("medium"))[:, None]
-        style = torch.where(medium, positive_style, styles[place[:, k]])
+        style = styles[place[:, k]]
+        medium, easy = (categories[:, k] == CATEGORIES.index(name) for name in ("medium", "easy"))
+        style = torch.where(medium[:, None], positive_style, style)
+        style = torch.where((easy & shares_style)[:, None], target_style.to(style.dtype), style)
         result.append((contents[place[:, k]], style))
     return anchor, encoded_positive, result

@@ -172,9 +172,11 @@ def test_value_errors_are_one_line(override: str, words: list[str]) -> None:
         assert word in message
 
 
-def test_a_contrast_needs_a_mask() -> None:
-    message = fault("smoke", "guidance.mask_contrast=3", "model.attention=false")
-    assert "guidance.mask_contrast = 3 has no effect with model.attention = false" in message
+def test_what_works_through_the_mask_needs_one() -> None:
+    message = fault("demo", "guidance.mask_contrast=3", "guidance.loss.pasted=.5", "model.attention=false")
+    remedy = "translation.loss.mask=0, guidance.mask_contrast=1, guidance.loss.mask=0, guidance.loss.pasted=0"
+    assert "with model.attention = false G has no mask" in message and remedy in message
+    load_config("demo", ["model.attention=false", *remedy.split(", ")])
 
 
 def test_every_fault_is_named() -> None:

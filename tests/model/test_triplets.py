@@ -122,13 +122,14 @@ def test_only_drawn_categories_are_generated(
     assert torch.equal(negatives[5, 0], negatives[5, 1])
 
 
+@pytest.mark.parametrize("shared", [[False] * 6, [True] * 6, [True, False, False, True, False, True]])
 def test_triplets_are_encoded_as_specified(
-    made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]],
+    made: tuple[Translator, Tensor, Tensor, dict[str, Tensor]], shared: list[bool]
 ) -> None:
     net, image, reference, styles = made
     positive, negatives = generate_negatives(net, image, reference, styles, EVERY_KIND)
     anchor, encoded, found = encode_triplets(
-        net, image, positive, negatives, styles["target"], torch.from_numpy(EVERY_KIND)
+        net, image, positive, negatives, styles["target"], torch.from_numpy(EVERY_KIND), torch.tensor(shared)
     )
     torch.testing.assert_close(anchor, (net.content_encoder(image), styles["target"]))
     positive_style = net.style_encoder(positive).mean
@@ -138,7 +139,10 @@ def test_triplets_are_encoded_as_specified(
             picture = negatives[row, column][None]
             torch.testing.assert_close(content[row], net.content_encoder(picture)[0])
             own = net.style_encoder(picture).mean[0]
-            torch.testing.assert_close(style[row], positive_style[row] if kind == MEDIUM else own)
+            wanted = positive_style[row] if kind == MEDIUM else own
+            if kind == EASY and shared[row]:
+                wanted = styles["target"][row]
+            torch.testing.assert_close(style[row], wanted)
 
 
 def test_encoded_triplets_can_be_learnt_from(
@@ -148,8 +152,9 @@ def test_encoded_triplets_can_be_learnt_from(
     net, image, reference, styles = made
     positive, negatives = generate_negatives(net, image, reference, styles, EVERY_KIND[:, :1])
     anchor, _, _ = encode_triplets(
-        net, image, positive.clone(), negatives.clone(), styles["target"], torch.from_numpy(EVERY_KIND[:, :1])
-    )
+        net, image, positive.clone(), negatives.clone(), styles["target"], torch.from_numpy(EVERY_KIND[:, :1]),
+        torch.zeros(6, dtype=torch.bool),
+    )  # fmt: skip
     weight = torch.ones(32, requires_grad=True)
     (anchor[0] * weight[:, None, None]).sum().backward()
     assert weight.grad is not None

@@ -109,6 +109,7 @@ class RetrievalStage(Stage):
                 to_images(item["negatives"], device),
                 torch.from_numpy(np.array(item["target_style"])).to(device.torch),
                 torch.from_numpy(np.array(item["categories"])).to(device.torch),
+                self._shares_style(step, item["row_id"]),
             )
         kept = self._dropout(step, item["row_id"])
         for (name, network), negative in zip(self._distributed.items(), negatives, strict=True):
@@ -120,6 +121,12 @@ class RetrievalStage(Stage):
                     loss, measured = loss + colours, {**measured, "colours": colours}
                 weighted(loss, share).backward()
             sums.add({f"{name}/{key}": value for key, value in {"total": loss, **measured}.items()}, share)
+
+    def _shares_style(self, step: int, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return whether an easy negative has the anchor's style, bool [B], keyed by row."""
+        share = {"own": 0.0, "either": 0.5, "target": 1.0}[self.settings.easy_style]
+        shares = keyed_uniform(self.config.seed, Draw.EASY_STYLE, step, rows, 1)[:, 0] < share
+        return torch.from_numpy(shares).to(self.worker.device.torch)
 
     def _dropout(self, step: int, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return factors [3 * B, retrieval_hidden] for anchors, positives and negatives, keyed by row."""
