@@ -6,6 +6,7 @@ import yaml
 from pydantic import model_validator
 
 from rgcluster.base.storage import digest_json
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.config.cluster import ClusterConfig
 from rgcluster.config.data import DataConfig, FacesConfig
 from rgcluster.config.evaluation import EvaluationConfig
@@ -63,6 +64,13 @@ class Config(Section):
         if not self.model.attention:
             self._no_mask()
         for stage, loss in (("translation", self.translation.loss), ("guidance", guidance.loss)):
+            for name in loss.domain_of:
+                # A preset weighs attributes of CelebA that a run may not translate.
+                if name not in self.data.attributes and name not in CELEBA_ATTRIBUTES:
+                    raise ValueError(
+                        f"{stage}.loss.domain_of names '{name}', which is neither one of data.attributes "
+                        f"({', '.join(self.data.attributes)}) nor one of CelebA's"
+                    )
             if loss.pasted and loss.cycle_form != "back-translation":
                 raise ValueError(
                     f"{stage}.loss.pasted = {loss.pasted:g} has no effect with {stage}.loss.cycle_form = "

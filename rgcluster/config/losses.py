@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,10 @@ class LossConfig(Section):
     cycle: float = Field(10.0, ge=0)
     kl: float = Field(0.1, ge=0)
     domain: float = Field(1.0, ge=0)
+    domain_of: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Multiples of `domain` in G's class loss for attributes by name, 1 where not named; one-hot domains have no such.
+
+    An attribute that shows in few pixels, such as age, tempts G to change more than it has to. Not in the paper."""
     adversarial: float = Field(1.0, ge=0)
     mask: float = Field(0.0, ge=0, description="mean of M in the translation; not in the paper")
     identity: float = Field(

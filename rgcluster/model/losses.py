@@ -79,14 +79,15 @@ def gradient_penalty(scores: Tensor, image: Tensor) -> Tensor:
     return gradient.float().square().flatten(1).sum(1).mean()
 
 
-def domain_loss(logits: Tensor, domain: Tensor, kind: str) -> Tensor:
+def domain_loss(logits: Tensor, domain: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
     """Return the classification loss of logits [B, n] against domains [B, n] in {0, 1}.
 
-    Independent attributes take binary cross-entropy, one-hot domains softmax cross-entropy.
+    Independent attributes take binary cross-entropy, each times its weight if there are `weights` [n]; one-hot
+    domains softmax cross-entropy.
     """
     if kind == "one-hot":
         return F.cross_entropy(logits.float(), domain.argmax(dim=1))
-    return F.binary_cross_entropy_with_logits(logits.float(), domain.float())
+    return F.binary_cross_entropy_with_logits(logits.float(), domain.float(), weights)
 
 
 def discriminator_loss(

@@ -134,6 +134,8 @@ def test_bad_yaml_is_one_line_that_names_the_file(text: str) -> None:
             ["no effect with guidance.loss.cycle_form = cycle", "set back-translation"],
         ),
         ("guidance.mask_contrast=0", ["greater than 0"]),
+        ("guidance.loss.domain_of={Mael: 2}", ["names 'Mael'", "neither one of data.attributes (Black_Hair"]),
+        ("guidance.loss.domain_of={Male: -1}", ["domain_of.Male = -1", "greater than or equal to 0"]),
         ("translation.loss.appearance=1", ["stage 1 has no references; set guidance.loss.appearance"]),
         (
             "translation.loss.pasted=1",
@@ -172,9 +174,17 @@ def test_value_errors_are_one_line(override: str, words: list[str]) -> None:
         assert word in message
 
 
+def test_a_preset_weighs_attributes_that_a_run_may_not_have() -> None:
+    config = load_config("demo", ["data.attributes=[Male,Smiling]", "data.exclusive=[]"])
+    assert config.guidance.loss.domain_of["Young"] < 1 < config.guidance.loss.domain_of["Male"]
+
+
 def test_what_works_through_the_mask_needs_one() -> None:
-    message = fault("demo", "guidance.mask_contrast=3", "guidance.loss.pasted=.5", "model.attention=false")
-    remedy = "translation.loss.mask=0, guidance.mask_contrast=1, guidance.loss.mask=0, guidance.loss.pasted=0"
+    message = fault("demo", "guidance.mask_contrast=3", "model.attention=false")
+    remedy = (
+        "translation.loss.mask=0, translation.loss.pasted=0, guidance.mask_contrast=1, guidance.loss.mask=0, "
+        "guidance.loss.pasted=0"
+    )
     assert "with model.attention = false G has no mask" in message and remedy in message
     load_config("demo", ["model.attention=false", *remedy.split(", ")])
 

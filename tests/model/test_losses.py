@@ -175,6 +175,16 @@ def test_independent_domains_take_binary_cross_entropy() -> None:
     torch.testing.assert_close(losses.domain_loss(logits, domain, "independent"), torch.tensor(expected))
 
 
+def test_attributes_are_weighted() -> None:
+    logits, domain = torch.tensor([[0.0, 2.0], [1.0, 0.0]]), torch.tensor([[1, 0], [1, 0]])
+    first, second = (
+        (math.log(2) + math.log(1 + math.exp(-1))) / 2,
+        (math.log(1 + math.exp(2)) + math.log(2)) / 2,
+    )
+    found = losses.domain_loss(logits, domain, "independent", torch.tensor([0.5, 3.0]))
+    torch.testing.assert_close(found, torch.tensor((0.5 * first + 3 * second) / 2))
+
+
 def test_one_hot_domains_take_softmax_cross_entropy() -> None:
     logits, domain = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0, 1, 0]])
     expected = -math.log(math.exp(2) / (math.exp(1) + math.exp(2) + math.exp(3)))

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 ORDER: dict[str, str] = {
     "": "errors config base client",
-    "config": "section data model losses stages store evaluation cluster text validation config loading",
+    "config": "section celeba data model losses stages store evaluation cluster text validation config loading",
     "base": "attributes remote storage versions rundir logs checkpoint placement "
     "progress weights cluster locks session",
     "model": "noise kernels layers fill networks retrieval fusion gmm losses translator triplets handover interop",

@@ -394,6 +394,16 @@ def test_total_is_the_weighted_sum() -> None:
     torch.testing.assert_close(parts["total"], sum(getattr(loss, name) * parts[name] for name in names))
 
 
+def test_weights_of_attributes_are_the_generators_alone() -> None:
+    only_male = "{Black_Hair: 0, Blond_Hair: 0, Brown_Hair: 0, Male: 2, Young: 0}"
+    plain, weighted = trainer(), trainer(f"translation.loss.domain_of={only_male}")
+    (usual,), (found,) = train(plain, range(1)), train(weighted, range(1))
+    assert usual["d_domain"] == found["d_domain"] and usual["domain"] != found["domain"]
+    all_ones = trainer("translation.loss.domain_of={Male: 1}")
+    (same,) = train(all_ones, range(1))
+    torch.testing.assert_close(same["domain"], usual["domain"])
+
+
 def test_ema_follows_the_translator() -> None:
     subject = trainer("translation.ema=0.75")
     expected = snapshot(subject.average)

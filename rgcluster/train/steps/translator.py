@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rgcluster.base.checkpoint import load_module
 from rgcluster.base.cluster.internals import uncompiled
-from rgcluster.config import Config, GuidanceConfig, TranslationConfig
+from rgcluster.config import Config, GuidanceConfig, LossConfig, TranslationConfig
 from rgcluster.model.losses import (
     Parts,
     conditional_scores,
@@ -29,7 +29,7 @@ from rgcluster.train.steps.optimizer import Optimizer
 from rgcluster.train.workers import distribute, synchronised
 from rgcluster.translate.device import Device
 
-__all__ = ["Piece", "Sums", "TranslatorTrainer", "weighted"]
+__all__ = ["Piece", "Sums", "TranslatorTrainer", "class_weights", "weighted"]
 
 
 class Piece(NamedTuple):
@@ -55,6 +55,7 @@ class TranslatorTrainer:
     ) -> None:
         self.config, self.stage, self.device = config, stage, device
         self._kind = config.data.domains
+        self._class_weights = class_weights(config, stage.loss, device)
         self.translator, self.discriminator = translator, discriminator
         device.lay_out(translator, translator.style_encoder, discriminator)
         self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
@@ -122,7 +123,7 @@ class TranslatorTrainer:
                     scores, logits = self.discriminator(piece.batch.shown(translated))
                     scores = conditional_scores(scores, logits, piece.batch.target, self.stage.loss)
                     parts["adversarial"] = generator_adversarial_loss(scores, self.stage.loss)
-                    parts["domain"] = domain_loss(logits, piece.batch.target, self._kind)
+                    parts["domain"] = domain_loss(logits, piece.batch.target, self._kind, self._class_weights)
                     total = weighted_sum(parts, self.stage.loss)
                 weighted(total, piece.share).backward()
             sums.add({"total": total, **parts}, piece.share)
@@ -190,6 +191,15 @@ class Sums:
         for name, value in parts.items():
             term = weighted(value.detach(), share)
             self.values[name] = self.values[name] + term if name in self.values else term
+
+
+def class_weights(config: Config, loss: LossConfig, device: Device) -> Tensor | None:
+    """Return the weights [n] of the attributes in G's class loss, None where all are 1."""
+    if not loss.domain_of:
+        return None
+    return torch.tensor(
+        [loss.domain_of.get(name, 1.0) for name in config.data.attributes], device=device.torch
+    )
 
 
 def weighted(loss: Tensor, share: float) -> Tensor:
