@@ -352,10 +352,8 @@ class Location:
         for _ in range(_LISTINGS):
             try:
                 return list(self._ask(lambda: self._fs.get_file_info(inside)))
-            except (
-                FileNotFoundError
-            ):  # made, or something in it removed, by another process at this very moment
-                continue
+            except FileNotFoundError:
+                continue  # another process has just made it, or removed something in it
         raise StorageError(f"{self}: other processes keep removing what is in it; run the same command again")
 
     def _kind(self) -> fs.FileType:

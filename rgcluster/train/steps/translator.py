@@ -29,7 +29,7 @@ from rgcluster.train.steps.optimizer import Optimizer
 from rgcluster.train.workers import distribute, synchronised
 from rgcluster.translate.device import Device
 
-__all__ = ["Piece", "Sums", "TranslatorTrainer", "class_weights", "weighted"]
+__all__ = ["Piece", "Sums", "TranslatorTrainer", "weighted"]
 
 
 class Piece(NamedTuple):
@@ -55,7 +55,7 @@ class TranslatorTrainer:
     ) -> None:
         self.config, self.stage, self.device = config, stage, device
         self._kind = config.data.domains
-        self._class_weights = class_weights(config, stage.loss, device)
+        self._class_weights = _class_weights(config, stage.loss, device)
         self.translator, self.discriminator = translator, discriminator
         device.lay_out(translator, translator.style_encoder, discriminator)
         self.average = copy.deepcopy(self.translator).eval().requires_grad_(False)
@@ -193,7 +193,7 @@ class Sums:
             self.values[name] = self.values[name] + term if name in self.values else term
 
 
-def class_weights(config: Config, loss: LossConfig, device: Device) -> Tensor | None:
+def _class_weights(config: Config, loss: LossConfig, device: Device) -> Tensor | None:
     """Return the weights [n] of the attributes in G's class loss, None where all are 1."""
     if not loss.domain_of:
         return None
