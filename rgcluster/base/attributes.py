@@ -1,4 +1,4 @@
-"""Attribute names of CelebA, and which of them span the domains."""
+"""Attributes by name: which columns span the domains, and what a target asks for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rgcluster.config import DataConfig
-from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.errors import ContradictoryTarget, DataError, UnknownAttribute, quoted
 
 __all__ = [
-    "CELEBA_ATTRIBUTES",
     "change_domain",
     "domain_columns",
     "nearest",

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import ray
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.placement import CPUS_PER_READER
 from rgcluster.bench.result import Row
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.index import ROWS_PER_GROUP, FileNames, RowIndex, mapped
 from rgcluster.data.order import WindowedOrder
 

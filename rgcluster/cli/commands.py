@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.cluster.job import refuse_relative
 from rgcluster.base.locks.lease import Lease
 from rgcluster.base.placement import CPUS_PER_WRITER, Claim
@@ -22,6 +21,7 @@ from rgcluster.base.rundir import SNAPSHOT, open_run, shards_of, snapshot_of
 from rgcluster.base.session import placement, ray_session
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.images import UInt8Array, encode_png, grid, picture_format
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import MANIFEST, ShardSet, open_shards

@@ -91,7 +91,7 @@ class Config(Section):
         useless = [f"{key}={without}" for key, (value, without) in set_here.items() if value != without]
         if useless:
             raise ValueError(
-                f"with model.attention = false G has no mask, and what works through it has no effect; set "
+                "with model.attention = false G has no mask, and what works through it has no effect; set "
                 f"{', '.join(useless)}"
             )
 

@@ -21,7 +21,7 @@ class LossConfig(Section):
     kl: float = Field(0.1, ge=0)
     domain: float = Field(1.0, ge=0)
     domain_of: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Multiples of `domain` in G's class loss for attributes by name, 1 where not named; one-hot domains have no such.
+    """Multiples of `domain` in G's class loss for attributes by name, 1 where not named; one-hot domains ignore them.
 
     An attribute that shows in few pixels, such as age, tempts G to change more than it has to. Not in the paper."""
     adversarial: float = Field(1.0, ge=0)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.storage import Location
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.errors import DataError
 from rgcluster.faces.drawing import draw_face
 from rgcluster.faces.sampling import sample_attributes, with_changes

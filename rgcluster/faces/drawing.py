@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageFilter
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.errors import DataError
 from rgcluster.faces.identity import Identity
 from rgcluster.faces.parts.beard import paint_beard

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 
 __all__ = ["HAIR_COLOURS", "sample_attributes", "with_changes"]
 

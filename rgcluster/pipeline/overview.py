@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.locks.lease import Holder, holder_of
 from rgcluster.base.logs.events import Event, last_error, read_events
 from rgcluster.base.placement import Placement, describe_nodes, place
@@ -18,6 +17,7 @@ from rgcluster.base.rundir import STAGE, open_run, stage_directory
 from rgcluster.base.session import cluster_nodes, ray_session, this_machine
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.shards import open_shards
 from rgcluster.faces import FaceSet
 from rgcluster.pipeline.checks import Check, check_run, faces_of, network_sizes, require

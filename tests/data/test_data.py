@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rgcluster.base.attributes import (
-    CELEBA_ATTRIBUTES,
     change_domain,
     domain_columns,
     one_change_each,
@@ -20,6 +19,7 @@ from rgcluster.base.attributes import (
 )
 from rgcluster.bench.rows import groups_read
 from rgcluster.config import Config, load_config
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.images import decode_image, encode_png, grid, prepare_image
 from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder, WindowedOrder, permuted
 from rgcluster.data.splits import assign_splits, hash_share, row_id

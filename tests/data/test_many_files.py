@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.sources import ImageTable, guess_layout, read_celeba
 from rgcluster.data.sources.classes import read_classes
 from rgcluster.data.sources.files import files_of

@@ -16,10 +16,10 @@ from PIL import Image
 from results import made_probe, made_results, translation_row
 from tiny import CPU, tiny_config
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.checkpoint import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.index import RowIndex
 from rgcluster.evaluate.measure.inputs import hashed_order
 from rgcluster.evaluate.report.curves import loss_charts

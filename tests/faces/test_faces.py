@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.errors import DataError
 from rgcluster.faces import (
     FaceSet,

@@ -12,10 +12,10 @@ import pytest
 from conftest import command
 from tiny import small_shards, tiny_config
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.base.rundir import enter, is_blank, link_stage
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.shards import Prepared
 from rgcluster.errors import ConfigError, RunConflict
 from rgcluster.faces import FaceSet

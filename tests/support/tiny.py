@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
 from rgcluster.config import Config, load_config
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.shards import ShardSet
 from rgcluster.model.networks import Discriminator
 from rgcluster.model.translator import Batch, Translator

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rgcluster.base.attributes import CELEBA_ATTRIBUTES
+from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES
 from rgcluster.data.sources.words import SPLITS
