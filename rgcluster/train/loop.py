@@ -104,6 +104,7 @@ def train_stage(stage: Stage) -> None:
                     # The first worker alone: it has the whole state, and others may be gone the next moment.
                     log.flush()
                     checkpoints.save(done, stage.state(), {})
+                    checkpoints.wait()  # the notice tells of what is there
                     add_notice(directory, f"checkpoint of step {done}: {why}")
                 checkpoints.wait()
                 watch.answered()

@@ -22,7 +22,7 @@ from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.rundir import PREEMPTED, STOP
 from rgcluster.base.storage import Location
 from rgcluster.errors import StorageError, Terminated
-from rgcluster.train import preemption
+from rgcluster.train import checkpoints, preemption
 from rgcluster.train.loop import train_stage
 from rgcluster.train.preemption import (
     NOTICED,
@@ -88,6 +88,20 @@ def test_a_notice_is_one_more_checkpoint_and_training_goes_on(studio: Studio, tm
     train_until(studio, 7, lambda: (directory / PREEMPTED).write_text("rank 1\n"))
     assert read_notices(Location(directory)) == [f"checkpoint of step 7: {NOTICED}"]
     assert (directory / "model" / MANIFEST).exists()
+
+
+def test_a_notice_tells_of_no_checkpoint_that_is_not_written(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*arguments: Any) -> None:
+        time.sleep(0.1)  # the notice must not come before
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(checkpoints, "save_snapshot", full_disk)
+    directory = tmp_path / "run" / STAGE
+    with pytest.raises(StorageError, match="no space left"):
+        train_until(studio, 7, lambda: (directory / PREEMPTED).write_text("rank 1\n"))
+    assert read_notices(Location(directory)) == []
 
 
 def test_a_node_that_ray_drains_is_a_notice(
