@@ -26,7 +26,6 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 import psutil  # noqa: E402
 import ray  # noqa: E402
-import torch  # noqa: E402
 
 from rgcluster.base.cluster.address import ANSWER_SECONDS, check_driver_address, check_last_cluster  # noqa: E402
 from rgcluster.base.cluster.forks.launch import forked_workers  # noqa: E402
@@ -272,6 +271,8 @@ def cluster_nodes() -> list[Node]:
 
 def this_machine() -> list[Node]:
     """Return what a cluster started here would have."""
+    import torch  # takes seconds, which commands that need no placement are spared
+
     return [Node(num_cpus_here(), float(torch.cuda.device_count()))]
 
 

@@ -50,11 +50,11 @@ def faces(
     sheet: Annotated[Path | None, typer.Option(help="also write a contact sheet to this PNG file")] = None,
 ) -> None:
     """Draw faces with all 40 attributes."""
-    from rgcluster.cli import commands
+    from rgcluster.cli import sharding
 
-    commands.draw_faces(target, count, seed)
+    sharding.draw_faces(target, count, seed)
     if sheet:
-        commands.contact_sheets(count, seed, sheet)
+        sharding.contact_sheets(count, seed, sheet)
 
 
 @data_app.command("shard")
@@ -100,11 +100,11 @@ def shard(
 ) -> None:
     """Write images and labels as Parquet shards; an interrupted run continues."""
     require_cluster()
-    from rgcluster.cli import commands
+    from rgcluster.cli import sharding
     from rgcluster.data.shard_writer import shard_options
 
     options = shard_options(rows, split, split_seed, size, crop, format_, max_unreadable, dataset)
-    lines = commands.shard(
+    lines = sharding.shard(
         source, target, options, layout=layout, images=images,
         columns=_columns(file_column, split_column, attributes, class_column), unlabelled=unlabelled,
     )  # fmt: skip
@@ -128,9 +128,9 @@ def check(
 ) -> None:
     """Read all images and labels; print counts, image sizes and faults. Exit status 2 if there is a fault."""
     require_cluster()
-    from rgcluster.cli import commands
+    from rgcluster.cli import sharding
 
-    survey = commands.check(
+    survey = sharding.check(
         path, layout, images, _columns(file_column, split_column, attributes, class_column), sheet
     )
     _show(survey, domains.split(","))

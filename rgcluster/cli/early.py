@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rgcluster.config import Config
     from rgcluster.data.shards import ShardSet
 
-__all__ = ["require_cluster", "require_free", "require_run", "require_shards"]
+__all__ = ["require_cluster", "require_free", "require_run", "require_shards", "require_study"]
 
 
 def require_cluster() -> None:
@@ -55,3 +57,11 @@ def require_run(run: str) -> None:
     from rgcluster.base.rundir import open_run
 
     open_run(run)
+
+
+def require_study(data: str | None, run: str, preset: str | None, overrides: Iterable[str]) -> Config:
+    """Return the configuration of a table or a sweep; DataError where it would find no shards."""
+    from rgcluster.study.opening import open_study
+
+    _, config, _ = open_study(data, run, preset, overrides)
+    return config

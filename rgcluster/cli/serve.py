@@ -9,7 +9,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from rgcluster.cli.early import require_cluster
+from rgcluster.cli.early import require_cluster, require_run
 
 __all__ = ["serve"]
 
@@ -63,6 +63,8 @@ def serve(
         shown["api_key"] = "(set)" if settings.api_key else None
         out.print(yaml.safe_dump(shown, sort_keys=False), end="")
         return
+    for directory in settings.runs.values():
+        require_run(directory)
     require_cluster()
     from rgcluster.serve.deploy.launch import serving, wait_for_signal
 

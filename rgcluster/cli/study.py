@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rgcluster.cli.early import require_cluster, require_free
+from rgcluster.cli.early import require_cluster, require_free, require_study
 
 __all__ = ["sweep", "table"]
 
@@ -37,6 +37,7 @@ def table(
 ) -> None:
     """Make one of the paper's tables: train what is missing, measure, write results, CSV, LaTeX and report."""
     require_free(run)
+    require_study(data, run, preset, set_ or ())
     require_cluster()
     from rgcluster.study.table import table as make
 
@@ -75,14 +76,19 @@ def sweep(
 ) -> None:
     """Run many trials on Ray Tune; stages that trials share are trained once. The same command continues."""
     require_free(run)
-    require_cluster()
-    from rgcluster.study.space import parse_axis
-    from rgcluster.study.sweep import SweepOptions
-    from rgcluster.study.sweep import sweep as make
+    config = require_study(data, run, preset, set_ or ())
+    from rgcluster.config import with_values
+    from rgcluster.study.space import cells_of, parse_axis
 
     named = (("guidance.retrieval_count", retrieval_count), ("data.fraction", data_fraction))
     axes = [parse_axis(f"{key}={values}") for key, values in named if values]
     axes += [parse_axis(text) for text in over or ()]
+    for cell in cells_of(axes, search, samples, config.seed):
+        with_values(config, cell, "the study")
+    require_cluster()
+    from rgcluster.study.sweep import SweepOptions
+    from rgcluster.study.sweep import sweep as make
+
     options = SweepOptions(tuple(axes), search, samples, asha, grace, loss, metric, trials)
     report = make(data, run, preset, set_ or (), options)
     out.print(f"report: {report}", soft_wrap=True)

@@ -6,13 +6,15 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rgcluster.config import parse_override
 from rgcluster.errors import ConfigError
-from rgcluster.study.cells import Cell
+
+if TYPE_CHECKING:
+    from rgcluster.study.cells import Cell
 
 __all__ = ["Axis", "cells_of", "parse_axis"]
 

@@ -18,9 +18,9 @@ from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.evaluate.metrics.catalogue import METRICS, TRANSLATION
 from rgcluster.study.cells import Cell, Study
 from rgcluster.study.live import LiveTable
+from rgcluster.study.opening import open_study
 from rgcluster.study.plots import write_sweep_report
 from rgcluster.study.space import Axis, cells_of
-from rgcluster.study.table import open_study
 from rgcluster.study.trials import Plan, Trial, concurrency, finished_results, run_trials
 
 __all__ = ["SweepOptions", "sweep", "with_variants"]

@@ -19,7 +19,7 @@ from files import csv, image_file, pack, picture, tar, with_images
 from tiny import write_celeba
 
 from rgcluster.base.attributes import parse_target
-from rgcluster.cli import commands
+from rgcluster.cli import sharding
 from rgcluster.data.shard_writer import ShardOptions
 from rgcluster.data.shards import ShardSet
 from rgcluster.data.sources import (
@@ -766,7 +766,7 @@ def test_many_attributes_are_counted_and_nothing_is_left_out(tmp_path: Path) -> 
 def test_images_without_labels_are_refused_before_ray_starts(
     tmp_path: Path, act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "ray_session", lambda **needs: pytest.fail("Ray was started"))
+    monkeypatch.setattr(sharding, "ray_session", lambda **needs: pytest.fail("Ray was started"))
     folder = with_images(tmp_path / "data", "a.jpg", "b.jpg")
     (folder / "labels.txt").write_text("file,A\na.jpg,1\n")
     words = (
@@ -774,9 +774,9 @@ def test_images_without_labels_are_refused_before_ray_starts(
     )
     with pytest.raises(DataError, match=words):
         if act == "check":
-            commands.check(str(folder), "auto", None, None, None)
+            sharding.check(str(folder), "auto", None, None, None)
         else:
-            commands.shard(folder, str(tmp_path / "shards"), ShardOptions())
+            sharding.shard(folder, str(tmp_path / "shards"), ShardOptions())
     assert not (tmp_path / "shards").exists()
 
 
@@ -784,16 +784,16 @@ def test_a_manifest_of_another_program_makes_no_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[ImageTable] = []
-    monkeypatch.setattr(commands, "ray_session", lambda **needs: nullcontext())
+    monkeypatch.setattr(sharding, "ray_session", lambda **needs: nullcontext())
     monkeypatch.setattr(
-        commands,
+        sharding,
         "survey_table",
         lambda table, update: seen.append(table) or Survey((), np.empty((0, 0), np.int8), {}),
     )
     folder = with_images(tmp_path / "pets", "cat/1.jpg", "dog/1.jpg")
     (folder / "manifest.json").write_text('{"files": []}')
-    commands.check(str(folder), "auto", None, None, None)
+    sharding.check(str(folder), "auto", None, None, None)
     assert seen[0].layout == "classes"
     (folder / "manifest.json").write_text('{"schema": 1}')
     with pytest.raises(DataError, match="shards of schema 1, expected"):
-        commands.check(str(folder), "auto", None, None, None)
+        sharding.check(str(folder), "auto", None, None, None)

@@ -15,7 +15,7 @@ from s3 import FaultyProxy, place, s3_server
 from tiny import ATTRIBUTES
 
 from rgcluster.base.storage import Location
-from rgcluster.cli import commands
+from rgcluster.cli import sharding
 from rgcluster.data.shard_writer import ShardOptions, write_shards
 from rgcluster.data.shards import QUARANTINE
 from rgcluster.data.sources import read_images, read_source
@@ -108,10 +108,10 @@ def test_shards_are_those_of_a_copy_on_a_disk(
 def test_the_commands_read_from_an_object_store(ray_session: None, server: str, tmp_path: Path) -> None:
     folder = plain_classes(tmp_path / "pets")
     address = upload(folder, server)
-    (line,) = commands.shard(address, str(tmp_path / "shards"), ShardOptions(), unlabelled=address)
+    (line,) = sharding.shard(address, str(tmp_path / "shards"), ShardOptions(), unlabelled=address)
     assert "24 images in 2 shards" in line and "layout classes, 2 classes (cat, dog)" in line
     (Location(address) / "cat/3.jpg").write_bytes(b"")
-    survey = commands.check(address, "auto", None, None, None)
+    survey = sharding.check(address, "auto", None, None, None)
     assert survey.faults == [("cat/3.jpg", "an empty file; fetch it again")]
     assert survey.layout == "classes" and len(survey.labels) == 12 and survey.sizes == {(8, 8): 11}
 

@@ -27,7 +27,7 @@ from rgcluster.base.cluster import internals
 from rgcluster.base.storage import Location
 from rgcluster.bench.rows import bench_rows
 from rgcluster.bench.worlds import bench_worlds, read_world, worlds_of
-from rgcluster.cli import commands
+from rgcluster.cli import sharding
 from rgcluster.config import Config
 from rgcluster.data.images import decode_image
 from rgcluster.data.shard_writer import ShardOptions, shard_options, write_shards
@@ -625,22 +625,22 @@ def test_a_class_without_a_training_image_is_said(tmp_path: Path) -> None:
         tmp_path / "pets", "train/cat/1.jpg", "train/dog/2.jpg", "test/cat/3.jpg", "test/wild/4.jpg"
     )
     image_file(folder / "train" / "@eaDir" / "x.jpg")
-    lines = commands.shard(folder, str(tmp_path / "shards"), ShardOptions())
+    lines = sharding.shard(folder, str(tmp_path / "shards"), ShardOptions())
     assert lines[0] == "no training image has wild" and len(lines) == 2
     assert lines[1].startswith(
         "4 images in 1 shards (test 2, train 2), layout classes, 3 classes (cat, dog, wild)"
     )
     assert "left out: 1 leftovers of other programs (train/@eaDir/)" in lines[1]
-    again = commands.shard(folder, str(tmp_path / "shards"), ShardOptions())
+    again = sharding.shard(folder, str(tmp_path / "shards"), ShardOptions())
     assert again == lines
 
 
 def test_images_without_labels_are_written_where_that_is_said(tmp_path: Path) -> None:
     photos = with_images(tmp_path / "photos", "1.jpg", "2.jpg")
     with pytest.raises(DataError, match="no labels there: .* or --layout images"):
-        commands.shard(photos, str(tmp_path / "shards"), ShardOptions())
+        sharding.shard(photos, str(tmp_path / "shards"), ShardOptions())
     assert not (tmp_path / "shards").exists()
-    (line,) = commands.shard(photos, str(tmp_path / "shards"), ShardOptions(), layout="images")
+    (line,) = sharding.shard(photos, str(tmp_path / "shards"), ShardOptions(), layout="images")
     assert line.startswith("2 images in 1 shards (unlabelled 2), layout images, no labels; left out: nothing")
 
 
@@ -659,7 +659,7 @@ def test_images_in_archives_of_samples_are_read_by_the_writers(tmp_path: Path, k
                 for end, body in (("png", picture(n, "PNG")), ("cls", b"%d" % (n % 2)))
             ],
         )
-    (line,) = commands.shard(source, str(tmp_path / "shards"), ShardOptions(rows_per_shard=6))
+    (line,) = sharding.shard(source, str(tmp_path / "shards"), ShardOptions(rows_per_shard=6))
     assert "20 images in 4 shards (test 2, train 18, split at random)" in line
     shards = open_shards(Location(tmp_path / "shards"))
     index = shards.index()
@@ -677,7 +677,7 @@ def test_a_crop_that_keeps_little_stops_before_anything_is_written(tmp_path: Pat
     with pytest.raises(
         DataError, match="far larger than the crop of 178 pixels, such as 600 x 600: .*--crop 0"
     ):
-        commands.shard(folder, str(tmp_path / "shards"), options)
+        sharding.shard(folder, str(tmp_path / "shards"), options)
     assert not (tmp_path / "shards").exists()
     with_crop = shard_options(8, "auto", 0, 32, 0, "jpeg", 0.0, None)
-    assert commands.shard(folder, str(tmp_path / "shards"), with_crop)
+    assert sharding.shard(folder, str(tmp_path / "shards"), with_crop)

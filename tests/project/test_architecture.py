@@ -41,7 +41,7 @@ ORDER: dict[str, str] = {
     "evaluate": "metrics measure report figures",
     "pipeline": "fit context stages checks run ladder exchange overview",
     "serve": "settings telemetry batcher backend engine http exposition deploy",
-    "cli": "early finished commands",
+    "cli": "early finished sharding commands",
 }
 """Inside a room an entry, file or inner room, imports only from those that stand before it here.
 
