@@ -44,7 +44,7 @@ class Batch:
     image [B, 3, h, w] in [-1, 1]; domain and target [B, n] in {0, 1}; target_style and
     posterior_noise [B, n * style_dim]; content and posterior only where the encoders are frozen;
     visible [B, 1, h, w] in {0, 1} if D sees only a part of every image; pasted [B], whether a back-translation begins
-    at an image with its nearest reference, or another image of the batch, pasted in.
+    at an image with its nearest reference pasted in, or without references the one in other [B, 3, h, w].
     """
 
     image: Tensor
@@ -56,6 +56,7 @@ class Batch:
     posterior: Posterior | None = None
     visible: Tensor | None = None
     pasted: Tensor | None = None
+    other: Tensor | None = None
 
     def shown(self, image: Tensor) -> Tensor:
         """Return images [B, 3, h, w] as D sees them, grey where not visible."""
@@ -187,7 +188,8 @@ class TranslationObjective(nn.Module):
         else:
             given = translated.detach()
             if batch.pasted is not None:
-                nearest = guide.translation().images[:, 0] if guide else x[closest(batch)]
+                nearest = guide.translation().images[:, 0] if guide else batch.other
+                assert nearest is not None
                 chosen = batch.pasted[:, None, None, None]
                 given = torch.where(chosen, pasted(x, nearest, made.mask.detach()).to(given.dtype), given)
                 known, given_style = net.content_encoder(given), net.style_encoder(given).mean
@@ -218,9 +220,9 @@ class TranslationObjective(nn.Module):
         return translated, parts
 
 
-def closest(batch: Batch) -> Tensor:
+def closest(target: Tensor, domain: Tensor) -> Tensor:
     """Return for each row the other row, int64 [B], whose domain differs in the fewest attributes from its target."""
-    apart = (batch.target[:, None] - batch.domain[None]).abs().sum(dim=-1)
+    apart = (target[:, None] - domain[None]).abs().sum(dim=-1)
     return apart.fill_diagonal_(torch.inf).argmin(dim=1)
 
 

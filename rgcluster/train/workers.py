@@ -1,4 +1,4 @@
-"""Collective operations of workers: average gradients and losses, broadcast a state."""
+"""Collective operations of workers: average gradients and losses, gather rows, broadcast a state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rgcluster.base.checkpoint import join_tree, take_snapshot
 from rgcluster.train.stage import Worker
 from rgcluster.translate.device import Device
 
-__all__ = ["distribute", "from_first", "mean_over_workers", "synchronised"]
+__all__ = ["distribute", "from_first", "mean_over_workers", "rows_of_all", "synchronised"]
 
 Tree = dict[str, Any]
 
@@ -41,6 +41,21 @@ def mean_over_workers(values: Tensor, worker: Worker) -> Tensor:
         torch.distributed.all_reduce(values)
         values = values / worker.world
     return values
+
+
+def rows_of_all(values: Tensor, world: int) -> tuple[Tensor, int]:
+    """Return the rows [B, ...] of all workers, and the place of this one's first; parts may differ in length."""
+    if world == 1:
+        return values, 0
+    counts = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(world)]
+    torch.distributed.all_gather(counts, torch.full_like(counts[0], len(values)))
+    lengths = [int(count) for count in counts]
+    padded = values.new_zeros(max(lengths), *values.shape[1:])
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    torch.distributed.all_gather(parts, padded)
+    joined = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+    return joined, sum(lengths[: torch.distributed.get_rank()])
 
 
 def from_first(found: tuple[int, Tree] | None, worker: Worker) -> tuple[int, Tree] | None:

@@ -47,6 +47,7 @@ from rgcluster.errors import ConfigError, DataError
 from rgcluster.model.handover import save_networks
 from rgcluster.model.noise import Draw, keyed_uniform
 from rgcluster.model.triplets import choose_categories
+from rgcluster.train.steps.other_domains import OtherDomains
 from rgcluster.train.steps.triplet_stream import GenerateTriplets
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -604,7 +605,7 @@ def test_triplets_do_not_depend_on_the_batch(generator: GenerateTriplets) -> Non
 
 
 def test_a_set_of_one_domain_still_gives_triplets(generator: GenerateTriplets) -> None:
-    """Where no other domain exists the last draw is taken, and nothing hangs."""
+    """Where no other domain exists any image is taken, and nothing hangs."""
     index = replace(generator.source.index, labels=np.zeros_like(generator.source.index.labels))
     alike = copy_with(generator, index.labels[:, :5])
     made = alike(stream_block(generator.source, 0, np.arange(4)))
@@ -613,7 +614,9 @@ def test_a_set_of_one_domain_still_gives_triplets(generator: GenerateTriplets) -
 
 def copy_with(generator: GenerateTriplets, domains: np.ndarray) -> GenerateTriplets:
     alike = object.__new__(GenerateTriplets)
-    alike.__dict__.update(generator.__dict__, domains=domains)
+    alike.__dict__.update(
+        generator.__dict__, domains=domains, others=OtherDomains(domains, balanced=False)
+    )
     return alike
 
 

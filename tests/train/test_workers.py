@@ -17,6 +17,15 @@ from torch import Tensor
 from rgcluster.base.checkpoint import TENSORS
 
 SMALL = ("guidance.variants=[rg-unit]", "model.retrieval_colours=2")
+PASTED = (
+    "guidance.variants=[gmm-unit-continued,rg-unit]",
+    *(
+        f"{stage}.loss.{key}"
+        for stage in ("translation", "guidance")
+        for key in ("cycle_form=back-translation", "pasted=0.5")
+    ),
+)
+"""What is pasted without retrieval comes from another row of the batch, which may lie in another piece or worker."""
 
 
 def require_same(found: tuple[dict[str, float], dict[str, Tensor]], whole: Any) -> None:
@@ -29,18 +38,25 @@ def require_same(found: tuple[dict[str, float], dict[str, Tensor]], whole: Any) 
         assert (gradients[name] - value).abs().max() < 1e-2 * scale, name
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_batch_in_pieces_is_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    studio = Studio(tmp_path, monkeypatch, *SMALL)
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [*((stage, SMALL) for stage in STAGES), ("translation", PASTED), ("guidance", PASTED)],
+)
+def test_a_batch_in_pieces_is_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, overrides: tuple[str, ...]
+) -> None:
+    studio = Studio(tmp_path, monkeypatch, *overrides)
     whole = one_step(studio.stage(stage))
     for pieces in (2, 3):  # of 8 rows: 4 and 4; 3, 3 and 2
         require_same(one_step(studio.stage(stage, accumulate=pieces)), whole)
 
 
-@pytest.mark.parametrize(("batch", "world"), [(32, 2), (9, 2)])
-def test_two_workers_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, world: int) -> None:
+@pytest.mark.parametrize(("batch", "world", "overrides"), [(32, 2, SMALL), (9, 2, SMALL), (9, 2, PASTED)])
+def test_two_workers_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, world: int, overrides: tuple[str, ...]
+) -> None:
     """2 x 16 rows are 1 x 32; 4 and 5 rows are 9, too."""
-    overrides = (*SMALL, *(f"{stage}.batch_size={batch}" for stage in STAGES))
+    overrides = (*overrides, *(f"{stage}.batch_size={batch}" for stage in STAGES))
     studio = Studio(tmp_path, monkeypatch, *overrides)
     line = [sys.executable, str(SUPPORT / "worker.py"), str(tmp_path), str(world)]
     workers = [subprocess.Popen([*line, str(rank), *overrides], cwd=SUPPORT) for rank in range(world)]

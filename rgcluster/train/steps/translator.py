@@ -24,9 +24,9 @@ from rgcluster.model.losses import (
     weighted_sum,
 )
 from rgcluster.model.networks import Discriminator
-from rgcluster.model.translator import Batch, Guide, TranslationObjective, Translator, update_ema
+from rgcluster.model.translator import Batch, Guide, TranslationObjective, Translator, closest, update_ema
 from rgcluster.train.steps.optimizer import Optimizer
-from rgcluster.train.workers import distribute, synchronised
+from rgcluster.train.workers import distribute, rows_of_all, synchronised
 from rgcluster.translate.device import Device
 
 __all__ = ["Piece", "Sums", "TranslatorTrainer", "weighted"]
@@ -54,7 +54,7 @@ class TranslatorTrainer:
         perceptual: nn.Module | None = None,
     ) -> None:
         self.config, self.stage, self.device = config, stage, device
-        self._kind = config.data.domains
+        self._kind, self._world = config.data.domains, world
         self._class_weights = _class_weights(config, stage.loss, device)
         self.translator, self.discriminator = translator, discriminator
         device.lay_out(translator, translator.style_encoder, discriminator)
@@ -90,6 +90,8 @@ class TranslatorTrainer:
         attention, whole = self._strength(step), len(pieces) == 1
         if self.attention(step) < 1:  # a mask that is not in force repaints nothing in particular
             pieces = [piece._replace(batch=replace(piece.batch, pasted=None)) for piece in pieces]
+        elif pieces[0].batch.pasted is not None and pieces[0].guide is None:
+            pieces = self._with_others(pieces)
         made, sums = None, Sums()
         penalised = is_penalised(self.stage.loss, step)  # compiled networks have no second derivative
         self._discriminator_optimizer.zero_grad()
@@ -131,6 +133,23 @@ class TranslatorTrainer:
         decay = min(self.stage.ema, (1 + step) / (10 + step)) if self.stage.ema_ramp else self.stage.ema
         update_ema(self.average, self.translator, decay)
         return sums.values
+
+    @torch.no_grad()
+    def _with_others(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Return the pieces with the images to paste without references: the closest of the step's whole batch.
+
+        So the step is the same however its batch is cut.
+        """
+        batches = [piece.batch for piece in pieces]
+        image, first = rows_of_all(torch.cat([batch.image for batch in batches]), self._world)
+        target, _ = rows_of_all(torch.cat([batch.target for batch in batches]), self._world)
+        domain, _ = rows_of_all(torch.cat([batch.domain for batch in batches]), self._world)
+        counts = [len(batch.image) for batch in batches]
+        others = image[closest(target, domain)[first : first + sum(counts)]].split(counts)
+        return [
+            piece._replace(batch=replace(piece.batch, other=other))
+            for piece, other in zip(pieces, others, strict=True)
+        ]
 
     @torch.no_grad()
     def _fake(self, piece: Piece, attention: float | Tensor) -> Tensor:

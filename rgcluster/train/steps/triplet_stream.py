@@ -19,14 +19,13 @@ from rgcluster.model.handover import load_translator
 from rgcluster.model.noise import Draw, keyed_integers, keyed_uniform
 from rgcluster.model.triplets import choose_categories, generate_negatives
 from rgcluster.train.steps.ingest import Ingest
+from rgcluster.train.steps.other_domains import TRIES, OtherDomains
 from rgcluster.translate.device import pick_device
 from rgcluster.translate.tensors import to_images, to_pixels
 
 __all__ = ["GenerateTriplets", "triplet_dataset"]
 
 Block = dict[str, npt.NDArray[Any]]
-
-TRIES = 16
 
 
 def triplet_dataset(
@@ -56,12 +55,14 @@ class GenerateTriplets:
         self.source: ImageSource = ray.get(source) if isinstance(source, ray.ObjectRef) else source
         self.device = pick_device(config.cluster, gpu=gpu)
         self.domains = self.source.index.columns(columns)
+        self.others = OtherDomains(self.domains, balanced=config.data.balance)
         self.ingest = Ingest(config, columns, self.domains, self.device)
         self.translator = load_translator(Location(translator), config).to(self.device.torch)
 
     def __call__(self, block: Block) -> Block:
         step, row, own = block["step"], block["row_id"], self.domains[block["row"]]
-        # t differs from x's own domain; r, the domain of a random other image, from both.
+        # t differs from x's own domain; r, the domain of a random other image, from both. With two domains r is x's
+        # own: the hard negative must not be of the target's.
         target_row = self._rows_of_other_domains(Draw.TARGET, step, row, [own])
         target = self.domains[target_row]
         reference_row = self._rows_of_other_domains(Draw.REFERENCE, step, row, [own, target])
@@ -105,11 +106,4 @@ class GenerateTriplets:
         row: npt.NDArray[np.int64],
         avoid: list[npt.NDArray[np.int8]],
     ) -> npt.NDArray[np.int64]:
-        """Return for each row the first of `TRIES` keyed draws whose domain is not in `avoid`, else the last draw."""
-        numbers = keyed_integers(self.config.seed, draw, step, row, TRIES)
-        drawn = (numbers % np.uint64(len(self.domains))).astype(np.int64)
-        fits = np.ones(drawn.shape, bool)
-        for domain in avoid:
-            fits &= (self.domains[drawn] != domain[:, None]).any(axis=2)
-        fits[:, -1] = True
-        return drawn[np.arange(len(drawn)), fits.argmax(axis=1)]
+        return self.others.draw(keyed_integers(self.config.seed, draw, step, row, TRIES), avoid)
