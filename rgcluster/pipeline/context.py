@@ -25,7 +25,10 @@ from rgcluster.store.disk.snapshot import Manifest, read_manifest
 from rgcluster.store.shard.shard import IndexSettings
 from rgcluster.store.store import RayStore, list_stores
 
-__all__ = ["RunContext", "Shared"]
+__all__ = ["RunContext", "Shared", "SourceKey"]
+
+SourceKey = tuple[str, float, int, int, tuple[str, ...]]
+"""Split, fraction, crop and size, and the attributes by whose domains a balanced stream draws."""
 
 _REPORTED_FROM = 20_000
 """Number of images from which opening them shows progress."""
@@ -41,7 +44,7 @@ class Shared:
 
     stages: Location
     base: Location
-    sources: dict[tuple[str, float], ImageSource] = field(default_factory=dict)
+    sources: dict[SourceKey, ImageSource] = field(default_factory=dict)
     trials: int = 1
 
     def place(self, stage: str, depends: Mapping[str, Any]) -> Location:
@@ -69,12 +72,18 @@ class RunContext:
         return self.open(split, self.config.data.fraction if split == "train" else 1.0)
 
     def open(self, split: str, fraction: float = 1.0) -> ImageSource:
-        key = (split, fraction)
+        key = self._key(split, fraction)
         if key not in self._sources:
             reported = self.shards.splits.get(split, 0) * fraction >= _REPORTED_FROM
             with task(self.title(f"{split} images")) if reported else nullcontext() as update:
                 self._sources[key] = open_source(self.shards, self.config.data, split, fraction, update)
         return self._sources[key]
+
+    def _key(self, split: str, fraction: float) -> SourceKey:
+        """Return what the images of a split depend on: runs that share a directory may differ in it."""
+        data = self.config.data
+        balanced = tuple(data.attributes) if data.balance else ()
+        return split, fraction, data.crop, data.image_size, balanced
 
     def measured(self, split: str) -> ImageSource:
         """Return the images of a split that an evaluation looks at: all, or a sample of many."""
@@ -86,7 +95,7 @@ class RunContext:
             return {"train": self.source("train")}
         # Images that only the store needs are read once, so they are not kept decoded.
         uncached = self.config.data.model_copy(update={"cache_mib": 0})
-        opened = self._sources.get(("train", 1.0))
+        opened = self._sources.get(self._key("train", 1.0))
         train = opened or (
             self.source("train")
             if self.config.data.fraction >= 1

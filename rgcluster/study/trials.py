@@ -24,7 +24,7 @@ from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, RGClusterError, Terminated, root_cause
-from rgcluster.pipeline.context import Shared
+from rgcluster.pipeline.context import Shared, SourceKey
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
 from rgcluster.train.preemption import STOPPED, request_stop, stoppable
@@ -45,7 +45,7 @@ class Plan:
     root: Location
     config: Config
     shards: ShardSet
-    sources: dict[tuple[str, float], Any]
+    sources: dict[SourceKey, Any]
     trials: int
     loss: str
     """The key of `metrics.jsonl` by which ASHA ranks trials; lower is better."""
