@@ -121,10 +121,10 @@ def _reference(context: RunContext, directory: Location) -> None:
 
 def _evaluation(context: RunContext, directory: Location) -> None:
     """Measure every model; write `evaluation/results.json`."""
-    rows, _ = load_precision(stage_directory(context.run, "precision"))
+    rows, queries = load_precision(stage_directory(context.run, "precision"))
     name, measuring = context.name_of_store("evaluation"), context.measuring()
     with task(context.title("evaluation")) as update:
-        evaluate_run(measuring, name, context.start_store, rows, package_versions(), update)
+        evaluate_run(measuring, name, context.start_store, rows, queries, package_versions(), update)
 
 
 def _train(context: RunContext, directory: Location, name: str, upstream: dict[str, str]) -> None:

@@ -10,6 +10,12 @@ from rgcluster.base.progress import console
 from rgcluster.base.rundir import RESULTS, stage_directory
 from rgcluster.config import Config
 from rgcluster.errors import ConfigError
+from rgcluster.evaluate.measure.differences import (
+    Terms,
+    judged,
+    precision_differences,
+    translation_differences,
+)
 from rgcluster.evaluate.measure.evaluation import measurements
 from rgcluster.evaluate.measure.inputs import UNPAINTED
 from rgcluster.evaluate.measure.measured import load_measured
@@ -17,9 +23,9 @@ from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.evaluate.measure.queries import load_precision
 from rgcluster.evaluate.measure.reference import load_reference
 from rgcluster.evaluate.metrics.averages import averaged
+from rgcluster.evaluate.metrics.catalogue import title_of
 from rgcluster.pipeline.run import Pipeline
 from rgcluster.study.cells import Cell, Study
-from rgcluster.study.differences import Terms, judged, precision_differences, translation_differences
 
 __all__ = ["COUNTS", "FRACTIONS", "TABLES", "check_table", "make_table"]
 
@@ -162,7 +168,7 @@ def _differences(number: int, trained: dict[str, list[Trained]]) -> Iterable[dic
     if number in (2, 7):
         for other in (BASELINE, "rg-unit-random", "gmm-unit"):
             yield from _compare(
-                f"rg-unit − {other}", columns[0], [(1, 0, "rg-unit"), (-1, 0, other)], columns
+                title_of("rg-unit", other), columns[0], [(1, 0, "rg-unit"), (-1, 0, other)], columns
             )
     elif number == 3:
         for place, share in enumerate(FRACTIONS):

@@ -10,10 +10,10 @@ import pytest
 from results import made_results
 
 from rgcluster.errors import ConfigError
+from rgcluster.evaluate.measure.differences import precision_differences, translation_differences
 from rgcluster.evaluate.measure.measured import SINGLE
 from rgcluster.evaluate.metrics.catalogue import METRICS, RETRIEVAL, TRANSLATION, named_metrics
 from rgcluster.evaluate.report.tables import translation_columns
-from rgcluster.study.differences import precision_differences, translation_differences
 from rgcluster.study.sweep import SweepOptions, sweep
 
 DRAWN_ONLY = {"edit", "keep", "counterfactual"}

@@ -22,6 +22,7 @@ from rgcluster.config import Config
 from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.index import RowIndex
 from rgcluster.evaluate.measure.inputs import hashed_order
+from rgcluster.evaluate.metrics.catalogue import METRICS
 from rgcluster.evaluate.report.curves import loss_charts
 from rgcluster.evaluate.report.paper import (
     PAPER_ACC_PER_ATTRIBUTE,
@@ -170,7 +171,8 @@ def test_page_escapes_its_values(tmp_path: Path) -> None:
     [
         ({"kid": 0.007, "acc": 0.93, "counterfactual": 0.06}, "Retrieval helps in this run: better on KID"),
         ({"kid": 0.013}, "Retrieval does not help in this run: better on nothing, worse on KID"),
-        ({"kid": 0.0119, "acc": 0.901}, "Retrieval does not help in this run: no metric differs"),
+        ({"kid": 0.0119, "acc": 0.901}, "Retrieval does not help in this run: no interval of a difference leaves"),
+        ({"edit": 0.02, "keep": 0.09}, "Retrieval is a trade in this run: better on edit error, worse on keep error."),
         ({"kid": 0.007, "acc": 0.85}, "Retrieval is a trade in this run: better on KID"),
     ],
 )  # fmt: skip
@@ -178,7 +180,7 @@ def test_reading_of_the_baseline(values: dict[str, float], verdict: str) -> None
     assert reading(made_results(**values))[0].startswith(verdict)
 
 
-def test_reading_without_spread_judges_nothing() -> None:
+def test_reading_without_intervals_judges_nothing() -> None:
     sentences = reading(made_results(spread=None, kid=0.001))
     assert sentences[0].startswith("It is not judged whether retrieval helps")
     assert not any(" better (" in sentence or "more often" in sentence for sentence in sentences)
@@ -228,19 +230,28 @@ def test_limits_name_data_seeds_fid_and_features() -> None:
     notes = " ".join(limits(made_results()))
     for words in (
         "CelebA",
-        "3 evaluation seeds only",
+        "3 evaluation seeds and verdicts the test images only",
         "FID is missing: 48 images",
         "features of efficientnet-lite0",
     ):
         assert words in notes
 
 
-def test_a_difference_of_exactly_the_spreads_is_none() -> None:
-    kid = SimpleNamespace(key="kid", name="KID", lower_is_better=True, text=lambda row: str(row["kid"]))
-    ours, other = {"kid": 1.0, "kid_spread": 0.5}, {"kid": 2.0, "kid_spread": 0.5}
-    assert compare(ours, other, kid).verdict == "no difference"  # type: ignore[arg-type, union-attr]
-    assert compare(ours | {"kid": 0.9}, other, kid).verdict == "better"  # type: ignore[arg-type, union-attr]
-    assert compare({"kid": None}, other, kid) is None  # type: ignore[arg-type]
+def test_a_verdict_is_that_of_the_interval_whatever_the_values() -> None:
+    results, metric = made_results(kid=0.001), METRICS["kid"]
+
+    def verdict() -> str | None:
+        found = compare(results, "translation", "rg-unit", "gmm-unit-continued", metric)
+        return found and found.verdict
+
+    assert verdict() == "better"
+    for record in results["differences"]:
+        record["verdict"] = "no difference"
+    assert verdict() == "no difference"
+    del results["differences"]
+    assert verdict() == "not judged"
+    results["tables"]["translation"][-2]["kid"] = None
+    assert verdict() is None
 
 
 def test_papers_means_are_the_means_of_its_attributes() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rgcluster.evaluate.measure.differences import AGAINST, NEGATIVES_AGAINST
+from rgcluster.evaluate.metrics.catalogue import RETRIEVAL, TRANSLATION, title_of
+
 DOMAINS = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 
 
@@ -34,7 +37,7 @@ def translation_row(model: str, spread: float | None = 0.001, **values: Any) -> 
 
 
 def made_results(spread: float | None = 0.001, **values: Any) -> dict[str, Any]:
-    """Equal models, but for `values` of rg-unit."""
+    """Equal models, but for `values` of rg-unit; with a spread, differences beyond twice of it have a verdict."""
     rows = [translation_row(name, spread) for name in MODELS[:-1]] + [
         translation_row("rg-unit", spread, **values)
     ]
@@ -57,7 +60,24 @@ def made_results(spread: float | None = 0.001, **values: Any) -> dict[str, Any]:
             "versions": {"ray": "2.60.0"},
         },
         "tables": {"translation": [*rows, real], "retrieval": found},
+        "differences": _differences([*rows, *found], 2 * spread) if spread else [],
     }  # fmt: skip
+
+
+def _differences(rows: list[dict[str, Any]], reach: float) -> list[dict[str, Any]]:
+    by_name = {row.get("model", row.get("negatives")): row for row in rows}
+    pairs = [("rg-unit", other, TRANSLATION) for other in AGAINST]
+    pairs += [(ours, other, RETRIEVAL) for ours, others in NEGATIVES_AGAINST.items() for other in others]
+    records = []
+    for ours, other, metrics in pairs:
+        for metric in metrics:
+            a, b = by_name[ours].get(metric.key), by_name[other].get(metric.key)
+            if a is None or b is None:
+                continue
+            verdict = "better" if (a < b) == metric.lower_is_better else "worse"
+            record = {"comparison": title_of(ours, other), "metric": metric.key, "difference": a - b}
+            records.append({**record, "verdict": verdict if abs(a - b) > reach else "no difference"})
+    return records
 
 
 def made_probe(random: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rgcluster.base.rundir import RESULTS, networks_of, stage_directory
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.stream import ImageSource, batches
+from rgcluster.evaluate.measure.differences import run_differences
 from rgcluster.evaluate.measure.inputs import IDENTITY, TRUTH, columns_of_domain, evaluation_inputs
 from rgcluster.evaluate.measure.measure import Measure, Task
 from rgcluster.evaluate.measure.measured import is_measured, load_measured, measured_place, save_measured
@@ -67,19 +68,20 @@ class Evaluation:
 
 def evaluate_run(
     evaluation: Evaluation, store_name: str, start_store: StartStore, retrieval: Sequence[Mapping[str, Any]],
-    versions: Mapping[str, str], progress: Progress,
+    queries: Columns, versions: Mapping[str, str], progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure the models that are not measured yet; write and return the run's `results.json`."""
+    """Measure the models that are not measured yet; write and return the run's `results.json`.
+
+    `retrieval` has the rows of the retrieval networks, `queries` the shares of each query (`load_precision`).
+    """
     places = measurements(evaluation)
     missing = tuple(name for name, place in places.items() if not is_measured(place))
     reference = load_reference(evaluation.reference)
     if missing:
         with start_store(store_name):
             _measure(evaluation, store_name, missing, places, reference, progress)
-    rows = [
-        {**_about(name, evaluation.config), **over_seeds(load_measured(place).values)}
-        for name, place in places.items()
-    ]
+    measured = {name: load_measured(place) for name, place in places.items()}
+    rows = [{**_about(name, evaluation.config), **over_seeds(one.values)} for name, one in measured.items()]
     rows.append(_real_row(evaluation, reference))
     results = {
         "protocol": {
@@ -87,6 +89,10 @@ def evaluate_run(
         },
         "training_seed": evaluation.config.seed,
         "tables": {"translation": rows, "retrieval": list(retrieval)},
+        "differences": run_differences(
+            {name: one.images for name, one in measured.items()}, queries, reference, len(evaluation.test.index),
+            drawn=TRUTH in places,
+        ),
         "probe": _probe(evaluation),
     }  # fmt: skip
     (stage_directory(evaluation.run, "evaluation") / RESULTS).write_json(results)

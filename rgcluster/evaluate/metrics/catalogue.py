@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-__all__ = ["METRICS", "RETRIEVAL", "TRANSLATION", "Metric", "named_metrics"]
+__all__ = ["METRICS", "RETRIEVAL", "TRANSLATION", "Metric", "named_metrics", "title_of"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,8 @@ def named_metrics(results: Mapping[str, Any]) -> dict[str, Metric]:
     if any(row.get("kid") is not None and row["kid"] >= 1 for row in rows):  # untrained, or other features
         return metrics | {"kid": replace(kid, scale=1.0)}
     return metrics | {"kid": replace(kid, name=f"{kid.name} ×{kid.scale:.0f}")}
+
+
+def title_of(ours: str, other: str) -> str:
+    """Return the name of the comparison of two models."""
+    return f"{ours} − {other}"

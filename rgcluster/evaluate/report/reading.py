@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rgcluster.evaluate.metrics.catalogue import METRICS, Metric, named_metrics
+from rgcluster.evaluate.metrics.catalogue import METRICS, Metric, named_metrics, title_of
 from rgcluster.evaluate.report.tables import MODEL_NAMES
 
 __all__ = ["Comparison", "compare", "counted", "inflated_inception", "limits", "reading"]
 
 Results = Mapping[str, Any]
-Row = Mapping[str, Any]
 
-COMPARED = ("kid", "acc", "counterfactual", "edit")
-"""The metrics on which two models are compared in a sentence."""
+COMPARED = ("kid", "acc", "edit", "keep", "counterfactual", "diversity")
+"""The metrics on which two translators are compared in a sentence."""
+
+NO_INTERVALS = "these results hold no intervals; remove `evaluation/` and run `rgcluster evaluate` again"
 
 LOOKS = 2.0
 """Below this mean change of the pictures, of 255, the network hardly uses its neighbours."""
@@ -30,33 +31,32 @@ class Comparison:
     numbers: str
 
 
-def compare(ours: Row, other: Row, metric: Metric) -> Comparison | None:
-    """Compare a difference with the sum of both spreads; None where a value is missing."""
-    a, b = ours.get(metric.key), other.get(metric.key)
-    if a is None or b is None:
+def compare(results: Results, kind: str, ours: str, other: str, metric: Metric) -> Comparison | None:
+    """Compare two models of a table, `translation` or `retrieval`; None where a value is missing.
+
+    The verdict is that of the interval in `differences`, with Holm's correction; results without one are not judged.
+    """
+    key = "model" if kind == "translation" else "negatives"
+    rows = {row[key]: row for row in results["tables"][kind]}
+    if any(rows[name].get(metric.key) is None for name in (ours, other)):
         return None
-    numbers = f"{metric.text(ours)} against {metric.text(other)}"
-    spreads = [row.get(f"{metric.key}_spread") for row in (ours, other)]
-    known = [spread for spread in spreads if spread is not None]
-    if not known:
-        return Comparison(metric, "not judged", numbers)
-    if abs(a - b) <= sum(known):
-        return Comparison(metric, "no difference", numbers)
-    better = (a < b) == metric.lower_is_better
-    return Comparison(metric, "better" if better else "worse", numbers)
+    numbers = f"{metric.text(rows[ours])} against {metric.text(rows[other])}"
+    verdicts = [
+        record["verdict"]
+        for record in results.get("differences", ())
+        if (record["comparison"], record["metric"]) == (title_of(ours, other), metric.key)
+    ]
+    return Comparison(metric, verdicts[0] if verdicts else "not judged", numbers)
 
 
 def reading(results: Results) -> list[str]:
     """Return sentences on retrieval against none, nearest against random neighbours, and the negatives."""
-    rows = {row["model"]: row for row in results.get("tables", {}).get("translation", [])}
-    found = {row["negatives"]: row for row in results.get("tables", {}).get("retrieval", [])}
-    named = named_metrics(results)
-    metrics = [named[key] for key in COMPARED]
+    models = {row["model"] for row in results.get("tables", {}).get("translation", [])}
     return [
-        *_against_baseline(rows, metrics),
-        *_against_random(rows, metrics),
+        *_against_baseline(results, models),
+        *_against_random(results, models),
         *_use_of_retrieval(results.get("probe")),
-        *_negatives(found),
+        *_negatives(results),
         *inflated_inception(results),
     ]
 
@@ -81,15 +81,15 @@ def inflated_inception(results: Results) -> list[str]:
     ]
 
 
-def _against_baseline(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[str]:
-    if "rg-unit" not in rows:
+def _against_baseline(results: Results, models: set[str]) -> list[str]:
+    if "rg-unit" not in models:
         return ["RG-UNIT was not measured, so these results say nothing about retrieval."]
-    if "gmm-unit-continued" not in rows:
+    if "gmm-unit-continued" not in models:
         return [
             "It is unknown whether retrieval helps: GMM-UNIT was not continued without retrieval (add "
             "gmm-unit-continued to guidance.variants), so further training alone may explain a difference."
         ]
-    judged = _judged(rows["rg-unit"], rows["gmm-unit-continued"], metrics)
+    judged = _judged(results, "gmm-unit-continued")
     lead = "RG-UNIT against GMM-UNIT continued for the same number of steps without retrieval"
     return [f"{_baseline_verdict(judged)} {lead}: {_list_verdicts(judged)}."] if judged else []
 
@@ -97,20 +97,20 @@ def _against_baseline(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> lis
 def _baseline_verdict(judged: Sequence[Comparison]) -> str:
     better, worse = _named(judged, "better"), _named(judged, "worse")
     if all(item.verdict == "not judged" for item in judged):
-        return "It is not judged whether retrieval helps: one evaluation seed gives no spread."
+        return f"It is not judged whether retrieval helps: {NO_INTERVALS}."
     if better and worse:
         return f"Retrieval is a trade in this run: better on {better}, worse on {worse}."
     if better:
         return f"Retrieval helps in this run: better on {better}."
     if worse:
         return f"Retrieval does not help in this run: better on nothing, worse on {worse}."
-    return "Retrieval does not help in this run: no metric differs beyond the spread."
+    return "Retrieval does not help in this run: no interval of a difference leaves zero out."
 
 
-def _against_random(rows: Mapping[str, Row], metrics: Sequence[Metric]) -> list[str]:
-    if "rg-unit" not in rows or "rg-unit-random" not in rows:
+def _against_random(results: Results, models: set[str]) -> list[str]:
+    if not {"rg-unit", "rg-unit-random"} <= models:
         return []
-    judged = _judged(rows["rg-unit"], rows["rg-unit-random"], metrics)
+    judged = _judged(results, "rg-unit-random")
     if not judged:
         return []
     return [f"{_random_verdict(judged)} Nearest against random: {_list_verdicts(judged)}."]
@@ -142,12 +142,12 @@ def _use_of_retrieval(probe: Mapping[str, Any] | None) -> list[str]:
     return [f"{used}. {numbers}"]
 
 
-def _negatives(rows: Mapping[str, Row]) -> list[str]:
+def _negatives(results: Results) -> list[str]:
+    rows = {row["negatives"] for row in results.get("tables", {}).get("retrieval", [])}
     best = next((name for name in ("all", "hard", "medium", "easy") if name in rows), "")
-    pairs = [
-        (ours, other) for ours, other in ((best, "random"), ("all", "easy")) if {ours, other} <= set(rows)
-    ]
-    judged = [(*pair, compare(rows[pair[0]], rows[pair[1]], METRICS["p10_attributes"])) for pair in pairs]
+    pairs = [(ours, other) for ours, other in ((best, "random"), ("all", "easy")) if {ours, other} <= rows]
+    metric = METRICS["p10_attributes"]
+    judged = [(*pair, compare(results, "retrieval", *pair, metric)) for pair in pairs]
     return [_precision(item, ours, other) for ours, other, item in judged if item]
 
 
@@ -158,8 +158,8 @@ def _precision(item: Comparison, ours: str, other: str) -> str:
     how = {
         "better": f"finds the target attributes more often than {against}{show}",
         "worse": f"finds the target attributes less often than {against}{show}",
-        "no difference": f"finds the target attributes as often as {against}{show}, within the spread",
-        "not judged": f"is not judged against {against}, because one evaluation seed gives no spread",
+        "no difference": f"finds the target attributes as often as {against}{show}, as far as these queries tell",
+        "not judged": f"is not judged against {against}: {NO_INTERVALS}",
     }[item.verdict]
     return f"A retrieval network trained with {kinds} negatives {how}. P@10 is {item.numbers}."
 
@@ -178,8 +178,8 @@ def limits(results: Results) -> list[str]:
     notes = [
         f"The paper's numbers are for photographs (CelebA) at 128 pixels, ours for {data}"
         f"{f' at {size} pixels' if size else ''}: they are shown side by side but {apart}.",
-        "Every model was trained once, from one training seed; the spread covers "
-        f"{counted(seeds, 'evaluation seed')} only, so another training seed could reverse a small difference.",
+        f"Every model was trained once, from one training seed: spreads cover {counted(seeds, 'evaluation seed')} and "
+        "verdicts the test images only, so another training seed could reverse a small difference.",
     ]
     reasons = sorted({row["fid_note"] for row in rows if row.get("fid") is None and row.get("fid_note")})
     if reasons:
@@ -197,8 +197,9 @@ def limits(results: Results) -> list[str]:
     return notes
 
 
-def _judged(ours: Row, other: Row, metrics: Sequence[Metric]) -> list[Comparison]:
-    found = (compare(ours, other, metric) for metric in metrics)
+def _judged(results: Results, other: str) -> list[Comparison]:
+    named = named_metrics(results)
+    found = (compare(results, "translation", "rg-unit", other, named[key]) for key in COMPARED)
     return [item for item in found if item is not None]
 
 
@@ -211,10 +212,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _list_verdicts(judged: Sequence[Comparison]) -> str:
-    words = {"no difference": "no difference beyond the spread"}
-    return "; ".join(
-        f"{item.metric.name} {words.get(item.verdict, item.verdict)} ({item.numbers})" for item in judged
-    )
+    return "; ".join(f"{item.metric.name} {item.verdict} ({item.numbers})" for item in judged)
 
 
 def counted(number: int, noun: str) -> str:

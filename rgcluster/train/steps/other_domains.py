@@ -57,8 +57,8 @@ class OtherDomains:
             return int(rows[int(numbers[1]) % len(rows)])
         ends = np.cumsum([len(members[domain]) for domain in chosen])
         place = int(numbers[0]) % int(ends[-1])
-        domain = int(np.searchsorted(ends, place, side="right"))
-        return int(members[chosen[domain]][place - ends[domain]])
+        at = int(np.searchsorted(ends, place, side="right"))
+        return int(members[chosen[at]][place - ends[at]])
 
     @cached_property
     def _by_domain(self) -> tuple[npt.NDArray[np.int8], list[Rows]]:

@@ -1,14 +1,14 @@
-"""The differences between models in the tables, with intervals, p-values and verdicts."""
+"""The differences between models of a run or a table, with intervals, p-values and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rgcluster.evaluate.measure.reference import Reference
-from rgcluster.evaluate.metrics.catalogue import RETRIEVAL, TRANSLATION, Metric
+from rgcluster.evaluate.metrics.catalogue import RETRIEVAL, TRANSLATION, Metric, title_of
 from rgcluster.evaluate.metrics.intervals import (
     LEVEL,
     Images,
@@ -21,10 +21,48 @@ from rgcluster.evaluate.metrics.intervals import (
     mean,
 )
 
-__all__ = ["Terms", "judged", "precision_differences", "translation_differences"]
+__all__ = [
+    "AGAINST",
+    "NEGATIVES_AGAINST",
+    "Terms",
+    "judged",
+    "precision_differences",
+    "run_differences",
+    "translation_differences",
+]
+
+AGAINST = ("gmm-unit-continued", "rg-unit-random")
+"""The translators with which the report of a run compares RG-UNIT."""
+NEGATIVES_AGAINST = {
+    "all": ("easy", "random"),
+    "hard": ("random",),
+    "medium": ("random",),
+    "easy": ("random",),
+}
+"""For each retrieval network, those with which the report of a run compares it."""
+
 
 Terms = Sequence[tuple[float, Images]]
 """Coefficients and models; a plain difference is (1, ours), (-1, the other)."""
+
+
+def run_differences(
+    models: Mapping[str, Images], queries: Images, reference: Reference, num_test: int, *, drawn: bool
+) -> list[dict[str, Any]]:
+    """Return the judged differences of one run: of RG-UNIT, and of the retrieval networks' P@10.
+
+    `models` has the measurements of each translator, `queries` those of the retrieval networks.
+    """
+    records = []
+    for other in AGAINST:
+        if "rg-unit" in models and other in models:
+            terms = [[(1.0, models["rg-unit"]), (-1.0, models[other])]]
+            title = title_of("rg-unit", other)
+            records += translation_differences(title, terms, reference, num_test, drawn=drawn)
+    for ours, others in NEGATIVES_AGAINST.items():
+        for other in others:
+            records += precision_differences(ours, other, [queries], num_test)
+    return judged(records)
 
 
 def translation_differences(
@@ -50,7 +88,7 @@ def precision_differences(
     records = []
     for metric in RETRIEVAL:
         key = metric.key
-        if any(f"{ours}/{key}" not in queries for queries in seeds):
+        if any(f"{name}/{key}" not in queries for queries in seeds for name in (ours, other)):
             continue
         terms = [
             [
@@ -60,7 +98,7 @@ def precision_differences(
             for queries in seeds
         ]
         interval = contrast(terms, mean(key), num_test)
-        records.append(_record(f"{ours} − {other}", metric, interval))
+        records.append(_record(title_of(ours, other), metric, interval))
     return records
 
 
