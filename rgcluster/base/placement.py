@@ -139,7 +139,8 @@ def place(config: Config, nodes: Sequence[Node], trials: int = 1) -> Placement:
             f"cluster.gpu = always: {max(1, cluster.workers) * trials} GPUs are needed, the cluster has {gpus} "
             f"({describe_nodes(nodes)}); add machines that have some, or --set cluster.gpu=auto"
         )
-    wanted = cluster.workers or (gpus // trials if gpu else 0) or 1
+    rows = min(config.translation.batch_size, config.retrieval.batch_size, config.guidance.batch_size)
+    wanted = cluster.workers or (min(gpus // trials, rows) if gpu else 0) or 1  # a row for each worker
     _require_gpus(config, wanted, gpus, gpu, trials)
     # Elastic workers: as many as there are devices now.
     number = min(wanted, gpus // trials) * trials if gpu else wanted * trials

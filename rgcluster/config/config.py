@@ -61,7 +61,9 @@ class Config(Section):
                 f"guidance.loss.appearance = {guidance.loss.appearance:g} has no effect with model.fusion = "
                 f"{self.model.fusion}; set model.fusion=attention, or guidance.loss.appearance=0"
             )
-        if not self.model.attention:
+        if self.model.attention:
+            self._mask_in_force()
+        else:
             self._no_mask()
         for stage, loss in (("translation", self.translation.loss), ("guidance", guidance.loss)):
             for name in loss.domain_of:
@@ -77,6 +79,18 @@ class Config(Section):
                     f"{loss.cycle_form}; set back-translation, or {stage}.loss.pasted=0"
                 )
         return self
+
+    def _mask_in_force(self) -> None:
+        """Refuse a stage 1 that ends before its mask is in force, which the later stages rely on."""
+        stage = self.translation
+        full = max(stage.attention_full, stage.attention_from + 1)
+        if full > stage.steps:
+            raise ValueError(
+                f"translation.attention_from = {stage.attention_from} and attention_full = {stage.attention_full}: the "
+                f"mask is not in force after translation.steps = {stage.steps}, and later stages rely on it; "
+                f"set translation.attention_from={stage.steps * 35 // 100} and "
+                f"translation.attention_full={stage.steps * 37 // 100}, or train longer"
+            )
 
     def _no_mask(self) -> None:
         """Refuse what works through the mask, all at once."""

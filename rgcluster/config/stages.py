@@ -45,7 +45,8 @@ class StageConfig(Section):
         2, ge=1, description="newest checkpoints that are kept"
     )
     checkpoint_best: Annotated[str, NotInDigest] = Field(
-        "", description="a loss whose best checkpoint is kept as well, e.g. total"
+        "",
+        description="a loss in metrics.jsonl, total or rg-unit/total, whose best checkpoint is kept, too",
     )
     checkpoint_order: Annotated[Literal["min", "max"], NotInDigest] = "min"
     sample_every: Annotated[int, NotInDigest] = Field(500, ge=1)

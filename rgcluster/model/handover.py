@@ -23,6 +23,7 @@ from rgcluster.model.translator import Translator
 
 __all__ = [
     "encoder_digests",
+    "has_new_discriminator",
     "is_guided",
     "load_discriminator",
     "load_guided",
@@ -60,9 +61,15 @@ def load_translator(location: Location, config: Config) -> Translator:
 
 
 def load_discriminator(location: Location, config: Config) -> Discriminator:
-    """Load stage 1's D."""
+    """Load stage 1's D, or that of stage 3 where it hands one over."""
     tree, _ = load_tree(location)
     return _load(Discriminator(config), tree, "discriminator", location)
+
+
+def has_new_discriminator(location: Location) -> bool:
+    """Return whether stage 1's D is untrained: its networks were imported without one. Stage 3 hands over its own."""
+    imported = read_checkpoint_manifest(location).get("imported", {})
+    return bool(imported.get("discriminator") == "new")
 
 
 def load_retrieval(location: Location, config: Config, translator: Translator) -> dict[str, RetrievalEncoder]:

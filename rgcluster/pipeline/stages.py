@@ -38,7 +38,7 @@ class PipelineStage:
 
     needs: the stages that are finished before it, in order. sections: those of the configuration that it depends
     on. digests: the stages whose networks, or store, it was made with. A `measured` stage depends on the protocol
-    of the evaluation; one that is measured `if_shared` does so where its values meet those of other runs.
+    of the evaluation.
     """
 
     name: str
@@ -47,14 +47,13 @@ class PipelineStage:
     sections: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     measured: bool = False
-    if_shared: bool = False
     weights: tuple[str, ...] = ()
     """Pretrained weights that its workers look for."""
 
     def depends(self, context: RunContext, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the dependencies of the stage; `settings` are those of its sections, and `needs` must be finished."""
         depends = dict(settings) if self.sections else {}
-        if self.measured or (self.if_shared and context.shared):
+        if self.measured:
             depends |= context.measured_by()
         depends |= {stage: context.digest(stage) for stage in self.digests}
         if self.name == "precision":
@@ -177,7 +176,7 @@ STAGES = {
         PipelineStage("reference", _reference, measured=True, weights=MEASURING),
         PipelineStage(
             "evaluation", _evaluation, ("guidance", "precision", "reference"), ("data", "model", "evaluation"),
-            ("guidance",), if_shared=True, weights=MEASURING,
+            ("guidance",), measured=True, weights=MEASURING,
         ),
     )
 }  # fmt: skip

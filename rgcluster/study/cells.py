@@ -10,12 +10,14 @@ If DIR is itself a run, its finished stages are reused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rgcluster.base.storage import Location, digest_json
 from rgcluster.config import Config, with_values
 from rgcluster.data.shards import ShardSet
+from rgcluster.errors import ConfigError
+from rgcluster.evaluate.measure.protocol import difference
 from rgcluster.pipeline.checks import require
 from rgcluster.pipeline.context import Shared
 from rgcluster.pipeline.run import Pipeline
@@ -39,6 +41,17 @@ class Study:
         """Raise ConfigError for the first cell whose run would be refused; nothing is written."""
         for cell in cells:
             require(self._run(cell).checks())
+
+    def require_comparable(self, cells: Sequence[Cell]) -> None:
+        """Raise ConfigError where the runs of two cells would be measured by different protocols."""
+        first, *others = cells
+        for cell in others:
+            apart = difference(self._run(first).protocol(), self._run(cell).protocol())
+            if apart:
+                raise ConfigError(
+                    f"the study would measure its runs by different protocols ({apart}), so nothing could compare "
+                    "them; give them the same value, or train each in a --run of its own"
+                )
 
     def pipeline(self, cell: Cell) -> Pipeline:
         """Prepare the directory of a cell's run and return the run."""

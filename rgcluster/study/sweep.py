@@ -52,6 +52,7 @@ def sweep(
     cells = cells_of(options.axes, options.search, options.samples, config.seed)
     study = Study(root, config, shards)
     study.check(cells)  # before the first of them trains for hours
+    study.require_comparable(cells)
     with Lease(root), ray_session(dashboard=True):
         trials = _run(study, cells, options)
         return _conclude(study, trials, options)

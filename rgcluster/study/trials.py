@@ -97,10 +97,10 @@ def run_trials(
     open_ = [number for number, trial in enumerate(trials) if trial.state == "waiting" or asha]
     if not any(trials[number].state == "waiting" for number in open_):
         return trials
-    steps = plan.config.guidance.steps
-    # One step more than a trial has: at max_t ASHA stops a trial, which has yet to measure.
+    steps = [study.pipeline(cell).config.guidance.steps for cell in cells]
+    # One step more than any trial has: at max_t ASHA stops a trial, which has yet to measure.
     scheduler = (
-        ASHAScheduler(time_attr="step", metric="loss", mode="min", max_t=steps + 1, grace_period=grace)
+        ASHAScheduler(time_attr="step", metric="loss", mode="min", max_t=max(steps) + 1, grace_period=grace)
         if asha
         else None
     )
@@ -131,13 +131,13 @@ def run_trials(
             _note(plan.root, study.pipeline(cells[number]).run.name, "failed", _first_line(result.error))
     if stop.requested:
         raise Terminated(f"sweep: {STOPPED}; the same command continues its trials where they stopped")
-    for trial in trials:
+    for trial, total in zip(trials, steps, strict=True):
         pipeline = study.pipeline(trial.cell)
         if _finished(pipeline):
             trial.state = "finished"
         elif trial.state == "ended":
             trial.state = "stopped" if asha else "failed"
-            why = f"by ASHA, at step {trial.step} of {steps}" if asha else "ended without results"
+            why = f"by ASHA, at step {trial.step} of {total}" if asha else "ended without results"
             _note(plan.root, pipeline.run.name, trial.state, why)
     report(trials)
     return trials
@@ -230,7 +230,7 @@ class _Stop(tune.Stopper):
 class _Watch(tune.Callback):
     """Updates the states of the live table."""
 
-    def __init__(self, trials: list[Trial], steps: int, report: Callable[[list[Trial]], None]) -> None:
+    def __init__(self, trials: list[Trial], steps: Sequence[int], report: Callable[[list[Trial]], None]) -> None:
         self.trials, self.steps, self.report = trials, steps, report
 
     def __getstate__(self) -> dict[str, Any]:
@@ -242,9 +242,10 @@ class _Watch(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        own = self.trials[trial.config["cell"]]
+        number = trial.config["cell"]
+        own = self.trials[number]
         own.step, own.loss = int(result.get("step", own.step)), result.get("loss", own.loss)
-        self._set(trial, "measuring" if own.step >= self.steps else "training")
+        self._set(trial, "measuring" if own.step >= self.steps[number] else "training")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._set(trial, "ended")

@@ -21,7 +21,7 @@ from rgcluster.base.logs.notices import add_notice
 from rgcluster.base.rundir import CHECKPOINTS
 from rgcluster.base.storage import Location
 from rgcluster.config import StageConfig
-from rgcluster.errors import CheckpointError
+from rgcluster.errors import CheckpointError, ConfigError
 
 __all__ = ["CHECKPOINTS", "Checkpoints"]
 
@@ -40,9 +40,17 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, state: Tree, metrics: dict[str, Any]) -> None:
-        """Copy `state` and return; a thread writes it. Raises the error of the previous write."""
+        """Copy `state` and return; a thread writes it. Raises the error of the previous write.
+
+        ConfigError where `metrics`, unless there are none, lack the one that decides which checkpoint is best.
+        """
         self.wait()  # at most one copy of the state waits in memory
-        score = metrics.get(self._settings.checkpoint_best)
+        best = self._settings.checkpoint_best
+        if best and metrics and best not in metrics:
+            raise ConfigError(
+                f"{self._kind}.checkpoint_best = {best} is no key of metrics.jsonl; choose of {', '.join(metrics)}"
+            )
+        score = metrics.get(best)
         self._pending = self._thread.submit(self._write, step, take_snapshot(state), score)
 
     def wait(self) -> None:

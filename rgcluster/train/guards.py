@@ -84,13 +84,16 @@ def explained(kind: str, settings: StageConfig, timeout: float) -> Iterator[None
 
 def memory_advice(kind: str, settings: StageConfig) -> str:
     """Return advice on which settings to lower if `kind` does not fit in memory."""
+    smaller = [
+        f"add --set {kind}.accumulate={2 * settings.accumulate} (the same result in smaller pieces)",
+        "use more workers",
+        f"lower {kind}.batch_size",
+    ]
+    ways = smaller[settings.accumulate >= settings.batch_size :] if settings.batch_size > 1 else []
+    ways += ["drop one of guidance.variants"] if kind == "guidance" else []
     return (
         f"{kind}: out of memory with batch_size {settings.batch_size} in {settings.accumulate} "
-        f"piece{'s' if settings.accumulate > 1 else ''} a worker; "
-        f"add --set {kind}.accumulate={2 * settings.accumulate} (the same result in smaller pieces), "
-        f"use more workers, or lower {kind}.batch_size"
-        + (", the number of guidance.variants" if kind == "guidance" else "")
-        + " or data.image_size"
+        f"piece{'s' if settings.accumulate > 1 else ''} a worker; {', '.join([*ways, 'or lower data.image_size'])}"
     )
 
 

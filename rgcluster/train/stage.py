@@ -92,7 +92,12 @@ class Stage(ABC):
     def rows_of(self, step: int) -> npt.NDArray[np.int64]:
         """Return the rows of the training images in the batch of `step`, over all workers."""
         batch = self.settings.batch_size
-        return self.run.source.order(self.config.seed, batch).rows(step * batch, (step + 1) * batch)
+        return self.run.source.order(self.order_seed, batch).rows(step * batch, (step + 1) * batch)
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the order in which the stage reads its images."""
+        return self.config.seed
 
     def pieces(self, block: dict[str, npt.NDArray[Any]]) -> list[tuple[dict[str, npt.NDArray[Any]], float]]:
         """Cut a step's block into `accumulate` pieces, each with its share.

@@ -7,10 +7,12 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.attributes import parse_target
+from rgcluster.base.checkpoint import MANIFEST
 from rgcluster.base.rundir import networks_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config, DataConfig
-from rgcluster.model.handover import load_discriminator
+from rgcluster.errors import ConfigError, ContradictoryTarget
+from rgcluster.model.handover import has_new_discriminator, load_discriminator, network_digests
 from rgcluster.model.noise import Draw, keyed_normal
 from rgcluster.translate.device import Device
 
@@ -25,8 +27,12 @@ def wanted_changes(text: str, data: DataConfig) -> npt.NDArray[np.int8]:
 
     UnknownAttribute or ContradictoryTarget name the invalid attribute.
     """
-    groups = (data.attributes,) if data.domains == "one-hot" else data.exclusive
-    return np.array(parse_target(text, [KEEP] * len(data.attributes), data.attributes, groups), np.int8)
+    one_hot = data.domains == "one-hot"
+    groups = (data.attributes,) if one_hot else data.exclusive
+    wanted = np.array(parse_target(text, [KEEP] * len(data.attributes), data.attributes, groups), np.int8)
+    if one_hot and (wanted == 0).any() and not (wanted == 1).any():
+        raise ContradictoryTarget(text, "an image is of exactly one of these classes; name the one wanted")
+    return wanted
 
 
 def style_noise(seed: int, samples: int, style_size: int) -> npt.NDArray[np.float32]:
@@ -40,16 +46,26 @@ def style_noise(seed: int, samples: int, style_size: int) -> npt.NDArray[np.floa
 
 
 class Judge:
-    """Stage 1's D as a classifier of an image's attributes."""
+    """Stage 1's D as a classifier of an image's attributes; stage 3's where networks were imported without one."""
 
     def __init__(self, run: Location, config: Config, device: Device) -> None:
-        network = load_discriminator(networks_of(run, "translation"), config)
-        self._network = network.eval().requires_grad_(False).to(device.torch)
-        self._data, self._device = config.data, device
+        self._data, self._run = config.data, run
+        place = networks_of(run, "translation")
+        if has_new_discriminator(place):
+            place = networks_of(run, "guidance")
+            if not (place / MANIFEST).exists() or "discriminator" not in network_digests(place):
+                self._network = None
+                return
+        self._network = load_discriminator(place, config).eval().requires_grad_(False).to(device.torch)
 
     @torch.inference_mode()
     def probabilities(self, images: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Return the probability [B, n] of each attribute in images [B, 3, h, w] in [-1, 1]."""
+        """Return the probability [B, n] of each attribute in images [B, 3, h, w] in [-1, 1]; ConfigError without D."""
+        if self._network is None:
+            raise ConfigError(
+                f"{self._run}: imported without a discriminator and not trained in stage 3 since, so nothing tells "
+                "what an image has; name every attribute of the target (Male,-Young), or import with --discriminator"
+            )
         logits = self._network(images)[1]
         one_hot = self._data.domains == "one-hot"
         return (logits.softmax(dim=1) if one_hot else logits.sigmoid()).cpu().numpy()

@@ -77,6 +77,8 @@ class RunTranslator:
     def _target(self, pixels: UInt8Array, to: str) -> npt.NDArray[np.int8]:
         """Return the target domain [1, n]."""
         wanted = wanted_changes(to, self.config.data)
+        if not (wanted == KEEP).any():
+            return wanted[None]
         image = to_images(pixels[None], self._model.device)
         own = self._judge.domains(self._judge.probabilities(image))
         return np.where(wanted == KEEP, own, wanted)

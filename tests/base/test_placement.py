@@ -52,6 +52,12 @@ def test_two_cores_hold_every_stage() -> None:
     assert placed.workers["guidance"].cpus_per_worker == 0.8
 
 
+def test_of_many_gpus_as_many_work_as_the_smallest_batch_has_rows() -> None:
+    config = smoke("cluster.gpu=auto", "guidance.batch_size=3")
+    assert place(config, [Node(64, 8)]).workers["translation"].workers == 3
+    assert place(config, [Node(64, 2)]).workers["translation"].workers == 2
+
+
 def test_generators_share_their_workers_gpu() -> None:
     placed = place(smoke("retrieval.generators=2"), [Node(8, 1), Node(8, 1)])
     retrieval = placed.workers["retrieval"]

@@ -18,13 +18,14 @@ from rgcluster.base.attributes import (
     parse_target,
 )
 from rgcluster.bench.rows import groups_read
-from rgcluster.config import Config, load_config
+from rgcluster.config import Config, DataConfig, load_config
 from rgcluster.config.celeba import CELEBA_ATTRIBUTES
 from rgcluster.data.images import decode_image, encode_png, grid, prepare_image
 from rgcluster.data.order import BalancedOrder, Order, ShuffledOrder, WindowedOrder, permuted
 from rgcluster.data.splits import assign_splits, hash_share, row_id
 from rgcluster.data.stream import StreamPlan
-from rgcluster.errors import ConfigError, DataError
+from rgcluster.errors import ConfigError, ContradictoryTarget, DataError
+from rgcluster.translate.finished import KEEP, wanted_changes
 
 # --- attributes ---
 
@@ -61,6 +62,16 @@ def test_domain_columns() -> None:
 )
 def test_targets(text: str, current: list[int], expected: list[int]) -> None:
     assert parse_target(text, current, DOMAIN, HAIR) == expected
+
+
+def test_a_class_is_changed_by_naming_another_one() -> None:
+    """An image is of exactly one class; clearing one leaves none."""
+    data = DataConfig(attributes=("cat", "dog", "fox"), exclusive=(), domains="one-hot")
+    assert wanted_changes("dog", data).tolist() == [0, 1, 0]
+    assert wanted_changes("-cat,dog", data).tolist() == [0, 1, 0]
+    assert wanted_changes("", data).tolist() == [KEEP] * 3
+    with pytest.raises(ContradictoryTarget, match="exactly one of these classes; name the one wanted"):
+        wanted_changes("-cat", data)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,17 @@ def test_a_stage_that_trained_nothing_takes_new_settings(
     assert not again.checks()[-1].passed
 
 
+def test_a_stage_that_begins_anew_keeps_nothing_of_before(tmp_path: Path) -> None:
+    """The judge of an interrupted evaluation is no judge of another protocol."""
+    directory = Location(tmp_path / "reference")
+    enter(directory, {"protocol": "one"})
+    (directory / "classifier.safetensors").write_bytes(b"judge")
+    enter(directory, {"protocol": "one"})
+    assert (directory / "classifier.safetensors").exists()
+    assert enter(directory, {"protocol": "other"})["depends"] == {"protocol": "other"}
+    assert directory.names() == ["stage.json"]
+
+
 def test_a_stage_with_checkpoints_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     begun = pipeline(run, tiny_config(), monkeypatch)

@@ -9,10 +9,13 @@ import pytest
 
 from rgcluster.base.storage import Location
 from rgcluster.config import load_config
+from rgcluster.errors import ConfigError
 from rgcluster.pipeline import context
 from rgcluster.study.cells import Study
 
-SHARDS: Any = SimpleNamespace(splits={"train": 4, "test": 2}, digest="digest", location="memory")
+SHARDS: Any = SimpleNamespace(
+    splits={"train": 4, "test": 2}, digest="digest", location="memory", faces=None, attributes=()
+)
 
 
 @pytest.fixture
@@ -53,3 +56,13 @@ def test_cells_that_differ_in_training_alone_share_their_images(study: Study) ->
     first, second = study._run({"seed": 1}), study._run({"guidance.steps": 7})
     assert first.source("train") is second.source("train")
     assert first.retrieval_set()["train"] is second.source("train")
+
+
+def test_runs_that_nothing_could_compare_are_refused_before_they_train(study: Study) -> None:
+    study.require_comparable([{"seed": 1}, {"seed": 2}, {"guidance.steps": 7}, {"data.fraction": 0.5}])
+    for key, values, apart in (
+        ("evaluation.images", (48, 52), "images: 52 and 48"),
+        ("data.image_size", (32, 64), "image_size: 64 and 32|classifier"),
+    ):
+        with pytest.raises(ConfigError, match=f"different protocols \\(({apart}).*give them the same value"):
+            study.require_comparable([{key: value} for value in values])

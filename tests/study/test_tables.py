@@ -20,11 +20,11 @@ from rgcluster.base.storage import Location
 from rgcluster.config import load_config
 from rgcluster.data.shards import ShardSet
 from rgcluster.errors import ConfigError, DataError, RunConflict
+from rgcluster.evaluate.measure.differences import judged
 from rgcluster.evaluate.measure.evaluation import _values, over_seeds
 from rgcluster.evaluate.measure.inputs import evaluation_inputs
 from rgcluster.evaluate.measure.protocol import require_same
 from rgcluster.study.cells import Study, cell_name
-from rgcluster.evaluate.measure.differences import judged
 from rgcluster.study.report import notes, shown_tables, verdicts, write_table
 from rgcluster.study.space import cells_of, parse_axis
 from rgcluster.study.sweep import with_variants

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.exceptions
 import torch
-from stages import Studio
+from stages import STAGES, MemorySource, Studio
 
 from rgcluster.base.checkpoint import load_tree
 from rgcluster.base.storage import Location
-from rgcluster.config import TranslationConfig
+from rgcluster.config import GuidanceConfig, TranslationConfig
 from rgcluster.errors import OutOfMemory, StorageError, TrainingDiverged
-from rgcluster.train.guards import explained, is_out_of_memory
+from rgcluster.train.guards import explained, is_out_of_memory, memory_advice
 from rgcluster.train.loop import train_stage
 from rgcluster.train.preflight import check_storage
 
@@ -55,6 +56,29 @@ def test_a_loss_out_of_bounds_names_its_images(
     assert (tmp_path / "run" / "translation" / "checkpoints" / "step-00000005" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_knows_the_images_of_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """A divergence names them; stage 3 reads in an order of its own."""
+    seen: list[list[int]] = []
+
+    class Seeing(MemorySource):
+        def images(self, rows: Any) -> Any:
+            seen.append(rows.tolist())
+            return super().images(rows)
+
+    studio = Studio(tmp_path, monkeypatch)
+    studio.source = Seeing(
+        **{field.name: getattr(studio.source, field.name) for field in fields(MemorySource)}
+    )
+    subject = studio.stage(stage)
+    inputs = subject.inputs(0, 3)
+    for step in range(3):
+        next(inputs)
+        assert subject.rows_of(step).tolist() in seen, step
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -71,6 +95,14 @@ def test_errors_for_lack_of_memory_name_what_to_lower(error: Exception) -> None:
     ):
         with explained("translation", TranslationConfig(batch_size=16, accumulate=2), 600):
             raise error
+
+
+def test_advice_on_memory_is_possible() -> None:
+    assert memory_advice("translation", TranslationConfig(batch_size=1)).endswith(
+        "; or lower data.image_size"
+    )
+    whole = memory_advice("guidance", GuidanceConfig(batch_size=4, accumulate=4))
+    assert "accumulate=8" not in whole and "use more workers" in whole and "guidance.variants" in whole
 
 
 def test_a_real_allocation_that_is_too_large_is_recognised() -> None:

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 from stages import Studio
-from tiny import CPU, random_images, tiny_config
+from tiny import CPU, random_images, tiny_config, tiny_discriminator, tiny_translator
 from untrained import untrained_run
 
 from rgcluster.base.storage import Location
-from rgcluster.model.handover import load_retrieval, load_translator
+from rgcluster.errors import ConfigError
+from rgcluster.model.handover import load_retrieval, load_translator, network_digests, save_networks
 from rgcluster.store.local import LocalStore
+from rgcluster.train.loop import train_stage
 from rgcluster.train.steps.guidance import StoreGuide
+from rgcluster.translate.finished import Judge
 from rgcluster.translate.retriever import Retriever
 from rgcluster.translate.tensors import to_images
 
@@ -119,3 +122,35 @@ def test_stage_3_starts_with_a_mask_of_the_wanted_contrast(
             for name, value in network.generator.heads.named_parameters():
                 torch.testing.assert_close(value[:3], before.get_parameter(name)[:3])
                 torch.testing.assert_close(value[3:], 2 * before.get_parameter(name)[3:])
+
+
+def test_networks_imported_without_d_know_what_an_image_has_after_stage_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, nothing tells, and a target that leaves attributes out is refused rather than guessed."""
+    studio = Studio(tmp_path, monkeypatch, "guidance.variants=[gmm-unit-continued,rg-unit]")
+    upstream = {
+        "translator": tiny_translator(studio.config),
+        "discriminator": tiny_discriminator(studio.config),
+    }
+    origin = {"imported": {"discriminator": "new"}}
+    for place in (tmp_path / "translation", tmp_path / "run" / "translation" / "model"):
+        save_networks(Location(place), upstream, origin)
+    run, image = Location(tmp_path / "run"), random_images(2)
+    with pytest.raises(
+        ConfigError, match="name every attribute of the target .* or import with --discriminator"
+    ):
+        Judge(run, studio.config, CPU).probabilities(image)
+    stage = studio.stage("guidance", steps=1, report_every=1)
+    train_stage(stage)
+    trained = next(iter(stage.trainers.values())).discriminator
+    expected = trained(image)[1].sigmoid().detach().numpy()
+    assert np.array_equal(Judge(run, studio.config, CPU).probabilities(image), expected)
+
+
+def test_stage_3_hands_over_no_d_where_stage_1_trained_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = Studio(tmp_path, monkeypatch, "guidance.variants=[rg-unit]")
+    train_stage(studio.stage("guidance", steps=1, report_every=1))
+    assert set(network_digests(Location(tmp_path / "run" / "guidance" / "model"))) == {"rg-unit"}

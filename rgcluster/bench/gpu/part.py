@@ -46,6 +46,7 @@ SCALES = {
         (
             "data.image_size=32", "model.width=8", "model.num_residual_blocks=1", "model.style_mlp_width=32",
             "model.retrieval_hidden=64", "translation.steps=3",
+            "translation.attention_from=1", "translation.attention_full=2",
         ),
         batch=4, repeats=1, case_seconds=0.0, vectors=2_000, faces=24, looks=1,
     ),

