@@ -210,4 +210,4 @@ def test_the_reference_has_a_page_for_every_module(tmp_path: Path) -> None:
         str(path.relative_to(tmp_path).with_suffix("")).replace("/", ".") for path in tmp_path.rglob("*.html")
     }
     assert modules <= pages
-    assert "scatter" in (tmp_path / "rgcluster" / "store" / "metrics.html").read_text()
+    assert "scatter" in (tmp_path / "rgcluster" / "store" / "actors" / "telemetry.html").read_text()
