@@ -207,8 +207,9 @@ def test_the_picture_of_the_quick_start_equals_its_scripts_output() -> None:
     picture = runpy.run_path(str(PROJECT / "docs" / "picture.py"))["picture"]()
     with Image.open(PROJECT / "docs" / "faces.jpg") as shown:
         assert shown.size == picture.size
-        difference = np.abs(np.asarray(shown, np.int16) - np.asarray(picture, np.int16))
-    assert difference.mean() < 4  # JPEG's own loss
+        difference = np.abs(np.asarray(shown, np.int16) - np.asarray(picture, np.int16)).mean(axis=2)
+    tiles = [tile for row in np.array_split(difference, 3) for tile in np.array_split(row, 10, axis=1)]
+    assert max(tile.mean() for tile in tiles) < 4  # JPEG's own loss, in every face
     assert (PROJECT / "docs" / "faces.jpg").stat().st_size < 150_000
 
 
