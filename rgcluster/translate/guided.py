@@ -51,11 +51,13 @@ class GuidedTranslator:
         noise: npt.NDArray[np.float32] | None = None,
         row_ids: npt.NDArray[np.int64] | None = None,
         key: int = 0,
+        draws: npt.NDArray[np.int64] | None = None,
     ) -> Translation:
         """Translate images uint8 [B, h, w, 3] to domains [B, n].
 
         `noise` [B, n * style_dim] chooses the sample, zeros the domain's mean. `row_ids` keep an image from
-        retrieving itself (-1: not in the store); `key` seeds random neighbours.
+        retrieving itself (-1: not in the store). `key` and `draws` [B], by default the rows' numbers, seed random
+        neighbours.
         """
         domain = torch.from_numpy(np.asarray(target, np.float32)).to(self.device.torch)
         if noise is None:
@@ -63,7 +65,7 @@ class GuidedTranslator:
         style = sample_style(
             domain, torch.from_numpy(noise).to(self.device.torch), self.config.model.prior_std
         )
-        return self.with_style(pixels, style, row_ids, key)
+        return self.with_style(pixels, style, row_ids, key, draws)
 
     @torch.inference_mode()
     def neighbours(
@@ -108,6 +110,7 @@ class GuidedTranslator:
         style: torch.Tensor,
         row_ids: npt.NDArray[np.int64] | None = None,
         key: int = 0,
+        draws: npt.NDArray[np.int64] | None = None,
     ) -> Translation:
         """Translate images uint8 [B, h, w, 3] with styles [B, n * style_dim]."""
         image = to_images(pixels, self.device)
@@ -117,8 +120,9 @@ class GuidedTranslator:
             references = None
             if self.retriever is not None:
                 rows = np.full(len(pixels), -1, np.int64) if row_ids is None else row_ids
+                numbers = np.arange(len(pixels)) if draws is None else draws
                 pending = self.retriever.issue(
-                    image, content, style, rows, key, random=self.name == "rg-unit-random"
+                    image, content, style, rows, key, random=self.name == "rg-unit-random", draws=numbers
                 )
                 near = pending.result()
                 references = self.retriever.encode(near)

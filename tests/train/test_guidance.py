@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from rgcluster.store.local import LocalStore
 from rgcluster.train.loop import train_stage
 from rgcluster.train.steps.guidance import StoreGuide
 from rgcluster.translate.finished import Judge
+from rgcluster.translate.guided import load_models
 from rgcluster.translate.retriever import Retriever
-from rgcluster.translate.tensors import to_images
+from rgcluster.translate.tensors import to_images, to_pixels
 
 ROWS = np.array([1, 8, 15])
 """Ids of three stored images."""
@@ -154,3 +156,21 @@ def test_stage_3_hands_over_no_d_where_stage_1_trained_one(
     studio = Studio(tmp_path, monkeypatch, "guidance.variants=[rg-unit]")
     train_stage(studio.stage("guidance", steps=1, report_every=1))
     assert set(network_digests(Location(tmp_path / "run" / "guidance" / "model"))) == {"rg-unit"}
+
+
+def test_each_sample_of_an_image_gets_random_neighbours_of_its_own(tmp_path: Path) -> None:
+    """As it gets nearest ones of its own, by its style: or the random baseline would have less diversity."""
+    config, run = untrained_run(tmp_path), Location(tmp_path)
+    store = LocalStore(run / "store" / "snapshot")
+    model = load_models(run, config, store, CPU, ("rg-unit-random",))["rg-unit-random"]
+    pixels = np.repeat(to_pixels(random_images(1)), 6, axis=0)
+    target, ids = np.zeros((6, 5), np.int8), np.full(6, 8)
+
+    def near(*draws: Any) -> list[tuple[int, ...]]:
+        found = model.translate(pixels, target, None, ids, 0, *draws).neighbours
+        assert found is not None
+        return [tuple(row) for row in found.ids.tolist()]
+
+    assert len(set(near())) > 3 and near() == near(np.arange(6))
+    assert near(np.arange(6)[::-1]) == near()[::-1]
+    assert len(set(near(np.zeros(6, np.int64)))) == 1

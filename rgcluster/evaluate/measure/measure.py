@@ -100,12 +100,14 @@ class Measure:
             block = self._rows(TRUTH, seed, start, truth, before[:known])
             blocks.append(block | self._errors(images[:known], truth, truth))
         for name, model in self.models.items():
-            ids = self.test.index.row_ids[rows]
-            made = model.translate(images, targets, noise, ids, key=seed).image
+            ids, inputs = self.test.index.row_ids[rows], np.arange(start, start + len(rows))
+            made = model.translate(images, targets, noise, ids, seed, inputs).image
             block = self._rows(name, seed, start, made, before)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
             if truth is not None:  # with the mean style, so that less diversity alone does not lower an error
-                made = model.translate(images[:known], targets[:known], None, ids[:known], key=seed).image
+                made = model.translate(
+                    images[:known], targets[:known], None, ids[:known], seed, inputs[:known]
+                ).image
                 block |= self._errors(images, made, truth)
             blocks.append(block)
         return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
@@ -175,7 +177,8 @@ class Measure:
                 np.repeat(np.concatenate(targets), samples, axis=0),
                 noise,
                 np.repeat(self.test.index.row_ids[rows[place]], len(keys)),
-                key=seed,
+                seed,
+                keys,
             ).image
             features = self.perceptual.perceptual(made)
             values[place] = pairwise_diversity(np.split(features, len(names)))
