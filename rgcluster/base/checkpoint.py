@@ -79,7 +79,7 @@ def save_snapshot(location: Location, snapshot: Snapshot, about: Mapping[str, An
 
 
 def read_checkpoint_manifest(location: Location) -> dict[str, Any]:
-    """Return the manifest; CheckpointError where it is missing or unreadable."""
+    """Return the manifest; CheckpointError where it is missing, unreadable or incomplete."""
     if not (location / MANIFEST).exists():
         raise CheckpointError(f"{location}: no checkpoint there; train this stage first")
     try:
@@ -91,6 +91,8 @@ def read_checkpoint_manifest(location: Location) -> dict[str, Any]:
         raise CheckpointError(
             f"{location}: checkpoint of schema {schema}, expected {SCHEMA_VERSION}; train again"
         )
+    if "sha256" not in manifest or not isinstance(manifest.get("tree"), dict):
+        raise _damaged(location)
     return manifest
 
 
@@ -103,7 +105,14 @@ def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(
             f"{file}: missing or corrupt (its digest is not the manifest's); restore it or train again"
         )
-    return join_tree(manifest["tree"], content), manifest
+    try:
+        return join_tree(manifest["tree"], content), manifest
+    except (KeyError, TypeError):  # the digest is the tensors' alone
+        raise _damaged(location) from None
+
+
+def _damaged(location: Location) -> CheckpointError:
+    return CheckpointError(f"{location / MANIFEST}: damaged; restore it or train again")
 
 
 def join_tree(skeleton: Any, content: bytes) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def stage_directory(run: Location, stage: str) -> Location:
     if not link.exists():
         return run / stage
     found = Location(run / stage)
-    found.path = posixpath.normpath(posixpath.join(found.path, link.read_json()["at"]))
+    found.path = posixpath.normpath(posixpath.join(found.path, link.read_record("at")["at"]))
     return found
 
 
@@ -108,7 +108,7 @@ def snapshot_of(run: Location) -> Location:
 
 def shards_of(run: Location) -> Location:
     """Return where the shards lie that the run was begun with."""
-    return Location((run / DATA).read_json()["shards"])
+    return Location((run / DATA).read_record("shards")["shards"])
 
 
 def link_stage(run: Location, stage: str, target: Location) -> None:
@@ -122,11 +122,14 @@ def link_stage(run: Location, stage: str, target: Location) -> None:
 def enter(directory: Location, depends: Depends, name: str = STAGE) -> dict[str, Any]:
     """Return the record of what lies in the directory, begun here if need be; RunConflict for other dependencies.
 
-    A blank stage is begun again with these.
+    A blank stage is begun again with these, without what was made for others.
     """
     file = directory / name
-    before = file.read_json() if file.exists() else None
-    if before is None or (before["depends"] != depends and name == STAGE and is_blank(directory, before)):
+    before = file.read_record("depends", "finished", "seconds") if file.exists() else None
+    if before and before["depends"] != depends and name == STAGE and is_blank(directory, before):
+        directory.remove()
+        before = None
+    if before is None:
         record: dict[str, Any] = {
             "depends": dict(depends), "finished": False, "seconds": 0.0, "versions": package_versions(),
         }  # fmt: skip

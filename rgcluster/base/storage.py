@@ -13,9 +13,11 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,7 @@ __all__ = ["Location", "digest_bytes", "digest_json", "readable_size"]
 T = TypeVar("T")
 
 _PIECE = 8 << 20
+_DIGITS = 16
 _CLAIM = ".claim"
 _CLAIMS = 10
 _CLAIM_SECONDS = 60.0
@@ -49,7 +52,7 @@ def digest_bytes(*parts: bytes | memoryview) -> str:
     state = hashlib.sha256()
     for part in parts:
         state.update(part)
-    return state.hexdigest()[:16]
+    return state.hexdigest()[:_DIGITS]
 
 
 def digest_json(value: Any) -> str:
@@ -114,8 +117,9 @@ class Location:
 
     @property
     def parent(self) -> Location:
+        """The directory that holds this; the root of the local disk is its own."""
         above = Location(self)
-        above.path = self.path.rstrip("/").rpartition("/")[0]
+        above.path = self.path.rstrip("/").rpartition("/")[0] or ("/" if self.is_local else "")
         return above
 
     def local(self) -> Path:
@@ -184,12 +188,17 @@ class Location:
 
     def read_bytes(self, count: int | None = None) -> bytes:
         """Return the content, or no more than its first `count` bytes; FileNotFoundError where there is none."""
+        # Room is made for all that is asked for.
+        return self.read_with(lambda file: file.read(count and min(count, file.size())))
 
-        def read() -> bytes:
+    def read_with(self, read: Callable[[NativeFile], T]) -> T:
+        """Return what `read` makes of the file, opened at any position; FileNotFoundError where there is none."""
+
+        def action() -> T:
             with self._fs.open_input_file(self.path) as file:
-                return file.read(count and min(count, file.size()))  # room is made for all that is asked for
+                return read(file)
 
-        return self._ask(read)
+        return self._ask(action)
 
     def write_bytes(self, content: bytes | memoryview, *, durable: bool = False) -> None:
         """Write the whole file or nothing; StorageError where there is no room for it.
@@ -199,26 +208,42 @@ class Location:
         """
         if self._holds_objects:
             return self._ask(lambda: self._put(content))
-        parent, _, name = self.path.rpartition("/")
-        self._fs.create_dir(parent, recursive=True)
-        # Not a leading dot: some file systems hide such names from listings.
-        temporary = f"{parent}/{name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            with self._fs.open_output_stream(temporary) as stream:
+        with self._draft(f"{len(content) >> 10} KiB") as draft:
+            with self._fs.open_output_stream(draft) as stream:
                 stream.write(content)
             if durable and self.is_local:
-                _sync(temporary)
-            self._fs.move(temporary, self.path)
-            if durable and self.is_local:
-                _sync(parent)
-        except BaseException as error:
-            if self._fs.get_file_info(temporary).type != fs.FileType.NotFound:
-                self._fs.delete_file(temporary)
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise StorageError(
-                    f"{self}: no room to write {len(content) >> 10} KiB ({os.strerror(error.errno)}); "
-                    "free some and run the same command again, what is finished is kept"
-                ) from None
+                _sync(draft)
+        if durable and self.is_local:
+            _sync(self.parent.path)
+
+    @contextmanager
+    def local_draft(self) -> Iterator[Path]:
+        """Yield the path of a local file to write, which comes here, whole, where the block ends without an error.
+
+        For a file that is too large for `write_bytes`, with the same errors. Drafts of remote files lie in TMPDIR.
+        """
+        if self.is_local:
+            with self._draft("it") as draft:
+                yield Path(draft)
+            return
+        with tempfile.TemporaryDirectory(prefix="rgcluster-") as directory, _needing_room(directory, "it"):
+            file = Path(directory) / self.name
+            yield file
+            self.upload(file)
+
+    @contextmanager
+    def _draft(self, what: str) -> Iterator[str]:
+        """Yield the path of a file beside this one, which takes its place where the block ends without an error."""
+        self.parent.make_directory()
+        # Not a leading dot: some file systems hide such names from listings.
+        draft = (self.parent / f"{self.name}.{uuid.uuid4().hex[:8]}.tmp").path
+        try:
+            with _needing_room(str(self), what):
+                yield draft
+                self._fs.move(draft, self.path)
+        except BaseException:
+            if self._fs.get_file_info(draft).type != fs.FileType.NotFound:
+                self._fs.delete_file(draft)
             raise
 
     def create(self, content: bytes) -> bool:
@@ -301,8 +326,7 @@ class Location:
 
     def upload(self, source: Path) -> None:
         """Copy a local file here, in pieces; name it elsewhere only once this has returned."""
-        if not self._holds_objects:
-            self._fs.create_dir(self.path.rpartition("/")[0], recursive=True)
+        self.parent.make_directory()
 
         def copy() -> None:
             with source.open("rb") as stream, self._fs.open_output_stream(self.path) as sink:
@@ -323,6 +347,10 @@ class Location:
         """Return the SHA-256 of this file, in hexadecimal."""
         return self._ask(lambda: self._read_through(len))
 
+    def digest(self) -> str:
+        """Return `digest_bytes` of this file's content, which is read in pieces."""
+        return self.sha256()[:_DIGITS]
+
     def _read_through(self, use: Callable[[bytes], Any]) -> str:
         state = hashlib.sha256()
         with self._fs.open_input_stream(self.path) as stream:
@@ -342,6 +370,13 @@ class Location:
             return json.loads(self.read_bytes())
         except ValueError as error:
             raise DataError(f"{self}: not valid JSON ({error}); remove it and run again") from None
+
+    def read_record(self, *keys: str) -> dict[str, Any]:
+        """Return the JSON object in this file; DataError where there is another value, or one of `keys` is missing."""
+        value = self.read_json()
+        if not isinstance(value, dict) or not value.keys() >= set(keys):
+            raise DataError(f"{self}: not an object with {', '.join(keys)}; remove it and run again")
+        return value
 
     def write_json(self, value: Any) -> None:
         self.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
@@ -376,6 +411,20 @@ class Location:
             raise
         except OSError as error:
             raise StorageError(explain(str(self), error)) from None
+
+
+@contextmanager
+def _needing_room(place: str, what: str) -> Iterator[None]:
+    """Convert the OSError that says that there is no room to a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageError(
+            f"{place}: no room to write {what} ({os.strerror(error.errno)}); "
+            "free some and run the same command again, what is finished is kept"
+        ) from None
 
 
 def _sync(path: str) -> None:

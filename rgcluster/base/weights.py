@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -141,9 +140,12 @@ def load_state(weights: Weights, content: bytes | None = None) -> dict[str, torc
 
     source = weights.path.read_bytes() if content is None else content
     try:
-        return torch.load(io.BytesIO(source), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise CheckpointError(f"{weights.path} is damaged, or holds more than weights") from None
+        state = torch.load(io.BytesIO(source), map_location="cpu", weights_only=True)
+    except Exception:  # of a damaged file the unpickler raises whatever comes of it
+        state = None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{weights.path} is damaged, or holds more than weights")
+    return state
 
 
 def survey() -> list[SurveyRow]:

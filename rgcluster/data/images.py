@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from rgcluster.data.kinds import image_kind, mistaken_for_image
 from rgcluster.errors import ConfigError, DataError
@@ -40,13 +42,23 @@ __all__ = [
 
 UInt8Array = npt.NDArray[np.uint8]
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""Exceptions of Pillow for unreadable images; it raises SyntaxError for a broken PNG."""
+UNREADABLE = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    AssertionError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What reading an unreadable image raises: on damaged files, Pillow's decoders raise many types of exceptions."""
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded, because a small file can declare any size."""
 
 JPEG_QUALITY = 95
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What sets an image upright, by the orientation in EXIF."""
 
 REMEDIES = {
     "HEIC": "install the extra that reads it, `pip install 'rgcluster[heic]'`, or save it as JPEG",
@@ -80,10 +92,10 @@ def load_image(content: bytes | memoryview) -> Image.Image:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Load an opened image and return it as `load_image` does."""
+    image.load()
     if image.mode == "RGB" and "exif" not in image.info and image.format == "JPEG":
-        image.load()  # most images by far; nothing to convert
-        return image
-    return _to_rgb(ImageOps.exif_transpose(image))
+        return image  # most images by far; nothing to convert
+    return _to_rgb(_turned(image))
 
 
 def check_image(content: bytes | memoryview) -> tuple[int, int]:
@@ -169,13 +181,25 @@ def _check_size(image: Image.Image) -> None:
         raise OSError(f"{image.width} x {image.height} pixels, the limit is {MAX_PIXELS // 10**6} million")
 
 
+def _turned(image: Image.Image) -> Image.Image:
+    """Return a loaded image upright; as it lies where its EXIF cannot be read."""
+    # Not Pillow's exif_transpose: it writes EXIF anew, which fails for much of what cameras note.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except UNREADABLE:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise OSError("floating-point pixels; save it with 8 bits a channel")
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits to 255 instead of scaling them.
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        if values.dtype.kind == "i":  # mode I: 32 bits with a sign
+            values = values.clip(0, 65535)
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -6,13 +6,13 @@ quarantine list with the reason. If their share is too large, the job fails afte
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -108,9 +108,7 @@ def write_shards(
     parts = _plan(table, options, name)
     if unlabelled is not None:
         parts += _plan(unlabelled, options, f"{name}/{UNLABELLED}", table.attributes)
-    ids = np.sort(np.concatenate([part.row_ids for part in parts]))
-    if (ids[1:] == ids[:-1]).any():
-        raise DataError(f"{table.origin}: two files have the same row id; use another --dataset")
+    _require_distinct(parts)
     plan = digest_json([SCHEMA_VERSION, name, [_part_digest(part) for part in parts]])
     parts = [
         replace(part, name=f"part-{number:05d}-of-{len(parts):05d}-{plan}.parquet")
@@ -131,8 +129,9 @@ def write_shards(
     expected = map(partial(_expected_bytes, options.prepared), samples, map(len, tables))
     _require_space(target, sum(expected))
     target.make_directory()
-    entries, faults = _write_parts(parts, target, len(ids), progress)
-    _judge(faults, len(ids), options.max_unreadable, target)
+    total = sum(map(len, tables))
+    entries, faults = _write_parts(parts, target, total, progress)
+    _judge(faults, total, options.max_unreadable, target)
     manifest = {
         "schema": SCHEMA_VERSION,
         "dataset": name,
@@ -200,6 +199,19 @@ def _plan(
     ]  # fmt: skip
 
 
+def _require_distinct(parts: Sequence[_Part]) -> None:
+    """Raise DataError where two files have the same row id: `unlabelled/a` and an unlabelled `a` do in any data set."""
+    ids = np.concatenate([part.row_ids for part in parts])
+    order = np.argsort(ids, kind="stable")
+    repeated = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    if len(repeated):
+        files = [f"{part.tree}/{name}" for part in parts for name in part.file_names]
+        one, other = order[repeated[0] : repeated[0] + 2]
+        raise DataError(
+            f"{files[one]} and {files[other]} have the same row id; rename one of them, or a folder in its name"
+        )
+
+
 def _part_digest(part: _Part) -> str:
     described = json.dumps([part.file_names, part.splits, part.attributes, str(part.prepared)])
     return digest_bytes(part.row_ids.tobytes(), part.labels.tobytes(), described.encode())
@@ -254,11 +266,21 @@ def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
     written = _written(location)
     if written is not None:
         return written, []
+    with location.local_draft() as draft:  # not in memory: photos may be large
+        splits, faults = _write_rows(part, draft)
+        return _entry(part.name, splits, Location(draft)), faults
+
+
+def _write_rows(part: _Part, file: Path) -> tuple[Counter[str], list[Fault]]:
+    """Write the rows whose images can be read; return their number in each split, and the others."""
+    splits: Counter[str] = Counter()
     faults: list[Fault] = []
-    sink = io.BytesIO()
     schema = _schema(part)
     # JPEG does not compress further; dictionaries of images only cost memory.
-    with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=["split"]) as writer:
+    with (
+        file.open("wb") as sink,
+        pq.ParquetWriter(sink, schema, compression="none", use_dictionary=["split"]) as writer,
+    ):
         images: list[bytes] = []
         rows: list[int] = []
         for row, name in enumerate(part.file_names):
@@ -268,34 +290,30 @@ def _write_part(part: _Part, target: str) -> tuple[dict[str, Any], list[Fault]]:
                 faults.append({"file": f"{part.tree}/{name}", "reason": reason(error)})
                 continue
             rows.append(row)
+            splits[part.splits[row]] += 1
             if len(rows) == ROWS_PER_GROUP:  # groups are full, so a row's number determines its group
                 writer.write_table(_table(part, rows, images, schema))
                 images, rows = [], []
         writer.write_table(_table(part, rows, images, schema))
-    content = sink.getbuffer()
-    location.write_bytes(content)
-    return _entry(location.name, content), faults
+    return splits, faults
 
 
 def _written(location: Location) -> dict[str, Any] | None:
     """Return the entry of a file that an earlier run finished without faults; None where it must be written."""
-    if not location.exists():
-        return None
-    content = location.read_bytes()
     try:
-        metadata = pq.read_metadata(pa.BufferReader(content))
-    except pa.ArrowException:
+        table = location.read_with(lambda file: pq.read_table(file, columns=["split"]))
+    except (OSError, pa.ArrowException):
         return None
-    complete = (metadata.metadata or {}).get(b"rgcluster.rows") == str(metadata.num_rows).encode()
-    return _entry(location.name, content) if complete else None
+    if (table.schema.metadata or {}).get(b"rgcluster.rows") != str(len(table)).encode():
+        return None
+    return _entry(location.name, Counter(table["split"].to_pylist()), location)
 
 
-def _entry(name: str, content: bytes | memoryview) -> dict[str, Any]:
+def _entry(name: str, splits: Counter[str], file: Location) -> dict[str, Any]:
     """Return the manifest's entry of a file."""
-    splits = Counter(pq.read_table(pa.BufferReader(content), columns=["split"])["split"].to_pylist())
     return {
-        "name": name, "rows": splits.total(), "splits": dict(sorted(splits.items())), "bytes": len(content),
-        "sha256": digest_bytes(content),
+        "name": name, "rows": splits.total(), "splits": dict(sorted(splits.items())), "bytes": file.size(),
+        "sha256": file.digest(),
     }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 Columns: `row_id` (64-bit hash of data set and file name), `file_name`, `image` (encoded bytes, or the raw
 uint8 of a prepared image), `labels` (list of int8), `split`. A directory without a manifest is unfinished;
-a file whose rows or bytes differ from the manifest is an error.
+a file that the manifest does not name, or with another size there, is an error. Only `data check` reads all files and
+compares their checksums.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _footer(file: pa.NativeFile) -> pq.FileMetaData | None:
 
 
 def open_shards(location: Location) -> ShardSet:
-    """Open a shard directory; DataError where it is missing, unfinished or mixed."""
+    """Open a shard directory; DataError where it is missing, unfinished, mixed, or has a damaged manifest."""
     if not location.exists():
         raise DataError(
             f"{location}: no such directory; write shards with `rgcluster data shard SOURCE {location}`"
@@ -198,6 +199,27 @@ def open_shards(location: Location) -> ShardSet:
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA_VERSION:
         raise DataError(f"{location}: shards of schema {schema}, expected {SCHEMA_VERSION}; write them again")
+    try:
+        return _shard_set(location, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{location / MANIFEST}: damaged ({type(error).__name__}: {error}); remove it and run "
+            "`rgcluster data shard` again, which keeps the files"
+        ) from None
+
+
+def require_prepared(where: str, prepared: Prepared | None, config: DataConfig) -> None:
+    """Raise DataError where the images of the shards at `where` were prepared for another configuration."""
+    if prepared is None or (prepared.crop, prepared.size) == (config.crop, config.image_size):
+        return
+    raise DataError(
+        f"{where}: images prepared with crop {prepared.crop} and size {prepared.size}, but data.crop = "
+        f"{config.crop} and data.image_size = {config.image_size}; set these, or write the shards again"
+    )
+
+
+def _shard_set(location: Location, manifest: dict[str, Any]) -> ShardSet:
+    """Return what the manifest describes; DataError where other files lie there, or files of other sizes."""
     expected = {entry["name"] for entry in manifest["files"]}
     sizes = location.sizes()
     found = {name for name in sizes if name.endswith(".parquet")}
@@ -226,16 +248,6 @@ def open_shards(location: Location) -> ShardSet:
         manifest["digest"],
         manifest["plan"],
         _faces(manifest),
-    )
-
-
-def require_prepared(where: str, prepared: Prepared | None, config: DataConfig) -> None:
-    """Raise DataError where the images of the shards at `where` were prepared for another configuration."""
-    if prepared is None or (prepared.crop, prepared.size) == (config.crop, config.image_size):
-        return
-    raise DataError(
-        f"{where}: images prepared with crop {prepared.crop} and size {prepared.size}, but data.crop = "
-        f"{config.crop} and data.image_size = {config.image_size}; set these, or write the shards again"
     )
 
 

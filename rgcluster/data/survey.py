@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
 from rgcluster.base.placement import CPUS_PER_WRITER
-from rgcluster.base.storage import Location, digest_bytes
+from rgcluster.base.storage import Location
 from rgcluster.data.images import UNREADABLE, UInt8Array, check_image, load_image, prepare_image, reason
+from rgcluster.data.index import ROWS_PER_GROUP
 from rgcluster.data.parallel import as_completed
 from rgcluster.data.shards import QUARANTINE, UNREADABLE_IMAGES, Prepared, ShardSet
 from rgcluster.data.sources import UNKNOWN, ImageTable, LeftOut, Tree
@@ -155,18 +154,24 @@ def _survey_files(tree: Tree, names: list[str]) -> _Findings:
 @ray.remote(num_cpus=CPUS_PER_WRITER)
 def _survey_shard(shards: ShardSet, number: int) -> _Findings:
     path = shards.path(number)
-    content = path.read_bytes()
-    if digest_bytes(content) != shards.checksums[number]:
+    if path.digest() != shards.checksums[number]:
         return _Findings(0, Counter(), [(str(path), "differs from its checksum; write the shards again")])
-    table = pq.read_table(pa.BufferReader(content), columns=["file_name", "image"])
-    names = table["file_name"].to_pylist()
+    names = shards.read(number, ["file_name"])["file_name"].to_pylist()
     prepared = shards.prepared
     if prepared is not None and prepared.format == "raw":
         return _Findings(len(names), Counter({(prepared.size, prepared.size): len(names)}), [])
     images = (
-        (f"{path}: {name}", lambda row=row: table["image"][row].as_py()) for row, name in enumerate(names)
+        (f"{path}: {name}", lambda content=content: content)
+        for name, content in zip(names, _stored(shards, number, len(names)), strict=True)
     )
     return _decode_all(images)  # type: ignore[arg-type]
+
+
+def _stored(shards: ShardSet, number: int, rows: int) -> Iterator[memoryview]:
+    """Yield the images of a file, of which a row group at a time is in memory."""
+    for start in range(0, rows, ROWS_PER_GROUP):
+        group = np.arange(start, min(start + ROWS_PER_GROUP, rows))
+        yield from shards.read_images(np.stack([np.full_like(group, number), group], axis=1))
 
 
 def _thumbnail(content: bytes | memoryview, prepared: Prepared | None) -> UInt8Array:

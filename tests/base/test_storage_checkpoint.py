@@ -14,12 +14,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs
 from tiny import same_tensors, snapshot, tiny_config, tiny_discriminator, tiny_translator
 from torch import nn
 
 from rgcluster.base.checkpoint import load_module, load_tree, network_digest, save_tree
+from rgcluster.base.rundir import enter, stage_directory
 from rgcluster.base.storage import Location, digest_bytes, digest_json
-from rgcluster.errors import CheckpointError, DataError, RGClusterError, StoreMismatch, UserError, root_cause
+from rgcluster.errors import (
+    CheckpointError,
+    DataError,
+    RGClusterError,
+    StorageError,
+    StoreMismatch,
+    UserError,
+    root_cause,
+)
 from rgcluster.model.handover import (
     encoder_digests,
     load_discriminator,
@@ -97,6 +107,71 @@ def test_bad_json_is_a_data_error_that_names_the_file(here: Location, content: b
         (here / "bad.json").read_json()
     message = str(caught.value)
     assert str(here / "bad.json") in message and "remove it" in message and "\n" not in message
+
+
+def test_parents_end_at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    above = Location("/a/b").parent.parent
+    assert (above.path, above.parent.path, (above / "a").path) == ("/", "/", "/a")
+    assert Location("s3://bucket/a?endpoint_override=127.0.0.1:1").parent.path == "bucket"
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(
+        Location, "write_bytes", refuse
+    )  # what happens below the root to anybody but its owner
+    with pytest.raises(PermissionError):
+        (Location("/no-such-directory") / "lease" / "1").create(b"")
+
+
+@pytest.fixture(params=["local", "remote"])
+def place(request: pytest.FixtureRequest, here: Location, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """A directory of this disk, and one that only pyarrow reaches, with a TMPDIR beside it."""
+    drafts = here.local() / "drafts"
+    drafts.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(drafts))
+    found = here / "place"
+    if request.param == "remote":
+        found._fs, found.path = fs.SubTreeFileSystem(here.path, fs.LocalFileSystem()), "place"
+    return found
+
+
+def test_a_local_draft_becomes_the_file(place: Location, here: Location) -> None:
+    file = place / "a" / "file"
+    with file.local_draft() as draft:
+        draft.write_bytes(b"content")
+        assert not file.exists()
+    assert file.read_bytes() == b"content" and (place / "a").names() == ["file"]
+    assert file.digest() == digest_bytes(b"content") and not (here / "drafts").names()
+
+
+def test_a_local_draft_that_fails_leaves_the_file(place: Location, here: Location) -> None:
+    file = place / "file"
+    file.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), file.local_draft() as draft:
+        draft.write_bytes(b"half")
+        raise KeyboardInterrupt
+    with pytest.raises(
+        StorageError, match=r"no room to write it \(No space left .*run the same command again"
+    ):
+        with file.local_draft():
+            raise OSError(errno.ENOSPC, "full")
+    assert file.read_bytes() == b"old" and place.names() == ["file"] and not (here / "drafts").names()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"depends"', '{"finished": true}'])
+def test_a_record_that_is_none_is_a_data_error(here: Location, content: str) -> None:
+    file = here / "stage.json"
+    file.write_text(content)
+    with pytest.raises(DataError, match=r"stage.json: not an object with depends, finished.*; remove it"):
+        file.read_record("depends", "finished")
+    with pytest.raises(
+        DataError, match=r"stage.json: not an object with depends, finished, seconds; remove it"
+    ):
+        enter(here, {})
+    (here / "a" / "elsewhere.json").write_text(content)
+    with pytest.raises(DataError, match=r"elsewhere.json: not an object with at; remove it"):
+        stage_directory(here, "a")
 
 
 def test_names_are_sorted_and_removing_is_for_everything(here: Location) -> None:
@@ -249,11 +324,23 @@ def test_damaged_tensors_are_refused_by_name(here: Location, damage: str) -> Non
     assert "tensors.safetensors" in checkpoint_fault(here)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"schema": 99}', b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b'{"schema": 99}', b"{}", b'{"schema": 1}', b'{"schema": 1, "tree": {}}'],
+)
 def test_damaged_manifest_is_refused_by_name(here: Location, content: bytes) -> None:
     save_tree(here, {"weight": torch.randn(10)}, {})
     (here / "manifest.json").write_bytes(content)
     checkpoint_fault(here)
+
+
+@pytest.mark.parametrize(
+    "tree", [None, [], {"weight": {"__tensor__": "/other"}}, {"weight": {"__tensor__": []}}]
+)
+def test_a_manifest_of_other_tensors_is_refused_by_name(here: Location, tree: Any) -> None:
+    manifest = save_tree(here, {"weight": torch.randn(10)}, {})
+    (here / "manifest.json").write_json({**manifest, "tree": tree})
+    assert "manifest.json: damaged; restore it or train again" in checkpoint_fault(here)
 
 
 # --- modules ---

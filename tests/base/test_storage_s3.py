@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from s3 import FAULTS, FaultyProxy, place, s3_server
 
-from rgcluster.base.storage import Location
+from rgcluster.base.storage import Location, digest_bytes
 from rgcluster.errors import ConfigError, StorageError
 
 
@@ -63,6 +63,18 @@ def test_many_parts_of_a_large_file_survive_faults(proxy: FaultyProxy) -> None:
     assert file.read_bytes() == big
     file.remove()
     assert sum(proxy.met.values()) > 2
+
+
+def test_a_draft_is_uploaded_in_spite_of_faults(proxy: FaultyProxy) -> None:
+    proxy.every = 3
+    big = bytes(range(256)) * (64 << 10)
+    file = Location(place(proxy.address, "files/draft"))
+    with file.local_draft() as draft:
+        draft.write_bytes(big)
+        assert not file.exists()
+    assert file.digest() == digest_bytes(big) and not draft.exists()
+    assert file.read_with(lambda opened: opened.read_at(4, 255)) == b"\xff\0\1\2"
+    file.remove()
 
 
 def test_what_stays_broken_is_one_line_and_leaves_the_old_file(proxy: FaultyProxy, server: str) -> None:

@@ -66,6 +66,23 @@ def test_of_a_cameras_two_pictures_the_first_counts_at_the_endpoint_too() -> Non
         assert np.abs(fitted - served).mean() < 3  # the endpoint decodes a large JPEG at a smaller scale
 
 
+TURNED_AND_ODD = bytes.fromhex(
+    "457869660000 49492a0008000000 0200 120103000100000006000000 000102000100000061000000 00000000"
+)
+"""EXIF that says how the camera was held, and that the width is a text."""
+
+
+def test_odd_exif_is_no_fault_at_the_endpoint_either() -> None:
+    image, sink = (
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)),
+        io.BytesIO(),
+    )
+    image.save(sink, "PNG", exif=TURNED_AND_ODD)
+    upright = fit_image(image.transpose(Image.Transpose.ROTATE_270), DATA, "contain")
+    assert np.array_equal(read_picture(sink.getvalue(), DATA, "contain", Limits()), upright)
+    assert np.array_equal(read_fitted(sink.getvalue(), DATA, "contain", "odd.png"), upright)
+
+
 @pytest.mark.parametrize(
     ("sizes", "crop", "fits"),
     [

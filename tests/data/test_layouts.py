@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import tarfile
 import unicodedata
@@ -554,6 +555,24 @@ def test_parquet_of_bytes_and_attributes(tmp_path: Path) -> None:
     assert table.tree.read(table.file_names[1]) == picture(2) and not table.one_hot
 
 
+@pytest.mark.parametrize(
+    "name", ["pets.parquet/part-0.parquet", "pets.parquet/2024/part-0.PARQUET", "A.Parquet"]
+)
+def test_parquet_files_lie_and_are_called_as_they_like(tmp_path: Path, name: str) -> None:
+    """Spark writes a directory `pets.parquet`; images may be called anything, too."""
+    folder = tmp_path / "data"
+    names = ["x.parquet/7", "a/0.jpg", None, ""]
+    images = [{"bytes": picture(row), "path": path} for row, path in enumerate(names)]
+    (folder / name).parent.mkdir(parents=True)
+    pq.write_table(pa.table({"image": images, "A": [0, 1, 0, 1]}), folder / name)
+    table = read_source(folder)
+    assert table.file_names[:3] == [f"{name}/0/x.parquet/7", f"{name}/1/a/0.jpg", f"{name}/2"]
+    for tree in (table.tree, pickle.loads(pickle.dumps(table.tree))):
+        assert [tree.read(file) for file in table.file_names] == [picture(row) for row in range(4)]
+    with pytest.raises(OSError, match="0 MiB, the limit is 0"):
+        table.tree.read(table.file_names[0], 10)
+
+
 def test_webdataset(tmp_path: Path) -> None:
     folder = tmp_path / "pets"
     for split, numbers in (("train", range(4)), ("val", range(4, 6))):
@@ -570,6 +589,20 @@ def test_webdataset(tmp_path: Path) -> None:
     assert [table.tree.read(name) for name in table.file_names] == [picture(number) for number in range(6)]
     alone = read_source(folder / "train-000000.tar")
     assert alone.layout == "webdataset" and len(alone) == 4 and not alone.left_out
+
+
+def test_tar_archives_lie_and_are_called_as_they_like(tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    files = [("x.tar/1.jpg", picture(1)), ("x.tar/1.cls", b"cat"), ("2.jpg", picture(2)), ("2.cls", b"dog")]
+    tar(folder / "all.tar" / "train.TAR", files)
+    tar(folder / "all.tar" / "test.tar", [("3.jpg", picture(3)), ("3.cls", b"dog")])
+    table = read_source(folder)
+    assert table.layout == "webdataset" and table.splits == ["test", "train", "train"]
+    assert table.file_names == [
+        "all.tar/test.tar/3.jpg", "all.tar/train.TAR/2.jpg", "all.tar/train.TAR/x.tar/1.jpg",
+    ]  # fmt: skip
+    tree = pickle.loads(pickle.dumps(table.tree))
+    assert [tree.read(name) for name in table.file_names] == [picture(3), picture(2), picture(1)]
 
 
 def test_webdataset_with_attributes_in_json(tmp_path: Path) -> None:

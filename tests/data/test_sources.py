@@ -6,6 +6,8 @@ import io
 import os
 import re
 import shutil
+import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from files import csv, image_file, pack, with_images
+from files import csv, image_file, pack, picture, with_images
 from PIL import Image
 from tiny import ATTRIBUTES, write_celeba
 
-from rgcluster.data.images import UNREADABLE, UInt8Array, load_image, reason
+from rgcluster.data.images import UNREADABLE, UInt8Array, load_image, reason, upright_rgb
 from rgcluster.data.sources import Columns, FolderTree, ZipTree, guess_layout, read_celeba, read_source
+from rgcluster.data.sources.files import files_of
+from rgcluster.data.sources.trees.archives import _open_zip
 from rgcluster.errors import ConfigError, DataError
 
 # --- CelebA's layout ---
@@ -230,6 +234,40 @@ def test_a_damaged_entry_is_an_unreadable_image(tmp_path: Path) -> None:
     archive.write_bytes(bytes(content))
     with pytest.raises(OSError, match="damaged in x.zip"):
         ZipTree(archive).read("000001.jpg")
+
+
+@pytest.mark.parametrize("method", ["ZIP_STORED", "ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA"])
+def test_a_damaged_entry_of_any_compression_is_an_unreadable_file(tmp_path: Path, method: str) -> None:
+    """Wherever the damage lies: each decompressor has errors of its own."""
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w", getattr(zipfile, method)) as file:
+        file.writestr("photo", picture(kind="BMP", side=16))
+        file.writestr("next", b"")
+    content = archive.read_bytes()
+    refused = 0
+    for at in range(content.index(b"next") - 30):
+        archive.write_bytes(
+            content[:at] + bytes(byte ^ 0xFF for byte in content[at : at + 4]) + content[at + 4 :]
+        )
+        _open_zip.cache_clear()
+        assert files_of(ZipTree(archive)).images in (["photo"], [])
+        try:
+            ZipTree(archive).read("photo")
+        except OSError:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("at", [6, 46], ids=["version", "name"])
+def test_a_zip_archive_with_an_odd_directory_is_one_line(tmp_path: Path, at: int) -> None:
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("é.jpg", b"")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\1\2") + at] = 0xFF
+    archive.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="x.zip: not a readable zip archive .*; fetch it again"):
+        read_source(archive)
 
 
 def test_a_link_to_a_folder_above_is_refused_and_others_are_followed(tmp_path: Path) -> None:
@@ -462,6 +500,61 @@ def test_images_stand_upright(orientation: int) -> None:
     assert np.array_equal(loaded(encode(lying, "PNG", exif=exif)), np.asarray(upright))
 
 
+def entries(*fields: tuple[int, int, bytes]) -> bytes:
+    """EXIF of single values: tag, type and the four bytes of the value."""
+    body = b"".join(struct.pack("<HHI4s", tag, kind, 1, value) for tag, kind, value in fields)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(fields)) + body + bytes(4)
+
+
+TURNED = (0x0112, 3, b"\6\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (entries(TURNED), True),
+        (entries(TURNED, (0x0100, 2, b"a\0\0\0")), True),  # a width that is text: Pillow cannot write it
+        (entries(TURNED, (0x011A, 5, b"\xff\xff\xff\xff")), True),
+        (entries(TURNED, (0x8769, 4, b"\xff\xff\xff\xff")), True),
+        (b"Exif\0\0no TIFF at all", False),
+        (b"Exif\0\0II*\0\xff\xff\xff\xff", False),
+    ],
+    ids=["plain", "text", "beyond the end", "no folder", "words", "nowhere"],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_odd_exif_costs_no_image(kind: str, exif: bytes, turned: bool) -> None:
+    lying = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8))
+    plain = loaded(encode(lying, kind))
+    expected = np.rot90(plain, -1) if turned else plain
+    assert np.array_equal(loaded(encode(lying, kind, exif=exif)), expected)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N", "I"])
+@pytest.mark.parametrize("kind", [None, "PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_their_upper_eight(mode: str, kind: str | None) -> None:
+    generator = np.random.default_rng(len(mode))
+    image = Image.frombytes(mode, (37, 53), generator.bytes(37 * 53 * (4 if mode == "I" else 2)))
+    if kind is not None:
+        image = Image.open(io.BytesIO(encode(Image.fromarray(np.asarray(image).astype(np.uint16)), kind)))
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    assert np.array_equal(
+        np.asarray(upright_rgb(image)), (values >> 8).astype(np.uint8)[..., None].repeat(3, 2)
+    )
+
+
+def test_sixteen_bits_are_converted_in_little_memory() -> None:
+    image = Image.new("I;16", (2000, 2000))
+    tracemalloc.start()
+    upright_rgb(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * 2000 * 2000  # bytes a pixel
+
+
+DDS = bytearray(encode(Image.fromarray(RED), "DDS"))
+DDS[80:84] = bytes(4)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -471,8 +564,10 @@ def test_images_stand_upright(orientation: int) -> None:
         (encode(Image.new("L", (9000, 9000)), "PNG"), "9000 x 9000 pixels, the limit is 64 million"),
         (encode(Image.new("L", (20000, 20000)), "PNG"), "exceeds limit|the limit is 64 million"),
         (encode(Image.new("F", (8, 8)), "TIFF"), "floating-point pixels"),
+        (encode(Image.fromarray(RED), "AVIF").replace(b"iloc", b"xxxx"), "Failed to decode image"),
+        (bytes(DDS), "Unknown pixel format flags 0"),
     ],
-    ids=["zero bytes", "text", "truncated", "large", "bomb", "float"],
+    ids=["zero bytes", "text", "truncated", "large", "bomb", "float", "avif", "dds"],
 )
 def test_unreadable_images_say_why(content: bytes, words: str) -> None:
     with pytest.raises(UNREADABLE) as caught:

@@ -614,9 +614,7 @@ def test_a_set_of_one_domain_still_gives_triplets(generator: GenerateTriplets) -
 
 def copy_with(generator: GenerateTriplets, domains: np.ndarray) -> GenerateTriplets:
     alike = object.__new__(GenerateTriplets)
-    alike.__dict__.update(
-        generator.__dict__, domains=domains, others=OtherDomains(domains, balanced=False)
-    )
+    alike.__dict__.update(generator.__dict__, domains=domains, others=OtherDomains(domains, balanced=False))
     return alike
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rgcluster.data.sources.files import Files
 from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
 from rgcluster.data.sources.trees.places import Place
-from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, limit_size, split_name
 from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError
 
@@ -23,16 +24,17 @@ __all__ = ["ParquetTree", "holds_images", "read_embedded"]
 
 
 class ParquetTree:
-    """The images in a column of Parquet files below a folder; `FILE.parquet/ROW` and `.../NAME` where it has one."""
+    """The images in a column of Parquet `files` below a folder: `FILE/ROW`, and `FILE/ROW/NAME` where it has one."""
 
-    def __init__(self, folder: Path, column: str, images: list[str]) -> None:
-        self.folder, self.column, self._images = folder, column, images
+    def __init__(self, folder: Path, column: str, files: Iterable[str], images: list[str]) -> None:
+        self.folder, self.column, self._files, self._images = folder, column, frozenset(files), images
 
     def __str__(self) -> str:
         return str(self.folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParquetTree, (self.folder, self.column, [])  # names are sent with the rows that need them
+        # Names of images are sent with the rows that need them.
+        return ParquetTree, (self.folder, self.column, self._files, [])
 
     def names(self) -> list[str]:
         return self._images
@@ -41,15 +43,16 @@ class ParquetTree:
         return self.read(name)[:count]
 
     def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        file, _, rest = name.partition(".parquet/")
+        file, rest = split_name(name, self._files)
         row = int(rest.split("/", 1)[0])
-        path = str(self.folder / f"{file}.parquet")
+        path = str(self.folder / file)
         starts = _group_starts(path)
         group = next(number for number in reversed(range(len(starts))) if starts[number] <= row)
         value = _group(path, group, self.column)[row - starts[group]].as_py()
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
             raise OSError("no bytes in this row")
+        limit_size(len(content), limit)
         return bytes(content)
 
 
@@ -111,7 +114,7 @@ def read_embedded(path: Place, names: list[str], columns: Columns, files: Files 
     if own is None and names and (of_file := splits_in(folder, names)):
         own = [split for split, count in zip(of_file, counts, strict=True) for _ in range(count)]
     labels = sheet.labels(columns, [split_column] if split_column else [])
-    tree = ParquetTree(folder, column, images)
+    tree = ParquetTree(folder, column, names or [path.name], images)
     left_out = files.without(names).left_out() if files else {}
     return ImageTable(path, tree, "table", labels.names, images, labels.values, own, labels.one_hot, left_out)
 

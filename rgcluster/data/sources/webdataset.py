@@ -12,7 +12,7 @@ from rgcluster.data.sources.table import ImageTable
 from rgcluster.data.sources.tabular import Columns, Sheet
 from rgcluster.data.sources.trees.archives import TarTree
 from rgcluster.data.sources.trees.places import Place
-from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES
+from rgcluster.data.sources.trees.tree import MAX_FILE_BYTES, split_name
 from rgcluster.data.sources.words import splits_in
 from rgcluster.errors import DataError, quoted
 
@@ -25,7 +25,7 @@ class TarsTree:
     """The tar archives `names` of a folder as one tree: `ARCHIVE.tar/MEMBER`."""
 
     def __init__(self, folder: Path, archives: list[str]) -> None:
-        self.folder, self.archives = folder, archives
+        self.folder, self.archives = folder, dict.fromkeys(archives)
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -38,16 +38,12 @@ class TarsTree:
         ]
 
     def head(self, name: str, count: int) -> bytes:
-        tree, member = self._member(name)
-        return tree.head(member, count)
+        archive, member = split_name(name, self.archives)
+        return TarTree(self.folder / archive).head(member, count)
 
     def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        tree, member = self._member(name)
-        return tree.read(member, limit)
-
-    def _member(self, name: str) -> tuple[TarTree, str]:
-        archive, _, member = name.partition(".tar/")
-        return TarTree(self.folder / f"{archive}.tar"), member
+        archive, member = split_name(name, self.archives)
+        return TarTree(self.folder / archive).read(member, limit)
 
 
 def is_webdataset(files: Files) -> bool:
@@ -88,7 +84,7 @@ def read_webdataset(path: Place, files: Files, columns: Columns) -> ImageTable:
         chosen = Columns(columns.file, columns.split, (), CLASS[1:])
     split_column, splits = sheet.splits(chosen)
     if splits is None and isinstance(files.tree, TarsTree):
-        splits = splits_in(path, [f"{name.partition('.tar/')[0]}.tar" for name in files.images])
+        splits = splits_in(path, [split_name(name, files.tree.archives)[0] for name in files.images])
     labels = sheet.labels(chosen, [split_column] if split_column else [])
     used = {f"{key}{kind}" for key in by_key for kind in kinds}
     left_out = files.without(used).left_out()

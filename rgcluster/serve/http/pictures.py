@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,8 +72,7 @@ def _faults(limits: Limits, field: str, content: bytes = b"") -> Iterator[None]:
         raise too_large(
             "too_many_pixels", f"the limit is {limits.megapixels:g} million pixels", field, "send it smaller"
         ) from None
-    except (*UNREADABLE, struct.error, OverflowError, MemoryError, IndexError, KeyError, TypeError) as error:
-        # On damaged files, decoders raise many types of exceptions.
+    except UNREADABLE as error:
         raise invalid(
             "unreadable_image", f"the image cannot be decoded ({reason(error)})", field,
             "it is truncated or damaged: save it again as PNG or JPEG",

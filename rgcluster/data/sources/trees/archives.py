@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import posixpath
+import struct
 import tarfile
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +25,10 @@ _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\
 """First bytes of compressed files, in the order of the suffixes."""
 _USTAR = slice(257, 262)
 """Where a tar archive says that it is one."""
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, EOFError, ValueError,
+)  # fmt: skip
+"""What reading a damaged zip archive raises, beside OSError: its directory, its headers, and each compression."""
 NOWHERE = (-1, 0)
 """The place of a link whose file is not in the archive."""
 
@@ -81,7 +88,7 @@ class ZipTree:
                 return file.read(count)
         except KeyError:
             raise FileNotFoundError(f"not in {self.path}") from None
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+        except _DAMAGED as error:
             raise OSError(f"damaged in {self.path.name}: {error}") from None
 
 
@@ -147,7 +154,7 @@ def _checked(names: list[str], archive: str) -> list[str]:
 def _open_zip(path: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         raise DataError(f"{path}: not a readable zip archive ({error}); fetch it again") from None
 
 

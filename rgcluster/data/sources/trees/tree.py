@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from rgcluster.errors import DataError
 
 __all__ = [
     "MAX_FILE_BYTES", "FolderTree", "SubTree", "Tree", "content_of", "folder_of", "leftover", "leftover_in",
-    "limit_size", "limited",
+    "limit_size", "limited", "split_name",
 ]  # fmt: skip
 
 MAX_FILE_BYTES = 64 << 20
@@ -44,6 +44,13 @@ def leftover_in(parts: Sequence[str]) -> str:
 def folder_of(name: str) -> str:
     """Return the folder of a file, with a slash at its end; the empty string for a file in none."""
     return name[: name.rfind("/") + 1]
+
+
+def split_name(name: str, files: Container[str]) -> tuple[str, str]:
+    """Return which of the `files`, each with names of its own below it, a name begins with, and the rest of it."""
+    ends = (at for at, letter in enumerate(name) if letter == "/")
+    end = next(at for at in ends if name[:at] in files)
+    return name[:end], name[end + 1 :]
 
 
 class Tree(Protocol):
