@@ -50,12 +50,14 @@ def add_metrics(app: FastAPI, retry_after_s: int) -> None:
 
 def _gather() -> str:
     lines: list[str] = []
+    # A proxy of the environment does not lead to the nodes.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for node in ray.nodes():
         if not node["Alive"]:
             continue
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=NODE_SECONDS) as answer:
+            with opener.open(url, timeout=NODE_SECONDS) as answer:
                 lines += ours(answer.read().decode())
         except OSError as error:
             lines.append(f"# {url}: {error}")

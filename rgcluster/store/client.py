@@ -58,7 +58,7 @@ class Store(ABC):
         self._slots = threading.BoundedSemaphore(MAX_IN_FLIGHT)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"store-{manifest.name}")
         self._expected: dict[str, str] = {}
-        self._ids: tuple[tuple[int, ...], NDArray[np.int64]] | None = None
+        self._ids: tuple[tuple[str | int, ...], NDArray[np.int64]] | None = None
 
     @abstractmethod
     def _scatter(self, calls: Sequence[HostCall], deadline: float) -> list[Any]:
@@ -143,7 +143,8 @@ class Store(ABC):
         """Add rows [N], [N, d], uint8 [N, H, W, C], tags [N]; return how many replaced one of the same id.
 
         After it returns, the rows survive a crash of every process, and new queries find them. If it fails, some
-        rows may have been added; repeating the call is safe.
+        rows may have been added; repeating the call is safe. The client itself repeats it if a shard goes down or the
+        snapshot is replaced meanwhile, and then counts rows that the first attempt added as replaced.
         """
         shape = self.manifest.dimension, self.manifest.image_shape
         change = Change(*as_rows(ids, np.array(vectors), np.array(images), tags, *shape))
@@ -153,7 +154,10 @@ class Store(ABC):
         return self._write(change)
 
     def remove(self, ids: ArrayLike) -> int:
-        """Remove ids [N] durably, ignoring unknown ones; return how many were in the store."""
+        """Remove ids [N] durably, ignoring unknown ones; return how many were in the store.
+
+        A call that the client repeats, as in `add`, counts only what the last attempt found.
+        """
         return self._write(Change(np.unique(as_ids(ids))))
 
     def compact(self) -> Manifest:
@@ -169,7 +173,7 @@ class Store(ABC):
         """Load the snapshot that another process put in place of this one; return its manifest."""
         deadline = time.monotonic() + self.timeout
         manifest = self._refresh(deadline)
-        self._everyone("adopt", (manifest.generation,), deadline)
+        self._everyone("adopt", (), deadline)
         return manifest
 
     def info(self) -> list[dict[str, Any]]:
@@ -183,7 +187,7 @@ class Store(ABC):
         self._expected |= digests
 
     def close(self) -> None:
-        """Wait for running requests and release resources. No call may follow."""
+        """Wait for running requests and release resources. A request that comes later may raise StoreUnavailable."""
         self._threads.shutdown()
 
     def __enter__(self) -> Self:
@@ -199,8 +203,10 @@ class Store(ABC):
         deadline = self._enter()
         try:
             future = self._threads.submit(self._in_one_generation, work, deadline)
-        except BaseException:
+        except BaseException as error:
             self._slots.release()
+            if isinstance(error, RuntimeError):  # the threads have ended
+                raise StoreUnavailable(f"store {self.manifest.name} was closed: connect again") from None
             raise
         future.add_done_callback(lambda _: self._slots.release())
         return Pending(future)
@@ -233,12 +239,11 @@ class Store(ABC):
                 self._refresh(deadline)
 
     def _refresh(self, deadline: float) -> Manifest:
-        """Switch to the newest generation that a shard serves."""
+        """Switch to the newest snapshot that a shard serves."""
         found = self._scatter([HostCall(part, "origin") for part in range(self.num_shards)], deadline)
         manifest = max((manifest for manifest, _ in found), key=lambda each: each.generation)
         self._check(manifest, self._expected)
-        if manifest.generation > self.manifest.generation:
-            self.manifest = manifest
+        self.manifest = manifest
         return manifest
 
     def _check(self, manifest: Manifest, digests: Mapping[str, str]) -> None:
@@ -276,10 +281,10 @@ class Store(ABC):
 
     def _all_ids(self, view: View) -> NDArray[np.int64]:
         versions = view.everywhere("held_version")
-        key = (view.generation, *versions)
+        key = (view.snapshot, *versions)
         if self._ids is None or self._ids[0] != key:
             held = view.everywhere("ids")
-            key = (view.generation, *(version for version, _ in held))
+            key = (view.snapshot, *(version for version, _ in held))
             self._ids = key, np.sort(np.concatenate([ids for _, ids in held]))
         return self._ids[1]
 

@@ -212,7 +212,7 @@ class RayStore(Store):
         return self._pool.everyone(method, args, deadline)
 
     def _follow(self, parts: Sequence[int], view: View) -> None:
-        self._pool.follow(parts, view.generation, view.deadline)
+        self._pool.follow(parts, view.snapshot, view.deadline)
 
     def __enter__(self) -> Self:
         return self

@@ -41,7 +41,7 @@ class View:
     ) -> None:
         self._manifest, self._num_shards = manifest, num_shards
         self._scatter, self.deadline = scatter, deadline
-        self.generation = manifest.generation
+        self.snapshot = manifest.token
 
     def search(self, query: Query) -> Found:
         """Return the nearest neighbours over all shards; TooFewNeighbours if there are fewer than k."""
@@ -82,8 +82,8 @@ class View:
         return self.scatter([self.call_to(part, method, *args) for part in range(self._num_shards)])
 
     def call_to(self, part: int, method: str, *args: Any) -> HostCall:
-        """Return a call of `Shard.method` of this view's generation."""
-        return HostCall.of(part, ShardRequest(self.generation, method, args))
+        """Return a call of `Shard.method` of this view's snapshot."""
+        return HostCall.of(part, ShardRequest(self.snapshot, method, args))
 
     def scatter(self, calls: Sequence[HostCall]) -> list[Any]:
         """Return the result of each call."""

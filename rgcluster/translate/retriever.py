@@ -44,13 +44,23 @@ class Retriever:
         keep_contents: bool = False,
     ) -> None:
         """With `keep_contents`, every stored image is encoded once, if the contents of all fit into memory."""
-        store.check({**encoder_digests(translator), "retrieval": network_digest(network)})
+        self._digests = {**encoder_digests(translator), "retrieval": network_digest(network)}
+        store.check(self._digests)
         self.store, self.network, self.translator = store, network, translator
         self.config, self.device = config, device
         self.waited = 0.0
         self._lock = threading.Lock()
         keeps = keep_contents and StoredContents.fit(config, store.count)
         self._contents = StoredContents(translator, device) if keeps else None
+
+    def replace_store(self, store: Store) -> Store:
+        """Query another store from now on; return the one before, for the caller to close.
+
+        StoreMismatch, and nothing is replaced, if other networks embedded it.
+        """
+        store.check(self._digests)
+        before, self.store = self.store, store
+        return before
 
     def query(self, image: Tensor, content: Tensor, style: Tensor) -> npt.NDArray[np.float32]:
         """Return the queries of images [B, 3, H, W] that are to be translated to the style (`RetrievalEncoder`)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +15,24 @@ import pytest
 import requests
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
+from serving import settings_for
 
 from rgcluster.base.remote import persistently
+from rgcluster.base.rundir import snapshot_of
+from rgcluster.base.storage import Location
 from rgcluster.client import Client
-from rgcluster.errors import ConfigError, EndpointError, RequestRefused, UnknownId
-from rgcluster.serve.deploy import deployments
+from rgcluster.errors import (
+    ConfigError,
+    EndpointError,
+    RequestRefused,
+    StoreMismatch,
+    StoreUnavailable,
+    UnknownId,
+)
+from rgcluster.serve.backend import describe
+from rgcluster.serve.deploy import deployments, live
 from rgcluster.serve.http.errors import ApiError
+from rgcluster.store import LocalStore, SnapshotWriter, read_manifest
 
 
 class Answers:
@@ -140,3 +154,60 @@ def test_a_request_of_a_replica_that_died_is_sent_to_another(
 def test_an_error_that_a_translator_returns_is_raised() -> None:
     with pytest.raises(UnknownId):
         asyncio.run(backend_over(lambda *arguments: UnknownId("no such image")).stored_image("run", 3))
+
+
+class Failing(LocalStore):
+    """A store whose shards can be silent, and which tells when it was closed."""
+
+    silent = False
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.closed = threading.Event()
+
+    def fetch(self, ids: Any) -> Any:
+        if self.silent:
+            raise StoreUnavailable("shard 0 did not answer within 10 s")
+        return super().fetch(ids)
+
+    def close(self) -> None:
+        super().close()
+        self.closed.set()
+
+
+def test_a_store_that_is_opened_again_is_checked_like_the_first(
+    noise_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, opened = tmp_path / "snapshot", list[Failing]()
+    shutil.copytree(snapshot_of(Location(noise_run)).local(), place)
+
+    def open_store(*given: Any) -> Failing:
+        opened.append(Failing(place))
+        return opened[-1]
+
+    monkeypatch.setattr(live, "open_store", open_store)
+    engine = live.LiveEngine(describe("noise", str(noise_run)), settings_for(noise_run))
+    retriever = engine._engine.translators.retriever
+
+    async def ask(times: int) -> None:
+        await asyncio.gather(*(engine.stored_image(8) for _ in range(times)))
+
+    opened[0].silent = True
+    asyncio.run(ask(3))  # several requests fail at once, and one of them opens the store
+    assert len(opened) == 2 and retriever.store is opened[1] and opened[0].closed.wait(10)
+    with pytest.raises(StoreUnavailable, match="was closed: connect again"):
+        opened[0].random_async([1], 1, seed=0)
+
+    held = read_manifest(place)  # the run is trained and embedded again
+    with SnapshotWriter(
+        place, 1, held.dimension, held.image_shape, {**held.digests, "retrieval": "beef"}, replace=True
+    ) as writer:
+        ids = opened[1].ids()
+        writer.append(ids, opened[1].vectors(ids), opened[1].fetch(ids))
+        writer.commit()
+    opened[1].silent = True
+    for _ in range(2):
+        with pytest.raises(StoreMismatch, match="retrieval beef"):
+            asyncio.run(ask(1))
+    assert retriever.store is opened[1]
+    assert [store.closed.is_set() for store in opened] == [True, False, True, True]

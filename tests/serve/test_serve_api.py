@@ -244,10 +244,14 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def part(name: str, file: str = "") -> bytes:
+def part(name: str, file: str = "", content: str = "hi") -> bytes:
     """A form with one part."""
     about = f'form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
-    return f"--x\r\nContent-Disposition: {about}\r\n\r\nhi\r\n--x--\r\n".encode()
+    return f"--x\r\nContent-Disposition: {about}\r\n\r\n{content}\r\n--x--\r\n".encode()
+
+
+ESCAPES = "multipart/form-data; boundary=x; charset=unicode_escape"
+"""A charset by which a form can hold what UTF-8 cannot."""
 
 
 def animation() -> bytes:
@@ -329,6 +333,9 @@ def test_other_faults_have_the_same_form(
         (part("image"), "multipart/form-data; boundary=x", 422, "no_image"),
         (part("picture", "a.png"), "multipart/form-data; boundary=x", 422, "unknown_part"),
         (part("image", "a.png"), "multipart/form-data; boundary=x", 422, "not_an_image"),
+        (part(r"\ud800"), ESCAPES, 422, "malformed_form"),
+        (part(r"\ud800", "a.png"), ESCAPES, 422, "malformed_form"),
+        (part("model", content=r"\ud800"), ESCAPES, 422, "malformed_form"),
     ],
 )  # fmt: skip
 def test_odd_bodies(address: str, content: bytes, kind: str, status: int, code: str | None) -> None:

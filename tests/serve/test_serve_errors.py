@@ -24,6 +24,7 @@ from rgcluster.errors import (
     OutOfMemory,
     RGClusterError,
     StaleGeneration,
+    StoreMismatch,
     StoreUnavailable,
     TargetError,
     TooFewNeighbours,
@@ -34,6 +35,7 @@ from rgcluster.serve.backend import InProcess
 from rgcluster.serve.http import targets
 from rgcluster.serve.http.errors import ApiError, api_error
 from rgcluster.store.local import LocalStore
+from rgcluster.translate.finished import wanted_changes
 
 NAMES = ("Black_Hair", "Blond_Hair", "Male")
 IMAGE = encoded(noise_images(1, 48, seed=3)[0])
@@ -65,6 +67,7 @@ class Failing(InProcess):
         (TooFewNeighbours("worded in any way"), 422, "too_few_neighbours"),
         (StoreUnavailable("no attribute"), 503, "unavailable"),
         (StaleGeneration("worded in any way"), 503, "unavailable"),
+        (StoreMismatch("worded in any way"), 503, "store_mismatch"),
         (DataError("the image 5 is not in the store"), 500, "internal"),
         (ConfigError("--to x: no attribute 'x'"), 500, "internal"),
         (OutOfMemory("worded in any way"), 500, "internal"),
@@ -107,6 +110,39 @@ def test_targets_raise_typed_errors(text: str, kind: type[TargetError], code: st
     fault = answered.value.detail
     assert (answered.value.status, fault.code, fault.field) == (422, code, "start")
     assert fault.message == raised.value.reason and "--to" not in fault.message
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1", [0, 1, 0]),
+        ("2", [0, 0, 1]),
+        (" 1 ", [0, 1, 0]),
+        ("0, 1, 2", "contradictory_target"),
+        ("0,1,0", "contradictory_target"),
+        ("1,1", [0, 1, 0]),
+        ("", [-1, -1, -1]),
+    ],
+)
+def test_attributes_called_like_values_are_names_as_on_the_command_line(
+    text: str, wanted: list[int] | str
+) -> None:
+    data = DataConfig(attributes=("0", "1", "2"), exclusive=(), domains="one-hot", crop=0)
+    if isinstance(wanted, list):
+        assert targets.parse(text, data, "target").tolist() == wanted
+        assert wanted_changes(text, data).tolist() == wanted
+        return
+    with pytest.raises(ApiError) as answered:
+        targets.parse(text, data, "target")
+    assert answered.value.detail.code == wanted
+    with pytest.raises(ContradictoryTarget):
+        wanted_changes(text, data)
+
+
+def test_a_vector_may_hold_the_name_of_an_attribute() -> None:
+    data = DataConfig(attributes=("0", "Male"), exclusive=())
+    assert targets.parse("0,1", data, "target").tolist() == [0, 1]
+    assert targets.parse("0", data, "target").tolist() == [1, -1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from serving import encoded, endpoint_of
-from untrained import noise_images
+from untrained import noise_images, untrained_run
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="Playwright is not installed (pip install playwright)"
@@ -127,6 +127,20 @@ def test_exclusive_attributes_exclude_each_other(page: Any) -> None:
     assert page.get_by_role("radio", name="Blond").is_checked()
     assert not page.get_by_role("radio", name="Black").is_checked()
     assert page.get_by_role("radio").count() == 4  # and one for none of them
+
+
+def test_attributes_may_be_called_like_values(browser: Any, tmp_path: Path) -> None:
+    untrained_run(
+        tmp_path / "run", 'data.attributes=["0","1","2"]', "data.exclusive=[]", "data.domains=one-hot"
+    )
+    with endpoint_of(tmp_path / "run") as address:
+        for page in opened(browser, address, 1280, 860):
+            drop(page, PHOTO, "photo.png", "image/png")
+            first = shown(page)
+            page.locator("input[type=radio]:not(:checked)").first.click(force=True)
+            shown(page, other_than=first)
+            page.fill("#walk", "0.5")
+            shown(page, "walk-high")
 
 
 def test_everything_is_reached_by_keyboard_and_has_a_name(page: Any) -> None:

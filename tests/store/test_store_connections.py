@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rgcluster.errors import DataError
 from rgcluster.store.actors.connections import ShardConnections
 from rgcluster.store.actors.frames import receive, send
 from rgcluster.store.actors.socket_server import SocketServer, address
+from rgcluster.store.disk import writer
 from rgcluster.store.shard.host import Host
 from rgcluster.store.shard.requests import HostCall, ShardRequest
 from rgcluster.store.shard.shard import IndexSettings
@@ -35,6 +37,8 @@ pytestmark = [
 ]
 
 MOST = 1 << 20
+SNAPSHOT = "0badf00d"
+"""The token of the host's snapshot."""
 
 ARRAYS = st.sampled_from([np.uint8, np.int64, np.float32, np.float64]).flatmap(
     lambda kind: arrays(kind, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
@@ -139,9 +143,11 @@ def test_data_that_arrived_in_time_is_read_later(pair: tuple[socket.socket, sock
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     ids, vectors = sample(300)
-    return Host(str(write(tmp_path / "s", ids, vectors, 1)), 0, 1, IndexSettings(), "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer.uuid, "uuid4", lambda: uuid.UUID(SNAPSHOT * 4))
+        return Host(str(write(tmp_path / "s", ids, vectors, 1)), 0, 1, IndexSettings(), "store")
 
 
 def serving(call: Any) -> ShardConnections:
@@ -158,7 +164,7 @@ def connected(key: str) -> ShardConnections:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         connections = ShardConnections(key)
-        response = connections.request((0, 0), ShardRequest(0, "held_version"), soon())
+        response = connections.request((0, 0), ShardRequest(SNAPSHOT, "held_version"), soon())
         if response is not None:
             response.cancel()
             return connections
@@ -170,8 +176,8 @@ def soon() -> float:
     return time.monotonic() + 20
 
 
-def call_over(connections: ShardConnections, method: str, *args: Any, generation: int = 0) -> Any:
-    response = connections.request((0, 0), ShardRequest(generation, method, args), soon())
+def call_over(connections: ShardConnections, method: str, *args: Any, snapshot: str = SNAPSHOT) -> Any:
+    response = connections.request((0, 0), ShardRequest(snapshot, method, args), soon())
     assert response is not None
     try:
         return response.result(soon())
@@ -185,7 +191,9 @@ def test_a_connection_returns_the_results_of_the_host(host: Host) -> None:
     for _ in range(3):
         found = call_over(connections, "search", vectors[:9], 4, ids[:9, None], (0, 1))
         for ours, own in zip(
-            found, host.call(ShardRequest(0, "search", (vectors[:9], 4, ids[:9, None], (0, 1)))), strict=True
+            found,
+            host.call(ShardRequest(SNAPSHOT, "search", (vectors[:9], 4, ids[:9, None], (0, 1)))),
+            strict=True,
         ):
             np.testing.assert_array_equal(ours, own)
         np.testing.assert_array_equal(call_over(connections, "fetch", ids[:5]), images_of(ids[:5]))
@@ -233,12 +241,12 @@ def test_any_other_error_closes_the_connection() -> None:
     def call(request: ShardRequest) -> Any:
         if request.method == "vectors":
             raise ZeroDivisionError
-        return request.generation
+        return request.snapshot
 
     connections = serving(call)
     with pytest.raises(ConnectionError):
         call_over(connections, "vectors")
-    assert call_over(connections, "held_version") == 0
+    assert call_over(connections, "held_version") == SNAPSHOT
     time.sleep(0.2)  # until the thread has reported its error
 
 
@@ -249,16 +257,16 @@ class DisguisedWrite(ShardRequest):
 def test_only_reads_use_a_connection(host: Host) -> None:
     connections = serving(host.call)
     for method in ("write", "catch_up"):
-        assert connections.request((0, 0), ShardRequest(0, method), soon()) is None
-    assert HostCall(0, "adopt", (1,)).request is None
-    assert connections.request((0, 0), ShardRequest(0, "search", (object(), 1)), soon()) is None
+        assert connections.request((0, 0), ShardRequest(SNAPSHOT, method), soon()) is None
+    assert HostCall(0, "adopt").request is None
+    assert connections.request((0, 0), ShardRequest(SNAPSHOT, "search", (object(), 1)), soon()) is None
     response = connections.request(
-        (0, 0), DisguisedWrite(0, "catch_up"), soon()
+        (0, 0), DisguisedWrite(SNAPSHOT, "catch_up"), soon()
     )  # a shard refuses it all the same
     assert response is not None
     with pytest.raises(ConnectionError):
         response.result(soon())
-    assert connections.request((7, 0), ShardRequest(0, "held_version"), soon()) is None
+    assert connections.request((7, 0), ShardRequest(SNAPSHOT, "held_version"), soon()) is None
 
 
 PARENT = """
@@ -269,7 +277,7 @@ child.wait()
 CHILD = """
 import sys, time
 from rgcluster.store.actors.socket_server import SocketServer, address
-SocketServer(address(sys.argv[1], 0, 0), lambda request: request.generation)
+SocketServer(address(sys.argv[1], 0, 0), lambda request: request.snapshot)
 print(__import__("os").getpid(), flush=True)
 time.sleep(50)
 """
@@ -283,11 +291,11 @@ def test_a_process_whose_raylet_died_does_not_respond() -> None:
         child = int(parent.stdout.readline())
         try:
             connections = connected(key)
-            assert call_over(connections, "held_version", generation=4) == 4
+            assert call_over(connections, "held_version", snapshot="4") == "4"
             parent.kill()
             parent.wait()
             with pytest.raises(ConnectionError):
-                call_over(connections, "held_version", generation=4)
+                call_over(connections, "held_version", snapshot="4")
         finally:
             os.kill(child, 9)
 
@@ -318,12 +326,15 @@ def test_a_client_does_not_trust_another_users_socket(monkeypatch: pytest.Monkey
     connections = serving(host.call)
     connections.close()
     monkeypatch.setattr("rgcluster.store.actors.connections.same_user", lambda connection: False)
-    assert ShardConnections(connections._key).request((0, 0), ShardRequest(0, "held_version"), soon()) is None
+    assert (
+        ShardConnections(connections._key).request((0, 0), ShardRequest(SNAPSHOT, "held_version"), soon())
+        is None
+    )
 
 
 def test_refused_connections_are_not_retried_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     connections, attempts = ShardConnections("no-server"), list[Any]()
     monkeypatch.setattr("rgcluster.store.actors.connections._connect", attempts.append)
     for _ in range(3):
-        assert connections.request((0, 0), ShardRequest(0, "held_version"), soon()) is None
+        assert connections.request((0, 0), ShardRequest(SNAPSHOT, "held_version"), soon()) is None
     assert len(attempts) == 1

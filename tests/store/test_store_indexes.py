@@ -29,11 +29,12 @@ def vectors() -> np.ndarray:
     return clustered(COUNT + 64)
 
 
-def build(kind: str, vectors: np.ndarray) -> ApproximateIndex:
-    plan = choose(kind, COUNT, 16, None, 0.95)  # type: ignore[arg-type]
-    return ApproximateIndex.build(
-        plan, np.arange(COUNT) * 3, np.zeros(COUNT, np.uint8), ArrayRows(vectors[:COUNT])
-    )
+def build(
+    kind: str, vectors: np.ndarray, tags: np.ndarray | None = None, *, count: int = COUNT
+) -> ApproximateIndex:
+    plan = choose(kind, count, 16, None, 0.95)  # type: ignore[arg-type]
+    tags = np.zeros(count, np.uint8) if tags is None else tags
+    return ApproximateIndex.build(plan, np.arange(count) * 3, tags, ArrayRows(vectors[:count]))
 
 
 def made(kind: str, vectors: np.ndarray, file: Path, *, verify: bool = False) -> ApproximateIndex:
@@ -68,6 +69,33 @@ def test_an_answer_is_never_short(kind: str, vectors: np.ndarray) -> None:
     squared, found = index.nearest(vectors[COUNT:], 9, (left[np.arange(64) % len(left)] * 3)[:, None])
     np.testing.assert_array_equal(found, expected[1])
     assert np.isinf(index.nearest(vectors[COUNT:], 11)[0][:, -1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exclusions_of_other_rows_and_images_take_nothing_from_an_answer(
+    kind: str, vectors: np.ndarray
+) -> None:
+    """A search of many clients is as wide as the longest list of exclusions among them."""
+    few, tags = np.arange(0, COUNT, 300), np.zeros(COUNT, np.uint8)
+    tags[few] = tag_of("test")
+    index, queries = build(kind, vectors, tags), vectors[COUNT:]
+    exclude = np.full((len(queries), 50), -1)
+    exclude[0] = np.setdiff1d(np.arange(COUNT), few)[:50] * 3  # none of a test image
+    exclude[1, :2] = few[:2] * 3
+    expected = brute_force(few * 3, vectors[few], queries, len(few), exclude)
+    squared, found = index.nearest(queries, len(few), exclude, (tag_of("test"),))
+    np.testing.assert_array_equal(found, np.where(np.isinf(expected[0]), -1, expected[1]))
+    np.testing.assert_allclose(np.sqrt(squared), expected[0], rtol=1e-6)
+    assert np.isfinite(squared).sum(axis=1).tolist() == [20, 18] + [20] * 62
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_neighbours_than_rows_are_padded(kind: str, vectors: np.ndarray) -> None:
+    index, queries = build(kind, vectors, count=300), vectors[COUNT:]
+    expected = brute_force(np.arange(300) * 3, vectors[:300], queries, 300)
+    squared, found = index.nearest(queries, 310)
+    np.testing.assert_array_equal(found[:, :300], expected[1])
+    assert (found[:, 300:] == -1).all() and np.isinf(squared[:, 300:]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

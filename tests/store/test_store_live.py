@@ -230,8 +230,100 @@ def test_compaction_that_fails_leaves_the_old_generation(
         assert store.count == 57 and store.manifest.generation == 0
         after = [path.name for path in place.iterdir()]
         assert set(after) - {"changes", "versions"} == set(before)
+        assert held_snapshots(store) == [1, 1, 1]
         monkeypatch.undo()
         assert store.compact().count == 57
+
+
+def test_a_compaction_that_was_overtaken_leaves_nothing_behind(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, vectors = sample(20, seed=2)
+    with LocalStore(place) as store:
+        store.remove(store.ids()[:3])
+        publish = compaction.publish
+
+        def overtaken(*given: str) -> bool:
+            write(place, ids, vectors, replace=True)
+            return publish(*given)
+
+        monkeypatch.setattr(compaction, "publish", overtaken)
+        with pytest.raises(StorageError, match="replaced by another process"):
+            store.compact()
+        assert held_snapshots(store) == [1, 1, 1] and store.reload().count == store.count == 20
+
+
+def test_a_snapshot_that_was_prepared_and_never_published_is_not_served(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compacting client dies, and what is built next gets the number of its generation."""
+    ids, vectors = sample(60)
+    with LocalStore(place) as store:
+        store.remove(ids[:1])
+        with monkeypatch.context() as dying:
+            dying.setattr(compaction, "publish", lambda *given: _full())
+            with pytest.raises(StorageError):
+                store.compact()
+        assert held_snapshots(store) == [2, 2, 2]
+        built = read_manifest(write(place, ids, -vectors, replace=True))
+        store.manifest = store._hosts[0].origin()[0]  # a client that connects asks one shard
+        assert store.manifest == built and built.generation == 1
+        near = store.neighbours(-vectors, 1)
+        np.testing.assert_array_equal(near.ids[:, 0], ids)
+        np.testing.assert_array_equal(near.distances, np.zeros((60, 1)))
+        assert held_snapshots(store) == [1, 1, 1]
+
+
+def test_a_directory_that_is_removed_and_built_anew_is_taken_up(place: Path) -> None:
+    ids, vectors = sample(60)
+    new, row = np.arange(40), np.array([99])
+    with LocalStore(place) as store:
+        store.add(row, vectors[:1], images_of(row))
+        store.compact()
+        for generation in (1, 0):  # in place of what was compacted, and of the same generation
+            assert store.manifest.generation == generation
+            shutil.rmtree(place)
+            new = new + 1
+            built = read_manifest(write(place, new, vectors[:40]))
+            assert store.reload() == store.manifest == built and built.generation == 0
+            np.testing.assert_array_equal(store.ids(), new)
+            np.testing.assert_array_equal(store.search(vectors[:40], 1)[1][:, 0], new)
+            np.testing.assert_array_equal(store.fetch(new), images_of(new))
+
+
+def test_requests_tell_snapshots_of_the_same_generation_apart(place: Path) -> None:
+    """One shard restarts and loads what was built anew, while the others still hold what was there before."""
+    ids, vectors = sample(60)
+    with LocalStore(place) as store:
+        for turn in (1, 2):
+            shutil.rmtree(place)
+            write(place, ids + turn, -turn * vectors)
+            store._hosts[1].origin()
+            if turn == 1:
+                assert store.remove(ids) == 0 and store.count == 60
+            else:
+                np.testing.assert_array_equal(store.search(-turn * vectors, 1)[1][:, 0], ids + turn)
+
+
+def test_a_replica_that_was_not_told_yet_serves_every_acknowledged_change(place: Path) -> None:
+    """The next snapshot is published after a change, and a client that knows of it asks before `adopt`."""
+    ids, _ = sample(60)
+    first, second = (Host(str(place), 0, 1, IndexSettings(), "store") for _ in range(2))
+
+    def everyone(method: str, args: tuple[str, ...], deadline: float) -> list[object]:
+        if method == "adopt":
+            return []
+        prepared = [getattr(host, method)(*args) for host in (first, second)]
+        current = first.origin()[0].token
+        first.call(ShardRequest(current, "write", (Change(ids[1:2]),)))
+        second.call(ShardRequest(current, "catch_up"))
+        return prepared
+
+    first.call(ShardRequest(first.origin()[0].token, "write", (Change(ids[:1]),)))
+    compaction.compact(Location(place), everyone)
+    current = read_manifest(place).token
+    for host in (first, second):
+        assert host.call(ShardRequest(current, "ids"))[1].size == 58
 
 
 @pytest.mark.parametrize("moment", ["write_compacted", "publish"])
@@ -406,7 +498,8 @@ def test_a_replaced_process_of_a_shard_may_not_write(place: Path) -> None:
     sibling = Host(str(place), 0, 1, IndexSettings(), "store", restarts=1)
 
     def remove(host: Host, number: int) -> int:
-        return host.call(ShardRequest(0, "write", (Change(ids[number : number + 1]),)))[0]
+        change = Change(ids[number : number + 1])
+        return host.call(ShardRequest(host.origin()[0].token, "write", (change,)))[0]
 
     assert (old.origin()[1], remove(old, 0), remove(old, 1)) == (1, 1, 1)
     assert sibling.origin() and remove(sibling, 0) == 0 and remove(sibling, 2) == 1
@@ -454,7 +547,7 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_loaded_again(
         host = Host(str(place), 0, 1, IndexSettings(), "other")
         manifest, _ = host.origin()
         assert manifest.generation == read_manifest(Location(place)).generation and not pending
-        assert host.call(ShardRequest(manifest.generation, "ids"))[1].size == 43
+        assert host.call(ShardRequest(manifest.token, "ids"))[1].size == 43
 
 
 def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
@@ -463,7 +556,7 @@ def test_a_call_of_a_generation_whose_files_are_gone_is_stale(
     ids, vectors = sample(40, 4)
     place = write(tmp_path / "s", ids, vectors, 1)
     host = Host(str(place), 0, 1, IndexSettings(), "other")
-    before = host.origin()[0].generation
+    before = host.origin()[0].token
 
     def gone(self: object, ids: np.ndarray) -> int:
         with LocalStore(place) as store:
@@ -502,6 +595,11 @@ def test_a_store_that_changed_much_is_compacted_by_itself(
         assert store._hosts[0]._load_current().changed == 0
 
 
+def held_snapshots(store: LocalStore) -> list[int]:
+    """How many snapshots each shard holds in memory."""
+    return [len(host._shards) for host in store._hosts]
+
+
 def _full() -> str:
     raise StorageError("no room")
 
@@ -509,15 +607,15 @@ def _full() -> str:
 def test_rows_may_be_removed_between_search_and_fetch(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, vectors = sample(60)
     with LocalStore(place, timeout=1) as store:
-        fetch, removed = View.fetch, list[int]()
+        fetch, removed, token = View.fetch, list[int](), store.manifest.token
 
         def late(view: View, wanted: np.ndarray) -> np.ndarray:
             if len(removed) < 3:
                 removed.append(int(wanted.flat[0]))
                 for host in store._hosts:
                     owned = np.array([removed[-1]])
-                    if removed[-1] in host.call(ShardRequest(0, "ids"))[1]:
-                        host.call(ShardRequest(0, "write", (Change(owned),)))
+                    if removed[-1] in host.call(ShardRequest(token, "ids"))[1]:
+                        host.call(ShardRequest(token, "write", (Change(owned),)))
             return fetch(view, wanted)
 
         monkeypatch.setattr(View, "fetch", late)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from rgcluster.base.rundir import snapshot_of, store_name
 from rgcluster.base.storage import Location
-from rgcluster.errors import ConfigError, StoreUnavailable
+from rgcluster.errors import ConfigError, StoreMismatch, StoreUnavailable
 from rgcluster.serve.backend import ServedModel
 from rgcluster.serve.engine import Engine
 from rgcluster.serve.settings import ServeSettings
@@ -46,6 +47,7 @@ class LiveEngine:
         self._location, self._timeout = Location(served.run), settings.store_timeout_s
         self._name = settings.stores.get(served.name) or store_name(self._location)
         self._engine = Engine(served.run, self._open(), settings, TranslatorMetrics(served.name).batch)
+        self._reopening = asyncio.Lock()
 
     async def translate(self, job: Job) -> Outcome:
         return await self._retry_once(lambda: self._engine.translate(job))
@@ -63,9 +65,29 @@ class LiveEngine:
         return open_store(self._location, self._name, self._timeout)
 
     async def _retry_once(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Repeat work that the store failed, once the store was opened again: by this request or by another."""
+        retriever = self._engine.translators.retriever
+        failed = retriever.store
         try:
             return await work()
+        except StoreMismatch as error:
+            log.error("%s", error)
+            raise
         except StoreUnavailable as error:
             log.warning("%s", error)
-            self._engine.translators.retriever.store = await asyncio.to_thread(self._open)
+            async with self._reopening:
+                if retriever.store is failed:
+                    await asyncio.to_thread(self._reopen)
             return await work()
+
+    def _reopen(self) -> None:
+        """Open the store again; StoreMismatch if other networks embedded it meanwhile."""
+        store = self._open()
+        try:
+            before = self._engine.translators.retriever.replace_store(store)
+        except StoreMismatch as error:
+            log.error("%s", error)
+            store.close()
+            raise
+        # Its last requests may take as long as the time-out.
+        threading.Thread(target=before.close, daemon=True, name="store-closing").start()

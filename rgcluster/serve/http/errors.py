@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from rgcluster.errors import (
     ContradictoryTarget,
     RGClusterError,
+    StoreMismatch,
     StoreUnavailable,
     TargetError,
     TooFewNeighbours,
@@ -125,6 +126,10 @@ _MAPPINGS: dict[type[RGClusterError], _Mapping] = {
     StoreUnavailable: _Mapping(
         503, "unavailable", "send it again, or translate with guidance=off",
         message="the store of real images does not answer",
+    ),
+    StoreMismatch: _Mapping(
+        503, "store_mismatch", "translate with guidance=off until the operator has started the endpoint again",
+        message="other networks than the served ones embedded the store of real images",
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -53,6 +54,16 @@ class ConcurrencyLimit:
             yield
         finally:
             self.in_use -= 1
+
+    def hold_until(self, work: asyncio.Future[Any]) -> None:
+        """Occupy a slot until the work has ended, in place of the request that gave it up."""
+        self.in_use += 1
+        work.add_done_callback(self._ended)
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self.in_use -= 1
+        if not work.cancelled():
+            work.exception()  # nobody waits for it; asyncio would log that
 
 
 class HostCheck:

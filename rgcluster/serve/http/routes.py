@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ from rgcluster.translate.jobs import Job, Outcome
 __all__ = ["Endpoints"]
 
 P = TypeVar("P", bound=Parameters)
+T = TypeVar("T")
 
 DECODERS = 2
 """Threads that decode and encode images; few, so that large images do not occupy all cores."""
@@ -84,7 +86,7 @@ class Endpoints:
         self._at_most(parameters.samples, self._limits.samples, "samples")
         model = self._model(parameters.model)
         target = parse(parameters.target, model.config.data, "target")
-        with self._requests.slot():  # refuses before the image is decoded
+        async with self._computing():  # refuses before the image is decoded
             pixels = await self._decode(upload, "image", model, parameters, timings)
             noise = style_noise(parameters.seed, parameters.samples, model.config.style_size)
             weights = np.ones((parameters.samples, 1), np.float32)
@@ -101,7 +103,7 @@ class Endpoints:
         positions = np.linspace(0, 1, parameters.steps, dtype=np.float32)
         weights = np.stack([1 - positions, positions], axis=1)
         noise = np.repeat(style_noise(parameters.seed, 1, model.config.style_size), parameters.steps, axis=0)
-        with self._requests.slot():
+        async with self._computing():
             pixels = await self._decode(upload, "image", model, parameters, timings)
             job = Job(pixels, np.stack(ends), weights, noise, None, parameters.guidance, parameters.seed)
             outcome = await self._translated(model, job, timings)
@@ -114,7 +116,7 @@ class Endpoints:
         nothing = np.zeros((0, model.config.num_attributes), np.int8)
         noise = np.zeros((1, model.config.style_size), np.float32)
         weights = np.zeros((1, 0), np.float32)
-        with self._requests.slot():
+        async with self._computing():
             pixels = await self._decode(upload, "image", model, parameters, timings)
             style_of = await self._decode(upload, "reference", model, parameters, timings)
             job = Job(pixels, nothing, weights, noise, style_of, parameters.guidance, parameters.seed)
@@ -126,7 +128,7 @@ class Endpoints:
         parameters = read_parameters(NeighboursParameters, request, upload.fields)
         model = self._model(parameters.model)
         target = parse(parameters.target, model.config.data, "target")
-        with self._requests.slot():
+        async with self._computing():
             pixels = await self._picture(self._part(upload, "image"), model, parameters.fit, "image")
             return await self._near(model, pixels, target, parameters.count, parameters.images, NO_ID)
 
@@ -137,8 +139,8 @@ class Endpoints:
         row_id = int(parameters.id)
         if not -(2**63) <= row_id < 2**63:
             raise api_error(UnknownId(f"the image {row_id} is not in the store"))
-        with self._requests.slot():
-            pixels = await self._call_backend(self._backend.stored_image(model.name, row_id))
+        async with self._computing():
+            pixels = await self._call_backend(self._held(self._backend.stored_image(model.name, row_id)))
             return await self._near(model, pixels, target, parameters.count, parameters.images, row_id)
 
     async def domains(self, request: Request) -> Response:
@@ -158,8 +160,8 @@ class Endpoints:
 
     async def examples(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request).model)
-        with self._requests.slot():
-            count = len(await self._call_backend(self._backend.examples(model.name)))
+        async with self._computing():
+            count = len(await self._call_backend(self._held(self._backend.examples(model.name))))
         listed = [
             Example(number=number, url=f"/v1/examples/{number}?model={model.name}") for number in range(count)
         ]
@@ -168,8 +170,8 @@ class Endpoints:
     async def example(self, request: Request) -> Response:
         model = self._model(read_parameters(ModelParameter, request).model)
         text = request.path_params["number"]
-        with self._requests.slot():
-            images = await self._call_backend(self._backend.examples(model.name))
+        async with self._computing():
+            images = await self._call_backend(self._held(self._backend.examples(model.name)))
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else len(images)
         if number >= len(images):
             raise ApiError(
@@ -282,7 +284,8 @@ class Endpoints:
         job = Job(
             pixels, target[None], np.ones((1, 1), np.float32), np.zeros((1, size), np.float32), row_id=row_id
         )
-        found: Neighbours = await self._call_backend(self._backend.neighbours(model.name, job, count))
+        asked = self._held(self._backend.neighbours(model.name, job, count))
+        found: Neighbours = await self._call_backend(asked)
         named = None if (target == KEEP).any() else _named(model, target)
         listed = await self._in_thread(neighbour_lists, found, images and self._settings.show_neighbours)
         return _json(NeighboursAnswer(model=model.name, target=named, neighbours=listed[0]))
@@ -291,20 +294,41 @@ class Endpoints:
         return work(*arguments) if pixels <= SMALL_PIXELS else await self._in_thread(work, *arguments)
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
+        loop = asyncio.get_running_loop()
+        return await self._held(loop.run_in_executor(self._threads, partial(work, *arguments)))
 
-    async def _call_backend(self, work: Any) -> Any:
+    async def _call_backend(self, work: Awaitable[T]) -> T:
         """Await a call to the backend; convert its errors to ApiError."""
         try:
-            async with asyncio.timeout(self._limits.request_seconds):
-                return await work
-        except TimeoutError:
-            raise ApiError(
-                504, "too_late", f"no answer within {self._limits.request_seconds:g} s",
-                remedy="send it again, or ask for fewer samples",
-            ) from None  # fmt: skip
+            return await work
         except MAPPED_ERRORS as error:
             raise api_error(error, retry_after_s=self._limits.retry_after_s) from None
+
+    @asynccontextmanager
+    async def _computing(self) -> AsyncIterator[None]:
+        """Occupy a slot for the block; ApiError 429 where none is free, 504 after `limits.request_seconds`."""
+        with self._requests.slot():
+            try:
+                async with asyncio.timeout(self._limits.request_seconds):
+                    yield
+            except TimeoutError:
+                raise ApiError(
+                    504, "too_late", f"no answer within {self._limits.request_seconds:g} s",
+                    remedy="send it again, or ask for fewer samples",
+                ) from None  # fmt: skip
+
+    async def _held(self, work: Awaitable[T]) -> T:
+        """Await work that a thread does, which cannot be stopped.
+
+        If the request ends first, the work occupies a slot until it has ended, too.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task})
+        finally:
+            if not task.done():
+                self._requests.hold_until(task)
+        return task.result()
 
 
 def _wants_png(request: Request, parameters: PictureParameters) -> bool:

@@ -34,7 +34,8 @@ __all__ = [
 
 TARGET = (
     "`Blond_Hair,Male` sets attributes, `-Young` clears one, what is not named stays as it is in the image; "
-    "or a full vector, `1,0,0,1,0`, in the order of /v1/domains; empty: the image's own domain"
+    "or a full vector, `1,0,0,1,0`, in the order of /v1/domains, unless attributes are called so; "
+    "empty: the image's own domain"
 )
 SEED_LIMIT = 2**63 - 1
 

@@ -19,13 +19,19 @@ VECTOR = re.compile(r"\s*[01]\s*(,\s*[01]\s*)*")
 
 def parse(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
     """Return the value of each attribute [n]: 1, 0, or KEEP; ApiError 422 for a target that does not fit."""
-    wanted = _vector(text, data, field) if VECTOR.fullmatch(text) else _changes(text, data, field)
+    wanted = _vector(text, data, field) if _is_vector(text, data) else _changes(text, data, field)
     if data.domains == "one-hot" and not (wanted == 1).any() and (wanted != KEEP).any():
         raise invalid(
             "contradictory_target", "an image has exactly one of these attributes, so one must be set", field,
             "name the one wanted",
         )  # fmt: skip
     return wanted
+
+
+def _is_vector(text: str, data: DataConfig) -> bool:
+    """Return whether a text holds values, and not the names of attributes that are called 0 or 1."""
+    named = {part.strip() for part in text.split(",")} <= set(data.attributes)
+    return VECTOR.fullmatch(text) is not None and not named
 
 
 def _changes(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:

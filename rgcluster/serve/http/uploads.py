@@ -94,6 +94,9 @@ async def _parse_form(request: Request, body: bytes) -> Upload:
     )
     try:
         form = await parser.parse()
+        for name, value in form.multi_items():
+            # By its charset a form can hold what UTF-8, and so an answer, cannot.
+            (name if isinstance(value, UploadFile) else name + value).encode()
     except (MultiPartException, KeyError, ValueError, LookupError) as error:
         message = getattr(error, "message", None) or "a part is malformed"
         raise invalid(

@@ -23,7 +23,7 @@ CONCURRENCY = {"control": 4, "writes": 16}
 
 _RETRY_SECONDS = 0.1
 _MIN_PATIENCE_SECONDS = 1.0
-_PRIMARY_METHOD = "write"
+_WRITE = "write"
 """The method that only the first replica serves."""
 
 
@@ -32,7 +32,8 @@ class ActorPool:
 
     Reads go to the replicas in turn. The pool tries the next replica immediately if one is down, and after a
     quarter of the remaining time if one does not respond. Writes go to the first replica, which owns the
-    journal. A shard without replicas is retried after Ray has restarted it. The deadline covers all attempts.
+    journal. A shard without replicas is retried after Ray has restarted it, and so is a write, which may have
+    reached the journal before: it is then applied once more. The deadline covers all attempts.
 
     With `connections`, reads use a socket to shards on this machine. Ray carries all other calls, and repeats
     reads whose connection fails.
@@ -117,9 +118,9 @@ class ActorPool:
             turn += 1
             if len(down) == len(refs) and (self.replicas == 1 or turn % self.replicas == 0):
                 time.sleep(_RETRY_SECONDS)
-            # Repeat a call to a slow actor on another replica; without replicas, keep waiting.
-            again = down if self.replicas == 1 else down + slow
-            for place in again:
+            # A call to a slow actor is repeated on another replica; if no other may serve it, keep waiting.
+            movable = [place for place in slow if self.replicas > 1 and not _writes(calls[place])]
+            for place in down + movable:
                 refs[place] = self._submit(calls[place], turn)
 
     def everyone(self, method: str, args: tuple[Any, ...], deadline: float) -> list[Any]:
@@ -130,10 +131,10 @@ class ActorPool:
             for result in pool.call(_calls_to_all(pool, method, args), deadline)
         ]
 
-    def follow(self, parts: Sequence[int], generation: int, deadline: float) -> None:
+    def follow(self, parts: Sequence[int], snapshot: str, deadline: float) -> None:
         """Make the replicas of these shards read the journal."""
         for pool in self._columns()[1:]:
-            pool.call([HostCall.of(part, ShardRequest(generation, "catch_up")) for part in parts], deadline)
+            pool.call([HostCall.of(part, ShardRequest(snapshot, "catch_up")) for part in parts], deadline)
 
     def close(self) -> None:
         """Close the socket connections."""
@@ -163,10 +164,9 @@ class ActorPool:
         return self._connections.request((call.part, self._first + turn % self.replicas), call.request, until)
 
     def _submit(self, call: HostCall, turn: int) -> Any:
-        replicas, request = self.actors[call.part], call.request
-        writes = request is not None and request.method == _PRIMARY_METHOD
+        replicas, writes = self.actors[call.part], _writes(call)
         method = getattr(replicas[0 if writes else turn % len(replicas)], call.method)
-        if writes or request is None:
+        if writes or call.request is None:
             method = method.options(concurrency_group="writes" if writes else "control")
         return method.remote(*call.args)
 
@@ -181,6 +181,10 @@ class ActorPool:
         return StoreUnavailable(
             f"shard {part} of store {self.name} {what}: see `rgcluster store info {self.name}`, or start it again"
         )
+
+
+def _writes(call: HostCall) -> bool:
+    return call.request is not None and call.request.method == _WRITE
 
 
 def _calls_to_all(pool: ActorPool, method: str, args: tuple[Any, ...]) -> list[HostCall]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from rgcluster.base.storage import Location
-from rgcluster.errors import StorageError
+from rgcluster.errors import RGClusterError, StorageError
 from rgcluster.store.changes.journal import change_files
 from rgcluster.store.changes.transfer import write_compacted
 from rgcluster.store.disk.orphans import remove_orphans
@@ -28,6 +28,7 @@ from rgcluster.store.disk.writer import discard, publish
 __all__ = ["compact"]
 
 _LOAD_SECONDS = 600.0
+_ABANDON_SECONDS = 30.0
 
 Everyone = Callable[[str, tuple[Any, ...], float], list[Any]]
 
@@ -46,13 +47,20 @@ def compact(location: Location, everyone: Everyone) -> None:
     candidate = write_compacted(location, manifest, sealed.number)
     with ExitStack() as undo:
         undo.callback(discard, location, candidate)
+        undo.callback(_abandon, everyone, read_manifest(location, candidate).token)
         everyone("prepare", (candidate,), time.monotonic() + _LOAD_SECONDS)
-        undo.pop_all()  # from here on it may have been published, whatever the error
+        undo = undo.pop_all()  # from here on it may have been published, whatever the error
     if not publish(location, candidate, version.manifest):
-        discard(location, candidate)
+        undo.close()
         raise _overtaken(location)
-    everyone("adopt", (read_manifest(location, candidate).generation,), time.monotonic() + _LOAD_SECONDS)
+    everyone("adopt", (), time.monotonic() + _LOAD_SECONDS)
     remove_orphans(location)
+
+
+def _abandon(everyone: Everyone, token: str) -> None:
+    """Let the shards drop a snapshot; one that cannot be reached drops it when the next one is published."""
+    with suppress(RGClusterError):
+        everyone("abandon", (token,), time.monotonic() + _ABANDON_SECONDS)
 
 
 def _overtaken(location: Location) -> StorageError:

@@ -98,6 +98,11 @@ class Manifest:
         return len(self.shards)
 
     @property
+    def token(self) -> str:
+        """Tells this snapshot from every other, also from one that was built anew under the same generation."""
+        return self.shards[0].directory.rpartition("-")[2]
+
+    @property
     def digest(self) -> str:
         """Digest of the content, independent of names and generation."""
         files = [

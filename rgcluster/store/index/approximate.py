@@ -165,31 +165,32 @@ class ApproximateIndex:
     ) -> Found64:
         rows = as_vectors(queries, self._inner.d)
         size, bits = self._live.among(tags)
-        out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
+        best, ids = out = np.full((len(rows), k), np.inf), np.full((len(rows), k), NO_ID, np.int64)
         if not len(rows) or not size:
             return out
         configure_faiss(len(rows))
         spare = 0 if exclude is None else exclude.shape[1]
         # PQ codes are coarse, so take more candidates; their exact distances rank them.
         width = min(len(self._ids), (10 * k + 30 if self.kind == "ivfpq" else k + 4) + spare)
-        # Few rows have been removed, so it is faster to propose them, too, and to search again where they matter.
-        best, ids = self._measured(
-            rows, self._propose(rows, width, None if tags is None else bits), k, exclude
-        )
-        wanted = min(k, size - spare)
+        # A row whose own exclusions leave fewer reads all that are left. That costs little, since they are few.
+        wanted = min(k, size)
+
+        def keep(some: Any, found: Found64) -> None:
+            best[some, : found[0].shape[1]], ids[some, : found[1].shape[1]] = found
 
         def short() -> NDArray[np.int64]:
             return np.flatnonzero(np.isfinite(best).sum(axis=1) < wanted)
 
+        # Few rows have been removed, so it is faster to propose them, too, and to search again where they matter.
+        proposed = self._propose(rows, width, None if tags is None else bits)
+        keep(slice(None), self._measured(rows, proposed, k, exclude))
         if tags is None and size < len(self._ids) and len(again := short()):
             excluded = None if exclude is None else exclude[again]
-            positions = self._propose(rows[again], width, bits)
-            best[again], ids[again] = self._measured(rows[again], positions, k, excluded)
+            proposed = self._propose(rows[again], width, bits)
+            keep(again, self._measured(rows[again], proposed, k, excluded))
         for row in short():
             excluded = None if exclude is None else exclude[row : row + 1]
-            found = self._exhaustive(rows[row : row + 1], k, excluded, bits)
-            best[row], ids[row] = found[0][0], found[1][0]
-        out[0][:, : best.shape[1]], out[1][:, : best.shape[1]] = best, ids
+            keep(row, self._exhaustive(rows[row : row + 1], k, excluded, bits))
         return out
 
     def _propose(
@@ -231,7 +232,7 @@ class ApproximateIndex:
         exclude: NDArray[np.int64] | None,
         bits: NDArray[np.uint8],
     ) -> Found64:
-        """Search all vectors whose bit is set for one query [1, d], a piece at a time."""
+        """Search all vectors whose bit is set for one query [1, d], a piece at a time; up to k columns."""
         best, ids = np.full((1, 0), np.inf), np.full((1, 0), NO_ID, np.int64)
         positions = np.flatnonzero(np.unpackbits(bits, count=len(self._ids), bitorder="little"))
         for start in range(0, len(positions), _PIECE):
@@ -239,8 +240,7 @@ class ApproximateIndex:
             squared = measure(query, self._vectors.read(piece), self._ids[piece][None], exclude)
             together = np.hstack([best, squared]), np.hstack([ids, self._ids[piece][None]])
             best, ids = nearest_first(*together, k)
-        pad = ((0, 0), (0, k - best.shape[1]))
-        return np.pad(best, pad, constant_values=np.inf), np.pad(ids, pad, constant_values=NO_ID)
+        return best, ids
 
     def _tune(self, generator: np.random.Generator) -> None:
         probes = np.sort(generator.choice(len(self._ids), min(len(self._ids), 2 * _PROBES), replace=False))

@@ -37,15 +37,15 @@ Searches = Coalescer[Search, Any]
 
 
 class _Write(NamedTuple):
-    generation: int
+    snapshot: str
     change: Change
 
 
 class Host:
-    """Serves one shard in its current generation and, during an exchange, in the next.
+    """Serves one shard of the current snapshot and, during an exchange, holds that of the next.
 
-    Every request names its generation. StaleGeneration tells the caller to repeat the whole request on the
-    current one. An old generation is released after its last call. Concurrent changes share one write.
+    Every request names its snapshot. StaleGeneration tells the caller to repeat the whole request on the current
+    one. An old one is released after its last call. Concurrent changes share one write.
 
     `owner` names the store that the shard belongs to, and `restarts` tells its processes apart (`lease.py`).
     """
@@ -63,10 +63,11 @@ class Host:
         self._location, self._part, self._parts = Location(location), part, parts
         # No file of a snapshot changes, so a restarted process does not verify them again.
         self._settings, self._verify = settings, not restarts
-        self._shards: dict[int, tuple[Shard, Searches]] = {}
-        self._current = -1
+        # By the token of the snapshot.
+        self._shards: dict[str, tuple[Shard, Searches]] = {}
+        self._current = ""
         self._loading, self._state = threading.Lock(), threading.Condition()
-        self._busy: Counter[int] = Counter()
+        self._busy = Counter[str]()
         self._owner, self._closed = owner, False
         self._writer = Writer(self._location, owner, part, parts, restarts)
         self._writes = Coalescer(self._write, _WRITE_BYTES, lambda write: write.change.nbytes)
@@ -81,20 +82,18 @@ class Host:
         return self._load_current().manifest, self._parts
 
     def call(self, request: ShardRequest) -> Any:
-        """Call a method of `Shard` of the generation that the request names."""
-        generation = request.generation
+        """Call a method of `Shard` of the snapshot that the request names."""
         try:
             return self._call(request)
-        except FileNotFoundError:  # a compaction of another process removed the files of this generation
-            current = read_manifest(self._location).generation
-            if current == generation:
+        except FileNotFoundError:  # a compaction of another process removed the files of this snapshot
+            if read_manifest(self._location).token == request.snapshot:
                 raise
-            raise self._stale(generation, current) from None
+            raise self._stale() from None
 
     def _call(self, request: ShardRequest) -> Any:
-        generation, method, args = request
-        shard, searches = self._of(generation)
-        with self._counted(generation, method):
+        snapshot, method, args = request
+        shard, searches = self._of(snapshot)
+        with self._counted(snapshot):
             if method == "search":
                 start = time.perf_counter()
                 result = searches.call(Search(*args))
@@ -103,7 +102,7 @@ class Host:
                     self._counts["queries"] += len(args[0])
                 return result
             if method == "write":
-                touched = self._writes.call(_Write(generation, *args))
+                touched = self._writes.call(_Write(snapshot, *args))
                 if isinstance(touched, StaleGeneration):
                     raise touched
                 return touched
@@ -124,12 +123,17 @@ class Host:
                 "started": self._started,
             }
 
-    def prepare(self, manifest_file: str) -> int:
-        """Load the snapshot of another manifest file; return its generation."""
+    def prepare(self, manifest_file: str) -> None:
+        """Load the snapshot of another manifest file, which is about to be published."""
         manifest = read_manifest(self._location, manifest_file)
         with self._loading:
             self._enter(manifest)
-        return manifest.generation
+
+    def abandon(self, snapshot: str) -> None:
+        """Drop a snapshot that was prepared and will not be published."""
+        with self._loading, self._state:
+            if snapshot != self._current:
+                self._shards.pop(snapshot, None)
 
     def release(self) -> None:
         """Accept no more changes, and leave the right to write to others."""
@@ -138,22 +142,17 @@ class Host:
             if self._writer.used:
                 release(self._location, self._owner)
 
-    def adopt(self, generation: int) -> None:
-        """Make a generation the current one; wait for the calls of older ones and drop them."""
-        shard = self._of(generation)[0]
-        with self._changing:
-            shard.catch_up()
+    def adopt(self) -> None:
+        """Serve the snapshot that is current on disk, and no other; wait for the calls of older ones."""
+        current = self._load_current().manifest.token
         with self._state:
-            self._current = generation
-            old = [number for number in self._shards if number < generation]
-            for number in old:
-                del self._shards[number]
+            old = [snapshot for snapshot in self._busy if snapshot != current]
             self._state.wait_for(
-                lambda: not any(self._busy[number] for number in old), timeout=_RETIRE_SECONDS
+                lambda: not any(self._busy[snapshot] for snapshot in old), timeout=_RETIRE_SECONDS
             )
 
     def _write(self, writes: list[_Write]) -> list[tuple[int, bool] | StaleGeneration]:
-        """Make changes durable, then visible in every loaded generation.
+        """Make changes durable, then visible in every loaded snapshot.
 
         Returns for each how many ids existed before, and whether the caller is asked to compact the store; or
         StaleGeneration if the snapshot that it meant was replaced.
@@ -174,24 +173,26 @@ class Host:
             with self._changing:
                 with self._state:
                     current = self._current
-                    shards = {number: shard for number, (shard, _) in self._shards.items()}
-                changes = [write.change for write in writes if write.generation == current]
+                    shards = {snapshot: shard for snapshot, (shard, _) in self._shards.items()}
+                changes = [write.change for write in writes if write.snapshot == current]
                 if not entered:
                     for shard in shards.values():
                         shard.catch_up()
                 if not changes:
-                    return [self._stale(write.generation, current) for write in writes]
+                    return [self._stale() for _ in writes]
                 epoch, file, acknowledged = self._writer.append(changes)
                 if acknowledged:
-                    touched = {number: shard.apply(changes, epoch, file) for number, shard in shards.items()}
+                    touched = {
+                        snapshot: shard.apply(changes, epoch, file) for snapshot, shard in shards.items()
+                    }
                     break
                 for shard in shards.values():
                     shard.apply([], epoch, file)  # is about to be written again
         counts = iter(touched[current])
         return [
             (next(counts), self._asks_to_compact(shards[current]))
-            if write.generation == current
-            else self._stale(write.generation, current)
+            if write.snapshot == current
+            else self._stale()
             for write in writes
         ]
 
@@ -206,18 +207,18 @@ class Host:
         self._ask_after = now + _COMPACT_SECONDS
         return True
 
-    def _of(self, generation: int) -> tuple[Shard, Searches]:
-        found = self._shards.get(generation)
-        if found is None and self._load_current().manifest.generation == generation:
-            found = self._shards.get(generation)
+    def _of(self, snapshot: str) -> tuple[Shard, Searches]:
+        if snapshot != self._current:
+            self._load_current()
+        found = self._shards.get(snapshot)
         if found is None:
-            raise self._stale(generation, self._current)
+            raise self._stale()
         return found
 
     def _load_current(self) -> Shard:
-        """Return the shard of the current generation; load it first if the one on disk is newer."""
+        """Return the shard of the current snapshot; switch to the one on disk first if that is another."""
         current = self._shards.get(self._current)
-        if current is not None and read_manifest(self._location).generation == self._current:
+        if current is not None and read_manifest(self._location).token == current[0].manifest.token:
             return current[0]
         with self._loading:
             while True:
@@ -226,44 +227,45 @@ class Host:
                     shard = self._enter(manifest)
                     break
                 except FileNotFoundError:  # a compaction replaced and removed the files while they were read
-                    if read_manifest(self._location).generation == manifest.generation:
+                    if read_manifest(self._location).token == manifest.token:
                         raise
             with self._state:
-                for number in [number for number in self._shards if number < self._current]:
-                    del self._shards[number]
-                self._current = manifest.generation
+                self._current = manifest.token
+                self._shards = {self._current: self._shards[self._current]}
             return shard
 
     def _enter(self, manifest: Manifest) -> Shard:
-        found = self._shards.get(manifest.generation)
-        # Another manifest of the same generation was prepared for a compaction that failed.
-        if found is None or found[0].manifest != manifest:
-            shard = Shard(
-                self._location, manifest, self._part, self._parts, self._settings,
-                verify=self._verify,
-            )  # fmt: skip
-            searches = Searches(
-                partial(search_together, shard), _SEARCH_ROWS, lambda search: len(search.queries),
-                lambda search: search.tags,
-            )  # fmt: skip
-            with self._changing:
-                shard.catch_up()  # with what was written while it loaded
-                found = self._shards[manifest.generation] = shard, searches
-        return found[0]
+        """Return the shard of a snapshot with all changes so far; load it unless it was prepared."""
+        shard, searches = self._shards.get(manifest.token) or self._loaded(manifest)
+        with self._changing:
+            shard.catch_up()  # with what was written while it loaded, or what a replica has not followed
+            self._shards[manifest.token] = shard, searches
+        return shard
 
-    def _stale(self, requested: int, current: int) -> StaleGeneration:
+    def _loaded(self, manifest: Manifest) -> tuple[Shard, Searches]:
+        shard = Shard(
+            self._location, manifest, self._part, self._parts, self._settings,
+            verify=self._verify,
+        )  # fmt: skip
+        searches = Searches(
+            partial(search_together, shard), _SEARCH_ROWS, lambda search: len(search.queries),
+            lambda search: search.tags,
+        )  # fmt: skip
+        return shard, searches
+
+    def _stale(self) -> StaleGeneration:
         return StaleGeneration(
-            f"{self._location}: generation {requested} is no longer served, {current} is; connect again"
+            f"{self._location}: this snapshot has been replaced and is no longer served; connect again"
         )
 
     @contextmanager
-    def _counted(self, generation: int, method: str) -> Iterator[None]:
+    def _counted(self, snapshot: str) -> Iterator[None]:
         with self._state:
-            self._busy[generation] += 1
+            self._busy[snapshot] += 1
             self._counts["calls"] += 1
         try:
             yield
         finally:
             with self._state:
-                self._busy[generation] -= 1
+                self._busy[snapshot] -= 1
                 self._state.notify_all()

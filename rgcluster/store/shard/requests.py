@@ -11,9 +11,9 @@ READS = frozenset({"search", "fetch", "vectors", "ids", "held_version"})
 
 
 class ShardRequest(NamedTuple):
-    """A method of `Shard`, for one generation of the store."""
+    """A method of `Shard`, for the snapshot with this token."""
 
-    generation: int
+    snapshot: str
     method: str
     args: tuple[Any, ...] = ()
 

@@ -231,7 +231,13 @@ function markChanges() {
   }
 }
 
-const vector = (domain) => state.domains.attributes.map((name) => domain[name]).join(",");
+function vector(domain) {
+  const names = state.domains.attributes;
+  const values = names.map((name) => String(domain[name]));
+  if (values.some((value) => !names.includes(value))) return values.join(",");
+  // The server would take the values for attributes that are called 0 and 1.
+  return names.map((name) => (domain[name] ? name : `-${name}`)).join(",");
+}
 
 let timer = 0;
 function soon() {
