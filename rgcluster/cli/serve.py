@@ -63,9 +63,9 @@ def serve(
         shown["api_key"] = "(set)" if settings.api_key else None
         out.print(yaml.safe_dump(shown, sort_keys=False), end="")
         return
+    require_cluster()
     for directory in settings.runs.values():
         require_run(directory)
-    require_cluster()
     from rgcluster.serve.deploy.launch import serving, wait_for_signal
 
     out.print("starting; the first answer comes from warm networks", style="dim")

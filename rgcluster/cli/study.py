@@ -37,8 +37,8 @@ def table(
 ) -> None:
     """Make one of the paper's tables: train what is missing, measure, write results, CSV, LaTeX and report."""
     require_free(run)
-    require_study(data, run, preset, set_ or ())
     require_cluster()
+    require_study(data, run, preset, set_ or ())
     from rgcluster.study.table import table as make
 
     report = make(number, data, run, preset, set_ or (), seeds)
@@ -76,6 +76,7 @@ def sweep(
 ) -> None:
     """Run many trials on Ray Tune; stages that trials share are trained once. The same command continues."""
     require_free(run)
+    require_cluster()
     config = require_study(data, run, preset, set_ or ())
     from rgcluster.config import with_values
     from rgcluster.study.space import cells_of, parse_axis
@@ -85,7 +86,6 @@ def sweep(
     axes += [parse_axis(text) for text in over or ()]
     for cell in cells_of(axes, search, samples, config.seed):
         with_values(config, cell, "the study")
-    require_cluster()
     from rgcluster.study.sweep import SweepOptions
     from rgcluster.study.sweep import sweep as make
 

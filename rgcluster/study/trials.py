@@ -230,7 +230,9 @@ class _Stop(tune.Stopper):
 class _Watch(tune.Callback):
     """Updates the states of the live table."""
 
-    def __init__(self, trials: list[Trial], steps: Sequence[int], report: Callable[[list[Trial]], None]) -> None:
+    def __init__(
+        self, trials: list[Trial], steps: Sequence[int], report: Callable[[list[Trial]], None]
+    ) -> None:
         self.trials, self.steps, self.report = trials, steps, report
 
     def __getstate__(self) -> dict[str, Any]:

@@ -100,13 +100,13 @@ class Measure:
             block = self._rows(TRUTH, seed, start, truth, before[:known])
             blocks.append(block | self._errors(images[:known], truth, truth))
         for name, model in self.models.items():
-            ids, inputs = self.test.index.row_ids[rows], np.arange(start, start + len(rows))
-            made = model.translate(images, targets, noise, ids, seed, inputs).image
+            ids, numbers = self.test.index.row_ids[rows], np.arange(start, start + len(rows))
+            made = model.translate(images, targets, noise, ids, seed, numbers).image
             block = self._rows(name, seed, start, made, before)
             block["diversity"] = self._diversity(model, images, rows, seed, start)
             if truth is not None:  # with the mean style, so that less diversity alone does not lower an error
                 made = model.translate(
-                    images[:known], targets[:known], None, ids[:known], seed, inputs[:known]
+                    images[:known], targets[:known], None, ids[:known], seed, numbers[:known]
                 ).image
                 block |= self._errors(images, made, truth)
             blocks.append(block)
