@@ -51,7 +51,7 @@ class Shared:
         """Return the location of the stage with these dependencies, existing or not."""
         own = self.base / stage / STAGE
         if own.exists():
-            record = own.read_json()
+            record = own.read_record("depends", "finished")
             if record["finished"] and record["depends"] == depends:
                 return self.base / stage
         return self.stages / digest_json({"stage": stage, **depends}) / stage

@@ -86,7 +86,7 @@ class Pipeline(RunContext):
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each finished stage, over all its starts."""
         files = {name: stage_directory(self.run, name) / STAGE for name in STAGES}
-        return {name: file.read_json()["seconds"] for name, file in files.items() if file.exists()}
+        return {name: file.read_record("seconds")["seconds"] for name, file in files.items() if file.exists()}
 
     def _draw_figures(self) -> None:
         """Draw the figures, once."""
@@ -117,14 +117,14 @@ class Pipeline(RunContext):
         """Raise RunConflict where the directory holds a run or a stage with other settings."""
         manifest = self.run / MANIFEST
         if manifest.exists():
-            refuse_other(self.run, manifest.read_json()["depends"], self._identity())
+            refuse_other(self.run, manifest.read_record("depends")["depends"], self._identity())
         for name, stage in STAGES.items():
             file = self.run / name / STAGE
             if (
                 not file.exists() or not stage.sections
             ):  # digests of networks are compared when the stage starts
                 continue
-            record = file.read_json()
+            record = file.read_record("depends", "finished")
             if not is_blank(self.run / name, record):
                 before = {key: value for key, value in record["depends"].items() if key not in STAGES}
                 refuse_other(self.run / name, before, binding(record, self._settings(stage)))

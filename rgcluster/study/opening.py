@@ -34,5 +34,5 @@ def open_study(
     if data is None:
         if not known.exists():
             raise DataError(f"{root}: holds no run that names its shards; pass them with --data")
-        data = known.read_json()["shards"]
+        data = known.read_record("shards")["shards"]
     return root, config, open_shards(Location(data))

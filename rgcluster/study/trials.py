@@ -194,7 +194,7 @@ def _stop_training(run: Location) -> None:
     """Ask the run's stage at work for a checkpoint, after which it ends."""
     for stage in ("translation", "retrieval", "guidance"):
         directory = stage_directory(run, stage)
-        if (directory / STAGE).exists() and not (directory / STAGE).read_json()["finished"]:
+        if (directory / STAGE).exists() and not (directory / STAGE).read_record("finished")["finished"]:
             request_stop(directory)
 
 
@@ -274,7 +274,7 @@ def _state(pipeline: Pipeline, root: Location, asha: bool) -> str:
 
 def _finished(pipeline: Pipeline) -> bool:
     file = stage_directory(pipeline.run, "evaluation") / STAGE
-    return file.exists() and bool(file.read_json()["finished"])
+    return file.exists() and bool(file.read_record("finished")["finished"])
 
 
 def _note(root: Location, name: str, state: str, why: str) -> None:
