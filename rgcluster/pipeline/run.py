@@ -120,13 +120,13 @@ class Pipeline(RunContext):
             refuse_other(self.run, manifest.read_record("depends")["depends"], self._identity())
         for name, stage in STAGES.items():
             file = self.run / name / STAGE
-            if (
-                not file.exists() or not stage.sections
-            ):  # digests of networks are compared when the stage starts
+            if not file.exists() or not stage.sections:
                 continue
             record = file.read_record("depends", "finished")
             if not is_blank(self.run / name, record):
-                before = {key: value for key, value in record["depends"].items() if key not in STAGES}
+                # Digests of networks and the protocol are compared when the stage starts.
+                later = {*STAGES, "protocol"}
+                before = {key: value for key, value in record["depends"].items() if key not in later}
                 refuse_other(self.run / name, before, binding(record, self._settings(stage)))
 
     def _settings(self, stage: PipelineStage) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rgcluster.faces import FaceSet
 from rgcluster.pipeline import checks
 from rgcluster.pipeline.checks import Check, Images, check_run, faces_of, images_of, require
 from rgcluster.pipeline.run import Pipeline
+from rgcluster.pipeline.stages import STAGES
 from rgcluster.store.index.plan import choose
 
 PLENTY = Images("shards", CELEBA_ATTRIBUTES, False, None, 800, 100, (400, 400))
@@ -188,6 +189,24 @@ def test_a_stage_that_begins_anew_keeps_nothing_of_before(tmp_path: Path) -> Non
     assert (directory / "classifier.safetensors").exists()
     assert enter(directory, {"protocol": "other"})["depends"] == {"protocol": "other"}
     assert directory.names() == ["stage.json"]
+
+
+def test_another_protocol_is_refused_when_the_evaluation_starts_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured with other libraries is not taken for finished, and other stages go on."""
+    run = tmp_path / "run"
+    subject = pipeline(run, tiny_config(), monkeypatch)
+    depends = {**subject._settings(STAGES["evaluation"]), **subject.measured_by(), "guidance": "digest"}
+    enter(Location(run / "evaluation"), depends)
+    (Location(run / "evaluation") / "stage.json").write_json(
+        {"depends": {**depends, "protocol": "of other libraries"}, "finished": True, "seconds": 1.0}
+    )
+    subject.prepare()
+    monkeypatch.setattr(Pipeline, "digest", lambda self, stage: "digest")
+    assert subject.depends("evaluation") == depends
+    with pytest.raises(RunConflict, match="evaluation was made with protocol = of other libraries"):
+        enter(Location(run / "evaluation"), depends)
 
 
 def test_a_stage_with_checkpoints_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
