@@ -44,9 +44,9 @@ class Study:
 
     def require_comparable(self, cells: Sequence[Cell]) -> None:
         """Raise ConfigError where the runs of two cells would be measured by different protocols."""
-        first, *others = cells
-        for cell in others:
-            apart = difference(self._run(first).protocol(), self._run(cell).protocol())
+        first, *others = (self._run(cell).protocol() for cell in cells)
+        for protocol in others:
+            apart = difference(first, protocol)
             if apart:
                 raise ConfigError(
                     f"the study would measure its runs by different protocols ({apart}), so nothing could compare "

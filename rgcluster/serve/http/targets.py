@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rgcluster.config import DataConfig
 from rgcluster.errors import TargetError
 from rgcluster.serve.http.errors import TARGET_REMEDY, api_error, invalid
-from rgcluster.translate.finished import KEEP, wanted_changes
+from rgcluster.translate.finished import wanted_changes
 
 __all__ = ["parse"]
 
@@ -19,13 +19,7 @@ VECTOR = re.compile(r"\s*[01]\s*(,\s*[01]\s*)*")
 
 def parse(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
     """Return the value of each attribute [n]: 1, 0, or KEEP; ApiError 422 for a target that does not fit."""
-    wanted = _vector(text, data, field) if _is_vector(text, data) else _changes(text, data, field)
-    if data.domains == "one-hot" and not (wanted == 1).any() and (wanted != KEEP).any():
-        raise invalid(
-            "contradictory_target", "an image has exactly one of these attributes, so one must be set", field,
-            "name the one wanted",
-        )  # fmt: skip
-    return wanted
+    return _vector(text, data, field) if _is_vector(text, data) else _changes(text, data, field)
 
 
 def _is_vector(text: str, data: DataConfig) -> bool:
@@ -47,6 +41,11 @@ def _vector(text: str, data: DataConfig, field: str) -> npt.NDArray[np.int8]:
         raise invalid(
             "wrong_length", f"{len(vector)} values for {len(data.attributes)} attributes", field,
             f"give one for each of {', '.join(data.attributes)}",
+        )  # fmt: skip
+    if data.domains == "one-hot" and not vector.any():
+        raise invalid(
+            "contradictory_target", "an image has exactly one of these attributes, so one must be set", field,
+            "name the one wanted",
         )  # fmt: skip
     groups = (data.attributes,) if data.domains == "one-hot" else data.exclusive
     for group in groups:
