@@ -38,6 +38,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     from rgcluster.base.cluster.forks.launch import forked_workers
+    from rgcluster.base.cluster.internals import without_helpers
     from rgcluster.base.session import PRESTART
 
     # Short: Ray puts sockets below it, whose paths may not exceed 107 characters.
@@ -48,16 +49,17 @@ def ray_session() -> Iterator[None]:
             patched.setenv(name, "testing")
         patched.setenv(PRESTART, "0")
         with forked_workers() as executable:
-            ray.init(
-                address="local",
-                num_cpus=4,
-                include_dashboard=False,
-                object_store_memory=512 << 20,
-                _temp_dir=directory,
-                log_to_driver=False,
-                namespace="rgcluster-tests",
-                runtime_env={"py_executable": executable} if executable else None,
-            )
+            with without_helpers(exporter=True):
+                ray.init(
+                    address="local",
+                    num_cpus=4,
+                    include_dashboard=False,
+                    object_store_memory=512 << 20,
+                    _temp_dir=directory,
+                    log_to_driver=False,
+                    namespace="rgcluster-tests",
+                    runtime_env={"py_executable": executable} if executable else None,
+                )
             yield
             ray.shutdown()
     shutil.rmtree(directory, ignore_errors=True)

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -28,7 +28,7 @@ import psutil  # noqa: E402
 import ray  # noqa: E402
 
 from rgcluster.base.cluster.address import ANSWER_SECONDS, check_driver_address, check_last_cluster  # noqa: E402
-from rgcluster.base.cluster.forks.launch import forked_workers  # noqa: E402
+from rgcluster.base.cluster.forks.launch import TRAINING, forked_workers  # noqa: E402
 from rgcluster.base.cluster.internals import (  # noqa: E402
     autoscaler_node_groups,
     cluster_version,
@@ -36,6 +36,7 @@ from rgcluster.base.cluster.internals import (  # noqa: E402
     num_cpus_here,
     quiet_driver,
     quiet_tokens,
+    without_helpers,
 )
 from rgcluster.base.cluster.loss import announce_loss  # noqa: E402
 from rgcluster.base.placement import CPUS_PER_READER, Claim, Node, Placement, describe_nodes, pack, place  # noqa: E402
@@ -70,13 +71,19 @@ MOST_NODES = 512
 
 @contextmanager
 def ray_session(
-    *, dashboard: bool = False, needs: Claim | None = TASK, variables: Mapping[str, str] | None = None
+    *,
+    dashboard: bool = False,
+    exporter: bool = False,
+    needs: Claim | None = TASK,
+    variables: Mapping[str, str] | None = None,
+    modules: Iterable[str] = TRAINING,
 ) -> Iterator[None]:
     """Hold a connection to Ray for the body; a cluster started here ends with it.
 
-    ConfigError where no cluster answers, or where it could never run what the body `needs` at least. Trials that
-    Ray Tune stops are cleaned up through the dashboard. A cluster started here has `variables` in the environment of
-    all its processes; a worker whose runtime environment sets the same values can still be forked.
+    ConfigError where no cluster answers, or where it could never run what the body `needs` at least. A cluster
+    started here has `variables` in the environment of all its processes; a worker whose runtime environment sets the
+    same values can still be forked, and has imported `modules` then. It has a dashboard, through which Ray Tune cleans
+    up trials that it stops, and Ray's exporter of metrics, which an endpoint reads, only where asked: both take time.
     """
     if ray.is_initialized():
         yield
@@ -85,14 +92,15 @@ def ray_session(
     own = not address or address == "local"
     with (
         _defaults({**OF_OWN_CLUSTER, **(variables or {})} if own else {}),
-        nullcontext() if address else forked_workers() as executable,
+        nullcontext() if address else forked_workers(modules) as executable,
     ):
         quiet_tokens()
         with _sigterm_kept(), quiet_driver():
             if address:
                 _connect(address)
             else:
-                _start(dashboard, executable)
+                with nullcontext() if dashboard else without_helpers(exporter=exporter):
+                    _start(dashboard, executable)
         try:
             for name in ("ray.data", "ray.train"):  # progress and failures are reported by this package
                 logging.getLogger(name).setLevel(logging.ERROR)

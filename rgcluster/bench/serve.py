@@ -21,7 +21,8 @@ from rgcluster.serve.deploy.live import open_store
 from rgcluster.serve.engine import serving_device
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.translate.finished import style_noise
-from rgcluster.translate.jobs import Guidance, Job, Translators
+from rgcluster.translate.jobs import Job, Translators
+from rgcluster.translate.variants import Guidance
 
 __all__ = ["KINDS", "LABELS", "Endpoint", "bench_serve", "full_target"]
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rgcluster import __version__
 from rgcluster.cli.bench import bench_app
 from rgcluster.cli.data import data_app
-from rgcluster.cli.early import require_cluster, require_free, require_run, require_shards
+from rgcluster.cli.early import require_cluster, require_free, require_run, require_shards, workers_ahead
 from rgcluster.cli.ending import INTERRUPTED, TERMINATED, leave, unwinding_on_sigterm
 from rgcluster.cli.exchange import export, import_app
 from rgcluster.cli.serve import serve
@@ -198,12 +198,13 @@ def demo(
 
         describe(config, out, run)
         return
-    from rgcluster.cli import commands
-
     given = any(override.startswith("translation.steps=") for override in set_ or ())
-    report = commands.demo(
-        config, run, None if given else minutes, lambda line: out.print(line, soft_wrap=True)
-    )
+    with workers_ahead():
+        from rgcluster.cli import commands
+
+        report = commands.demo(
+            config, run, None if given else minutes, lambda line: out.print(line, soft_wrap=True)
+        )
     out.print(f"report: {report}", soft_wrap=True)
 
 
@@ -219,9 +220,10 @@ def _train(stage: str, data: str, run: str, preset: str, set_: list[str] | None,
         describe(config, out, run, data)
         return
     shards = require_shards(data)
-    from rgcluster.cli import commands
+    with workers_ahead():
+        from rgcluster.cli import commands
 
-    commands.train(config, shards, run, stage)
+        commands.train(config, shards, run, stage)
 
 
 @train_app.command("translation")
@@ -266,9 +268,10 @@ def evaluate(run: RunOption) -> None:
     require_free(run)
     require_cluster()
     require_run(run)
-    from rgcluster.cli import commands
+    with workers_ahead():
+        from rgcluster.cli import commands
 
-    out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)
+        out.print(f"report: {commands.evaluate(run)}", soft_wrap=True)
 
 
 @app.command()

@@ -1,16 +1,24 @@
-"""Refusals in the first second of a command, before torch and Ray are imported."""
+"""The first second of a command: refusals before torch and Ray are imported, and a start of what imports as long."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rgcluster.config import Config
     from rgcluster.data.shards import ShardSet
 
-__all__ = ["require_cluster", "require_free", "require_run", "require_shards", "require_study"]
+__all__ = [
+    "require_cluster",
+    "require_free",
+    "require_run",
+    "require_shards",
+    "require_study",
+    "workers_ahead",
+]
 
 
 def require_cluster() -> None:
@@ -65,3 +73,12 @@ def require_study(data: str | None, run: str, preset: str | None, overrides: Ite
 
     _, config, _ = open_study(data, run, preset, overrides)
     return config
+
+
+def workers_ahead(*, serving: bool = False) -> AbstractContextManager[None]:
+    """Start what Ray's workers are forked from, those that train or serve, so that it imports beside this process."""
+    if os.environ.get("RAY_ADDRESS"):
+        return nullcontext()
+    from rgcluster.base.cluster.forks.launch import SERVING, TRAINING, forked_workers_ahead
+
+    return forked_workers_ahead(SERVING if serving else TRAINING)

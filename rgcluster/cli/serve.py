@@ -9,7 +9,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from rgcluster.cli.early import require_cluster, require_run
+from rgcluster.cli.early import require_cluster, require_run, workers_ahead
 
 __all__ = ["serve"]
 
@@ -66,10 +66,11 @@ def serve(
     require_cluster()
     for directory in settings.runs.values():
         require_run(directory)
-    from rgcluster.serve.deploy.launch import serving, wait_for_signal
-
     out.print("starting; the first answer comes from warm networks", style="dim")
-    with serving(settings, host, port) as endpoint:
-        out.print(f"{endpoint.address}/ serves {', '.join(settings.runs)}; Ctrl-C ends it")
-        wait_for_signal()
-        out.print("finishing what is under way", style="dim")
+    with workers_ahead(serving=True):
+        from rgcluster.serve.deploy.launch import serving, wait_for_signal
+
+        with serving(settings, host, port) as endpoint:
+            out.print(f"{endpoint.address}/ serves {', '.join(settings.runs)}; Ctrl-C ends it")
+            wait_for_signal()
+            out.print("finishing what is under way", style="dim")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rgcluster.cli.early import require_cluster, require_free, require_study
+from rgcluster.cli.early import require_cluster, require_free, require_study, workers_ahead
 
 __all__ = ["sweep", "table"]
 
@@ -39,9 +39,10 @@ def table(
     require_free(run)
     require_cluster()
     require_study(data, run, preset, set_ or ())
-    from rgcluster.study.table import table as make
+    with workers_ahead():
+        from rgcluster.study.table import table as make
 
-    report = make(number, data, run, preset, set_ or (), seeds)
+        report = make(number, data, run, preset, set_ or (), seeds)
     out.print(f"report: {report}", soft_wrap=True)
 
 
@@ -86,9 +87,10 @@ def sweep(
     axes += [parse_axis(text) for text in over or ()]
     for cell in cells_of(axes, search, samples, config.seed):
         with_values(config, cell, "the study")
-    from rgcluster.study.sweep import SweepOptions
-    from rgcluster.study.sweep import sweep as make
+    with workers_ahead():
+        from rgcluster.study.sweep import SweepOptions
+        from rgcluster.study.sweep import sweep as make
 
-    options = SweepOptions(tuple(axes), search, samples, asha, grace, loss, metric, trials)
-    report = make(data, run, preset, set_ or (), options)
+        options = SweepOptions(tuple(axes), search, samples, asha, grace, loss, metric, trials)
+        report = make(data, run, preset, set_ or (), options)
     out.print(f"report: {report}", soft_wrap=True)

@@ -7,6 +7,7 @@ their contents [B, M, C, h, w].
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from rgcluster.config import Config
 from rgcluster.model.kernels.convolution import Conv3x3
-from rgcluster.model.layers import start_near_zero
+from rgcluster.model.layers import draw_values, start_near_zero
 
 __all__ = ["AttentionFusion", "ConvolutionFusion", "Fused", "Memory", "References", "fusion_network"]
 
@@ -99,7 +100,8 @@ class AttentionFusion(nn.Module):
         self.scale = 1 / math.sqrt(channels // 2)
         self.query = nn.Conv2d(channels, channels // 2, 1)
         self.key = nn.Conv2d(channels, channels // 2, 1)
-        self.place = nn.Parameter(config.model.place_std * torch.randn(1, channels // 2, side, side))
+        self.place = nn.Parameter(torch.empty(1, channels // 2, side, side))
+        draw_values(self.place, partial(nn.init.normal_, std=config.model.place_std))
         self.value = nn.Sequential(
             nn.Conv2d(3, 2 * width, 4, 2, padding=1),
             nn.ReLU(),

@@ -7,13 +7,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from rgcluster.base.checkpoint import (
-    load_module,
-    load_tree,
-    network_digest,
-    read_checkpoint_manifest,
-    save_tree,
-)
+from rgcluster.base.checkpoint.manifest import read_checkpoint_manifest
+from rgcluster.base.checkpoint.tree import load_module, load_tree, network_digest, save_tree
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.errors import CheckpointError

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +20,7 @@ __all__ = [
     "ReleasedLayerNorm",
     "ResidualBlock",
     "UpsampleConv",
+    "draw_values",
     "initialise",
     "instance_norm",
     "layer_norm",
@@ -119,11 +123,15 @@ class ResidualBlock(nn.Module):
         return x + self.second(self.first(x))
 
 
-def initialise(network: nn.Module) -> None:
-    """Draw the weights of all convolutions and linear layers from Kaiming's normal, biases zero."""
+Draw = Callable[[Tensor], Tensor]
+"""Fills a tensor with random values."""
+
+
+def initialise(network: nn.Module, draw: Draw = nn.init.kaiming_normal_) -> None:
+    """Draw the weights of all convolutions and linear layers, by default from Kaiming's normal; biases zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
+            draw_values(module.weight, draw)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
@@ -131,8 +139,14 @@ def initialise(network: nn.Module) -> None:
 def start_near_zero(*layers: nn.Conv2d) -> None:
     """Draw the weights of convolutions small, biases zero: what they add is learnt from almost nothing."""
     for layer in layers:
-        nn.init.normal_(layer.weight, std=0.01)
+        draw_values(layer.weight, partial(nn.init.normal_, std=0.01))
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def draw_values(weight: Tensor, draw: Draw) -> None:
+    """Draw the values of a weight that has any: one on torch's meta device would have torch import its compiler."""
+    if not weight.is_meta:
+        draw(weight)
 
 
 class AdaptiveInstanceNorm(nn.Module):

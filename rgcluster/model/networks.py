@@ -8,6 +8,7 @@ float [B, 3, h, w] in [-1, 1]; contents are [B, 4 * width, h/4, w/4]; styles are
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -187,11 +188,7 @@ class Discriminator(nn.Module):
             self.layers, self.source, self.domain = scales[0].layers, scales[0].source, scales[0].domain
         else:
             self.scales = nn.ModuleList(scales)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self, partial(nn.init.normal_, std=0.02))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         if self.scales is None:

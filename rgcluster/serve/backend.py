@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rgcluster.base.checkpoint import read_checkpoint_manifest
+from rgcluster.base.checkpoint.manifest import read_checkpoint_manifest
 from rgcluster.base.rundir import networks_of, open_run, snapshot_of
 from rgcluster.config import Config
 from rgcluster.errors import DataError
-from rgcluster.store.client import Neighbours
 from rgcluster.store.disk.snapshot import read_manifest
-from rgcluster.translate.jobs import Job, Outcome, variant_of
+from rgcluster.translate.variants import Guidance, variants_of
+
+if TYPE_CHECKING:  # they import torch, which what starts an endpoint can do without
+    from rgcluster.store.results import Neighbours
+    from rgcluster.translate.jobs import Job, Outcome
 
 __all__ = ["Backend", "InProcess", "ServedModel", "ModelEngine", "describe"]
 
@@ -31,9 +34,8 @@ class ServedModel:
     digest: str
 
     @property
-    def variants(self) -> dict[str, str]:
-        kinds: Sequence[str] = ("on", "off", "random")
-        return {kind: variant_of(kind, self.config.guidance.variants) for kind in kinds}  # type: ignore[arg-type]
+    def variants(self) -> dict[Guidance, str]:
+        return variants_of(self.config.guidance.variants)
 
 
 def describe(name: str, run: str) -> ServedModel:

@@ -9,14 +9,8 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from rgcluster.base.checkpoint import (
-    MANIFEST,
-    Snapshot,
-    load_tree,
-    read_checkpoint_manifest,
-    save_snapshot,
-    take_snapshot,
-)
+from rgcluster.base.checkpoint.manifest import MANIFEST, read_checkpoint_manifest
+from rgcluster.base.checkpoint.tree import Snapshot, load_tree, save_snapshot, take_snapshot
 from rgcluster.base.logs.notices import add_notice
 from rgcluster.base.rundir import CHECKPOINTS
 from rgcluster.base.storage import Location

@@ -19,7 +19,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from rgcluster.base.checkpoint import network_digest
+from rgcluster.base.checkpoint.tree import network_digest
 from rgcluster.base.placement import CPUS_PER_EMBEDDER, CPUS_PER_READER, GPUS_PER_EMBEDDER
 from rgcluster.base.storage import Location, digest_bytes, digest_json
 from rgcluster.config import Config

@@ -9,7 +9,7 @@ import ray.exceptions
 import torch
 from torch import Tensor
 
-from rgcluster.base.checkpoint import save_tree
+from rgcluster.base.checkpoint.tree import save_tree
 from rgcluster.config import StageConfig
 from rgcluster.errors import CollectiveStalled, OutOfMemory, TrainingDiverged, causes
 from rgcluster.train.stage import Stage

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rgcluster.base.checkpoint import join_tree, take_snapshot
+from rgcluster.base.checkpoint.tree import join_tree, take_snapshot
 from rgcluster.train.stage import Worker
 from rgcluster.translate.device import Device
 

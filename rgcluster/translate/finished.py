@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from rgcluster.base.attributes import parse_target
-from rgcluster.base.checkpoint import MANIFEST
+from rgcluster.base.checkpoint.manifest import MANIFEST
 from rgcluster.base.rundir import networks_of
 from rgcluster.base.storage import Location
 from rgcluster.config import Config, DataConfig

@@ -21,15 +21,15 @@ from rgcluster.store.index.exact import NO_ID
 from rgcluster.translate.device import Device
 from rgcluster.translate.familiar import Familiarity
 from rgcluster.translate.finished import KEEP, Judge
-from rgcluster.translate.guided import GuidedTranslator, load_models
+from rgcluster.translate.guided import load_models
 from rgcluster.translate.retriever import Retriever
 from rgcluster.translate.tensors import to_images, to_pixels
+from rgcluster.translate.variants import Guidance, variants_of
 
-__all__ = ["Guidance", "Job", "Outcome", "Translators", "variant_of"]
+__all__ = ["Job", "Outcome", "Translators"]
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-Guidance = Literal["on", "off", "random"]
 
 FAMILIAR_IMAGES = 640
 """Stored images for `Familiarity`: four in five to compare with, the others to find the usual distance."""
@@ -103,15 +103,6 @@ class _Rows:
     degraded: bool = False
 
 
-def variant_of(guidance: Guidance, trained: Sequence[str]) -> str:
-    """Return the translator for a kind of guidance; without retrieval the one trained equally long, if any."""
-    if guidance == "on":
-        return "rg-unit"
-    if guidance == "random":
-        return "rg-unit-random" if "rg-unit-random" in trained else "rg-unit"
-    return "gmm-unit-continued" if "gmm-unit-continued" in trained else "gmm-unit"
-
-
 class Translators:
     """The translators of one run, for batches of jobs of every kind.
 
@@ -121,11 +112,9 @@ class Translators:
     def __init__(
         self, run: Location, config: Config, store: Store, device: Device, *, max_rows: int, degrade: bool
     ) -> None:
-        wanted: dict[Guidance, str] = {
-            kind: variant_of(kind, config.guidance.variants) for kind in ("on", "off", "random")
-        }
+        wanted = variants_of(config.guidance.variants)
         models = load_models(run, config, store, device, ("gmm-unit", *wanted.values()))
-        self._models: dict[Guidance, GuidedTranslator] = {kind: models[wanted[kind]] for kind in wanted}
+        self._models = {kind: models[name] for kind, name in wanted.items()}
         self._base = models["gmm-unit"].translator
         retriever = models["rg-unit"].retriever
         assert retriever is not None
@@ -192,8 +181,7 @@ class Translators:
             noise = np.zeros((1, self.config.style_size), np.float32)
             target = np.full((1, n), KEEP, np.int8)
             one = np.ones((1, 1), np.float32)
-            kinds: tuple[Guidance, ...] = ("on", "off", "random")
-            for kind in kinds:
+            for kind in self._models:
                 self.run([Job(blank, target, one, noise, guidance=kind)] * rows)
         self._familiarity = self._make_familiarity()
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rgcluster.base.checkpoint import network_digest
+from rgcluster.base.checkpoint.tree import network_digest
 from rgcluster.config import Config
 from rgcluster.model.fusion import References
 from rgcluster.model.handover import encoder_digests

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from rgcluster.base.cluster.forks import launch
-from rgcluster.base.cluster.forks.launch import SERVER, STUB, SWITCH, forked_workers
+from rgcluster.base.cluster.forks.launch import SERVER, STUB, SWITCH, forked_workers, forked_workers_ahead
 
 REPORT = """
 import os, signal, sys, time
@@ -239,6 +239,22 @@ def test_the_server_of_a_session_ends_with_it(monkeypatch: pytest.MonkeyPatch) -
         path = executable.split()[-1]
         (server,) = [child for child in psutil.Process().children() if path in child.cmdline()]
     assert gone(server.pid)
+
+
+def test_a_server_that_was_started_ahead_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "FIRST", ())
+    monkeypatch.delenv(SWITCH, raising=False)
+    before = len(psutil.Process().children())
+    with forked_workers_ahead(("wave",)):
+        with forked_workers() as executable, forked_workers() as again:
+            assert executable == again is not None
+        (server,) = [
+            child for child in psutil.Process().children() if executable.split()[-1] in child.cmdline()
+        ]
+        assert server.cmdline()[-1].endswith(" wave") and len(psutil.Process().children()) == before + 1
+    assert gone(server.pid)
+    with forked_workers() as later:
+        assert later != executable
 
 
 @pytest.mark.parametrize("reason", ["switch", "gpu", "system"])

@@ -18,7 +18,7 @@ from pyarrow import fs
 from tiny import same_tensors, snapshot, tiny_config, tiny_discriminator, tiny_translator
 from torch import nn
 
-from rgcluster.base.checkpoint import load_module, load_tree, network_digest, save_tree
+from rgcluster.base.checkpoint.tree import load_module, load_tree, network_digest, save_tree
 from rgcluster.base.rundir import enter, stage_directory
 from rgcluster.base.storage import Location, digest_bytes, digest_json
 from rgcluster.errors import (

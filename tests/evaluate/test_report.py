@@ -16,7 +16,7 @@ from PIL import Image
 from results import made_probe, made_results, translation_row
 from tiny import CPU, tiny_config
 
-from rgcluster.base.checkpoint import network_digest
+from rgcluster.base.checkpoint.tree import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.config.celeba import CELEBA_ATTRIBUTES

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny import random_images, tiny_config
 from torch import Tensor, nn
 
-from rgcluster.base.checkpoint import network_digest
+from rgcluster.base.checkpoint.tree import network_digest
 from rgcluster.config import Config, load_config
 from rgcluster.errors import ConfigError
 from rgcluster.model.fill import Fill

@@ -86,6 +86,13 @@ def test_without_faiss_the_extra_that_brings_it_is_named(words: tuple[str, ...])
         ("rgcluster.study.opening, rgcluster.study.space", "torch ray faiss"),
         ("rgcluster.cli.finished, rgcluster.client", "torch ray faiss"),  # `translate --url`
         ("rgcluster.cli.finished, rgcluster.translate.opened", "ray.data ray.train ray.serve pandas scipy"),
+        ("rgcluster.cli.commands", "scipy.stats torch._dynamo"),
+        ("rgcluster.serve.deploy.launch", "torch scipy ray.data ray.train"),
+        # What is checked before a run starts, parameters counted: without torch's compiler, which takes a second.
+        (
+            "rgcluster.config as c, rgcluster.pipeline.checks as p; p.network_sizes(c.load_config('demo'))",
+            "torch._dynamo",
+        ),
     ],
 )
 def test_commands_import_no_more_than_they_use(module: str, late: str) -> None:

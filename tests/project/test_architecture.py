@@ -36,7 +36,7 @@ ORDER: dict[str, str] = {
     "faces": "canvas identity palette scene parts sampling drawing dataset sheet",
     "data": "fits kinds images fit order parallel index sources splits shards shard_writer stream survey",
     "store": "index disk changes shard results view actors client local store",
-    "translate": "device tensors query familiar contents retriever finished guided opened jobs",
+    "translate": "variants device tensors query familiar contents retriever finished guided opened jobs",
     "train": "stage workers records guards meter checkpoints watch preflight preemption steps embed loop",
     "evaluate": "metrics measure report figures",
     "pipeline": "fit context stages checks run ladder exchange overview",

@@ -37,7 +37,7 @@ def left_over(name: str) -> list[str]:
     return [each for each in groups + actors if name in each]
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(25, marks=pytest.mark.long)])
 def test_of_several_starters_one_starts_the_store(place: Path, rounds: int) -> None:
     class Starter:
         def share(self, place: Path, at: float) -> tuple[list[int], float]:

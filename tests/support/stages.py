@@ -16,7 +16,7 @@ import torch
 from tiny import ATTRIBUTES, CPU, tiny_config, tiny_discriminator, tiny_translator
 from torch import Tensor
 
-from rgcluster.base.checkpoint import network_digest
+from rgcluster.base.checkpoint.tree import network_digest
 from rgcluster.base.storage import Location
 from rgcluster.config import Config
 from rgcluster.data.index import RowIndex

@@ -14,7 +14,7 @@ import torch.distributed
 from stages import STAGES, Studio, one_step
 from tiny import CPU
 
-from rgcluster.base.checkpoint import save_tree
+from rgcluster.base.checkpoint.tree import save_tree
 from rgcluster.base.storage import Location
 from rgcluster.config import TranslationConfig
 from rgcluster.errors import CollectiveStalled

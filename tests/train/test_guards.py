@@ -12,7 +12,7 @@ import ray.exceptions
 import torch
 from stages import STAGES, MemorySource, Studio
 
-from rgcluster.base.checkpoint import load_tree
+from rgcluster.base.checkpoint.tree import load_tree
 from rgcluster.base.storage import Location
 from rgcluster.config import GuidanceConfig, TranslationConfig
 from rgcluster.errors import OutOfMemory, StorageError, TrainingDiverged

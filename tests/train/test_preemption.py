@@ -16,7 +16,7 @@ import pytest
 import torch
 from stages import SETTINGS, Studio
 
-from rgcluster.base.checkpoint import MANIFEST
+from rgcluster.base.checkpoint.manifest import MANIFEST
 from rgcluster.base.cluster.spot import CLOUDS, MetadataService, metadata_service
 from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.rundir import PREEMPTED, STOP

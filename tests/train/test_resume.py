@@ -12,7 +12,8 @@ import torch
 from places import GOLDEN
 from stages import GOLDEN_SETTINGS, SETTINGS, STAGES, Studio
 
-from rgcluster.base.checkpoint import MANIFEST, TENSORS, load_tree
+from rgcluster.base.checkpoint.manifest import MANIFEST
+from rgcluster.base.checkpoint.tree import TENSORS, load_tree
 from rgcluster.base.logs.notices import read_notices
 from rgcluster.base.storage import Location
 from rgcluster.config import TranslationConfig

@@ -23,7 +23,7 @@ from tiny import (
 )
 from torch import Tensor, nn
 
-from rgcluster.base.checkpoint import load_tree, save_tree
+from rgcluster.base.checkpoint.tree import load_tree, save_tree
 from rgcluster.base.storage import Location
 from rgcluster.bench.training.plain import PlainTrainer, Switches
 from rgcluster.bench.training.step import bench_step

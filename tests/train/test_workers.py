@@ -14,7 +14,7 @@ from places import SUPPORT
 from stages import STAGES, Studio, one_step
 from torch import Tensor
 
-from rgcluster.base.checkpoint import TENSORS
+from rgcluster.base.checkpoint.tree import TENSORS
 
 SMALL = ("guidance.variants=[rg-unit]", "model.retrieval_colours=2")
 PASTED = (

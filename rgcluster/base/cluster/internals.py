@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ __all__ = [
     "times_restarted",
     "uncompiled",
     "walk_directory",
+    "without_helpers",
     "without_idle_actors",
 ]
 
@@ -97,6 +98,32 @@ def _without_lines(mark: bytes) -> Iterator[None]:
                     os.write(2, b"".join(lines))
     finally:
         os.close(real)
+
+
+@contextmanager
+def without_helpers(*, exporter: bool) -> Iterator[None]:
+    """Leave out what `ray.init` within the body would start, and wait for, though a cluster of one machine has no use.
+
+    That is the dashboard's process, which comes up even where no dashboard is wanted, the monitor of logs and the
+    autoscaler's. Without `exporter` the node's agent is the one of a Ray without extras: it exports no metrics, and is
+    there in a fraction of the time (`ray._private.node.Node`, `get_dashboard_dependency_error` in
+    `ray._private.utils`).
+    """
+    from unittest import mock
+
+    from ray._private import utils
+    from ray._private.node import Node
+
+    with ExitStack() as changes:
+        for name in ("start_api_server", "start_log_monitor", "start_monitor"):
+            if hasattr(Node, name):
+                changes.enter_context(mock.patch.object(Node, name, lambda *_, **__: None))
+        if not exporter and hasattr(utils, "get_dashboard_dependency_error"):
+            left_out = ImportError("left out")
+            changes.enter_context(
+                mock.patch.object(utils, "get_dashboard_dependency_error", lambda: left_out)
+            )
+        yield
 
 
 def num_cpus_here() -> float:

@@ -20,7 +20,8 @@ from rgcluster.serve.http.targets import parse
 from rgcluster.serve.settings import ServeSettings
 from rgcluster.store.local import LocalStore
 from rgcluster.translate.finished import style_noise
-from rgcluster.translate.jobs import Guidance, Job, Outcome
+from rgcluster.translate.jobs import Job, Outcome
+from rgcluster.translate.variants import Guidance
 
 try:
     from litserve import LitAPI, LitServer

@@ -23,7 +23,7 @@ from rgcluster.bench.peers.peer import Peer
 from rgcluster.errors import RGClusterError
 
 if TYPE_CHECKING:  # the translators take seconds to import
-    from rgcluster.translate.jobs import Guidance
+    from rgcluster.translate.variants import Guidance
 
 __all__ = ["ServerPeer", "end_with_parent"]
 

@@ -65,7 +65,7 @@ def draw_sheet(
                 sheet.paste(_scaled(item.image, tile), (left, y))
             _text(draw, (left + tile / 2, y + tile + 3), _cut(item.caption, tile), SMALL, PALE, "ma")
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # scipy.stats takes longer to import than many commands take to run
 
 __all__ = ["LEVEL", "Interval", "contrast", "holm", "inception", "kernel", "mean"]
 
@@ -57,13 +57,15 @@ def contrast(
     difference = float(points.mean())
     if len(seeds) > 1:
         error = float(points.std(ddof=1)) / np.sqrt(len(points))
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, len(points) - 1)) * error
+        reach = float(special.stdtrit(len(points) - 1, (1 + LEVEL) / 2)) * error
         low, high = difference - reach, difference + reach
-        p = _two_sided(difference, error, lambda ratio: stats.t.sf(ratio, len(points) - 1))
+        p = _two_sided(difference, error, lambda ratio: special.stdtr(len(points) - 1, -ratio))
     else:
         low, high = np.nanquantile(values[0, 1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         # A normal tail: the share of 1,000 resamples beyond zero is too coarse for Holm's correction.
-        p = _two_sided(difference, float(np.nanstd(values[0, 1:], ddof=1)), stats.norm.sf)
+        p = _two_sided(
+            difference, float(np.nanstd(values[0, 1:], ddof=1)), lambda ratio: special.ndtr(-ratio)
+        )
     return Interval(difference, float(low), float(high), points.tolist(), p)
 
 

@@ -19,11 +19,9 @@ from rgcluster.base.session import cluster_nodes
 from rgcluster.errors import ConfigError
 from rgcluster.serve.backend import InProcess, ServedModel, describe
 from rgcluster.serve.deploy.listening import receive_socket
-from rgcluster.serve.deploy.live import LiveEngine
 from rgcluster.serve.deploy.plan import QUIET_THREADS, num_gpus, num_shards, require_room
 from rgcluster.serve.deploy.server import DRAIN_SECONDS, Server
 from rgcluster.serve.exposition import add_metrics
-from rgcluster.serve.http.application import create_app
 from rgcluster.serve.settings import Limits, ServeSettings
 from rgcluster.serve.telemetry import RayRequestMetrics
 
@@ -37,6 +35,10 @@ class Endpoint:
     """HTTP server and networks of every run, warmed up before the first connection is accepted."""
 
     def __init__(self, settings: ServeSettings, served: list[ServedModel], path: str) -> None:
+        # The launcher, which never comes here, is spared the seconds that torch takes to be imported.
+        from rgcluster.serve.deploy.live import LiveEngine
+        from rgcluster.serve.http.application import create_app
+
         engines = {one.name: LiveEngine(one, settings) for one in served}
         app = create_app(settings, served, InProcess(engines), RayRequestMetrics())
         add_metrics(app, settings.limits.retry_after_s)

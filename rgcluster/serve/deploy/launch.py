@@ -20,13 +20,13 @@ from ray import serve  # noqa: E402
 from ray.serve import Application  # noqa: E402
 from ray.serve.config import HTTPOptions, ProxyLocation  # noqa: E402
 
+from rgcluster.base.cluster.forks.launch import SERVING  # noqa: E402
 from rgcluster.base.cluster.internals import shut_serve_down  # noqa: E402
 from rgcluster.base.rundir import store_name  # noqa: E402
 from rgcluster.base.session import cluster_nodes, ray_session  # noqa: E402
 from rgcluster.base.storage import Location  # noqa: E402
 from rgcluster.errors import RGClusterError  # noqa: E402
 from rgcluster.serve.backend import describe  # noqa: E402
-from rgcluster.serve.deploy.deployments import build_proxied  # noqa: E402
 from rgcluster.serve.deploy.direct import build_direct  # noqa: E402
 from rgcluster.serve.deploy.listening import ListeningSocket  # noqa: E402
 from rgcluster.serve.deploy.plan import QUIET_THREADS, serves_directly  # noqa: E402
@@ -58,6 +58,9 @@ class DeployedEndpoint:
         if self.listener:
             _run(build_direct(settings, self.listener.path), None)
         else:
+            # Imports torch, which an endpoint on one machine is spared.
+            from rgcluster.serve.deploy.deployments import build_proxied
+
             _run(build_proxied(settings), "/")
 
 
@@ -81,7 +84,7 @@ def serving(settings: ServeSettings, host: str, port: int) -> Iterator[DeployedE
     listener = ListeningSocket(host, port)
     shown = f"[{host}]" if ":" in host else host
     try:
-        with ray_session(variables=QUIET_THREADS["env_vars"]):
+        with ray_session(exporter=True, variables=QUIET_THREADS["env_vars"], modules=SERVING):
             before = set(list_stores())
             direct = serves_directly(settings, cluster_nodes())
             if direct:

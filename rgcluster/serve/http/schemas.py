@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rgcluster.data.fits import FITS, Fit
 from rgcluster.serve.settings import MAX_SAMPLES
-from rgcluster.translate.jobs import Guidance
+from rgcluster.translate.variants import Guidance
 
 __all__ = [
     "Answer",

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rgcluster.base.attributes import domain_columns
-from rgcluster.base.checkpoint import load_module
+from rgcluster.base.checkpoint.tree import load_module
 from rgcluster.base.storage import Location
 from rgcluster.config import RetrievalConfig
 from rgcluster.data.images import grid

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rgcluster.base.checkpoint import load_module
+from rgcluster.base.checkpoint.tree import load_module
 from rgcluster.base.cluster.internals import uncompiled
 from rgcluster.config import Config, GuidanceConfig, LossConfig, TranslationConfig
 from rgcluster.model.losses import (

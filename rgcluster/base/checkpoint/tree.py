@@ -15,26 +15,23 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from rgcluster.base.checkpoint.manifest import MANIFEST, SCHEMA_VERSION, damaged, read_checkpoint_manifest
 from rgcluster.base.storage import Location, digest_bytes
-from rgcluster.errors import CheckpointError, DataError
+from rgcluster.errors import CheckpointError
 
 __all__ = [
-    "MANIFEST",
     "Snapshot",
     "TENSORS",
     "join_tree",
     "load_module",
     "load_tree",
     "network_digest",
-    "read_checkpoint_manifest",
     "save_snapshot",
     "save_tree",
     "take_snapshot",
 ]
 
-MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
-SCHEMA_VERSION = 1
 _TENSOR = "__tensor__"
 
 
@@ -78,24 +75,6 @@ def save_snapshot(location: Location, snapshot: Snapshot, about: Mapping[str, An
     return manifest
 
 
-def read_checkpoint_manifest(location: Location) -> dict[str, Any]:
-    """Return the manifest; CheckpointError where it is missing, unreadable or incomplete."""
-    if not (location / MANIFEST).exists():
-        raise CheckpointError(f"{location}: no checkpoint there; train this stage first")
-    try:
-        manifest = (location / MANIFEST).read_json()
-    except DataError as error:
-        raise CheckpointError(str(error)) from None
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{location}: checkpoint of schema {schema}, expected {SCHEMA_VERSION}; train again"
-        )
-    if "sha256" not in manifest or not isinstance(manifest.get("tree"), dict):
-        raise _damaged(location)
-    return manifest
-
-
 def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (tree, manifest) with tensors on the CPU; CheckpointError where the file's digest is wrong."""
     manifest = read_checkpoint_manifest(location)
@@ -108,11 +87,7 @@ def load_tree(location: Location) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         return join_tree(manifest["tree"], content), manifest
     except (KeyError, TypeError):  # the digest is the tensors' alone
-        raise _damaged(location) from None
-
-
-def _damaged(location: Location) -> CheckpointError:
-    return CheckpointError(f"{location / MANIFEST}: damaged; restore it or train again")
+        raise damaged(location) from None
 
 
 def join_tree(skeleton: Any, content: bytes) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Checkpoints: a tree of tensors and JSON values, and its manifest."""
