@@ -41,10 +41,10 @@ def test_bad_input_is_one_line_and_status_two(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = command(*arguments)
-    assert result.returncode == 2, result.stderr
-    assert words in result.stderr
-    assert result.stderr.count("\n") == 1
+    status, errors = run_inside(*arguments)
+    assert status == 2, errors
+    assert words in errors
+    assert errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
