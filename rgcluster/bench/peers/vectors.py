@@ -11,10 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from rgcluster.bench.peers.hnswlib import Hnswlib
-from rgcluster.bench.peers.lancedb import LanceDB
+from rgcluster.bench.peers.libraries.chroma import Chroma
+from rgcluster.bench.peers.libraries.hnswlib import Hnswlib
+from rgcluster.bench.peers.libraries.lancedb import LanceDB
+from rgcluster.bench.peers.libraries.milvus import MilvusLite
+from rgcluster.bench.peers.libraries.usearch import USearch, USearchExact
 from rgcluster.bench.peers.peer import Floats, Ids, Progress, VectorPeer, installed
-from rgcluster.bench.peers.usearch import USearch, USearchExact
 from rgcluster.bench.result import Row
 from rgcluster.bench.store import SMALL, clustered, write
 from rgcluster.bench.turns import turns
@@ -22,7 +24,7 @@ from rgcluster.store import IndexSettings, RayStore
 
 __all__ = ["PEERS", "bench_peers"]
 
-PEERS: tuple[type[VectorPeer], ...] = (USearchExact, LanceDB, Hnswlib, USearch)
+PEERS: tuple[type[VectorPeer], ...] = (USearchExact, LanceDB, MilvusLite, Hnswlib, USearch, Chroma)
 K = 3
 BATCHES = (1, 32)
 SHARDS = 4

@@ -1,0 +1,1 @@
+"""Vector libraries, each as the comparison with this store uses it."""
