@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import command
-from nodes import RAY
+from nodes import RAY, free_port
 from processes import await_step, descendants, start
 
 from rgcluster.base.logs.notices import read_notices
@@ -56,12 +55,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield cluster
     cluster.shutdown()
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def add_node(cluster: Any) -> None:

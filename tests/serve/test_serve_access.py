@@ -392,7 +392,7 @@ def test_hosts_are_allowed_on_the_command_line(noise_run: Path) -> None:
 
 def test_the_host_that_is_listened_on_is_allowed(noise_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deployed: list[ServeSettings] = []
-    monkeypatch.setattr(launch, "build_proxied", deployed.append)
+    monkeypatch.setattr("rgcluster.serve.deploy.deployments.build_proxied", deployed.append)
     monkeypatch.setattr(launch, "_run", lambda application, route: None)
     launch.DeployedEndpoint("http://faces.example:8000", None, "Faces.example").deploy(
         settings_for(noise_run)

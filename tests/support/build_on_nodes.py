@@ -22,6 +22,7 @@ os.environ |= {
 
 import cloudpickle  # noqa: E402
 import ray  # noqa: E402
+from nodes import free_port  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.state import list_actors  # noqa: E402
 
@@ -39,8 +40,10 @@ EMBEDDERS = 2
 def main(folder: Path) -> dict[str, Any]:
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": True, "object_store_memory": 128 << 20},
-    )
+        head_node_args={
+            "num_cpus": 0, "include_dashboard": True, "dashboard_port": free_port(), "object_store_memory": 128 << 20,
+        },
+    )  # fmt: skip
     for _ in range(4):
         cluster.add_node(num_cpus=1, object_store_memory=128 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
