@@ -342,7 +342,7 @@ def test_figures(
     expected = {"translations", "comparison", "retrievals", "samples", "masks", "interpolation", "triplets"}
     expected |= {"matrix", "changes", "counterfactuals"}
     expected -= (set() if config.model.attention else {"masks"}) | (set() if faces else {"counterfactuals"})
-    assert {name.removesuffix(".png") for name in drawn} == expected | {"interpolation.gif"}
+    assert {name.removesuffix(".png") for name in drawn} == expected | {"interpolation.webp"}
     for name in drawn:
         with Image.open(tmp_path / "evaluation" / "figures" / name) as picture:
             assert min(picture.size) >= 128

@@ -72,7 +72,7 @@ def draw_figures(
         "samples.png": samples(scene),
         "masks.png": masks(scene) if config.model.attention else None,
         "interpolation.png": interpolation(scene),
-        "interpolation.gif": moving_interpolation(scene),
+        "interpolation.webp": moving_interpolation(scene),
         "triplets.png": triplets(scene),
         "matrix.png": matrix(scene),
         "changes.png": changes(scene),

@@ -71,4 +71,4 @@ CAPTIONS: dict[str, tuple[str, str]] = {
 }
 """Title and caption by name. The file is `<name>.png`, except for those in `FILES`."""
 
-FILES = {"interpolation-moving": "interpolation.gif"}
+FILES = {"interpolation-moving": "interpolation.webp"}

@@ -32,7 +32,7 @@ def _environment() -> Environment:
 
 
 def _data_uri(picture: bytes) -> str:
-    kind = "gif" if picture[:3] == b"GIF" else "png"
+    kind = "webp" if picture[8:12] == b"WEBP" else "png"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
