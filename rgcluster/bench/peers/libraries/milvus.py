@@ -1,4 +1,4 @@
-"""Milvus Lite: Milvus as a process of its own beside this one, on one file."""
+"""Milvus Lite: Milvus within this process, on one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = ["MilvusLite"]
 
 MOST = 5000
 """Rows of a call, whose message has a limit of 64 MiB."""
+QUERIES = 32
+"""Queries of a call, which takes memory in proportion to queries times rows times dimension."""
 
 
 class MilvusLite(VectorPeer):
@@ -31,7 +33,11 @@ class MilvusLite(VectorPeer):
         self.add(np.arange(len(vectors)), vectors)
 
     def search(self, queries: Floats, k: int) -> Ids:
-        found = self._client.search("vectors", list(queries), limit=k)
+        found = [
+            hits
+            for start in range(0, len(queries), QUERIES)
+            for hits in self._client.search("vectors", list(queries[start : start + QUERIES]), limit=k)
+        ]
         return np.array([[hit["id"] for hit in hits] for hits in found], np.int64)
 
     def add(self, ids: Ids, vectors: Floats) -> None:
