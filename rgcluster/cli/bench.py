@@ -168,7 +168,10 @@ def train(
 
 @bench_app.command("store")
 def store(
-    vectors: Annotated[int, typer.Option(help="number of vectors for exact search", min=1000)] = 200_000,
+    vectors: Annotated[
+        int | None,
+        typer.Option(help="vectors for exact search; by default 200,000, beside peers 50,000", min=1000),
+    ] = None,
     many: Annotated[
         int, typer.Option(help="number of vectors for approximate search; 0: skip", min=0)
     ] = 2_000_000,
@@ -189,9 +192,9 @@ def store(
     with tempfile.TemporaryDirectory(prefix="rgcluster-bench-") as temporary, ray_session():
         place, times = (folder or Path(temporary)).resolve(), MANY_SAMPLES if thorough else SAMPLES
         if peers:
-            _show("store", bench_peers(place, vectors, console.print), json_)
+            _show("store", bench_peers(place, vectors or 50_000, console.print), json_)
             return
-        _show("store", bench_store(place, vectors, many, console.print, times), json_)
+        _show("store", bench_store(place, vectors or 200_000, many, console.print, times), json_)
 
 
 @bench_app.command("gpu")

@@ -60,3 +60,6 @@ class VectorPeer(Peer):
     def widen(self, width: int) -> None:
         """Let an approximate search visit `width` candidates."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        """End what would go on computing beside the next peer."""

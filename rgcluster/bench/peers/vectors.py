@@ -106,6 +106,7 @@ def _compared(
         for batch in BATCHES
     ]
     speed = _added(peer.add, vectors)
+    peer.close()
     name = peer.name if peer.durable else f"{peer.name}, in memory alone"
     if added is None:
         rows.append(Row(f"adding by {ADDED}, {name}", "rows added", speed, "1/s"))

@@ -48,3 +48,9 @@ class MilvusLite(VectorPeer):
                 for number, vector in zip(ids[part], vectors[part], strict=True)
             ]
             self._client.insert("vectors", rows)
+
+    def close(self) -> None:
+        from milvus_lite.server_manager import server_manager_instance
+
+        self._client.close()
+        server_manager_instance.release_all()
