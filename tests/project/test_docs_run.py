@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import requests
 from doclines import said
 from moto.server import ThreadedMotoServer
+from nodes import free_port
 from PIL import Image
 from places import PROJECT
 
@@ -172,12 +172,6 @@ def follow(commands: list[tuple[str, ...]], place: Path, bucket: str) -> None:
 
 def program(line: list[str]) -> list[str]:
     return [sys.executable, "-c", "from rgcluster.cli import main; main()", *line[1:]]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -35,17 +35,17 @@ STUB = Path(__file__).with_name("stub.py")
 DEVICES = Path("/dev")
 END_SECONDS = 5.0
 
-
 _ahead: list[str] = []
-"""What `forked_workers_ahead` has started, in this process."""
+"""What `forked_workers_ahead` holds in this process, the inner one last."""
 
 
 @contextmanager
 def forked_workers(modules: Iterable[str] = TRAINING) -> Iterator[str | None]:
     """Hold a server of forks for the body, which `py_executable` of a Ray runtime environment names.
 
-    The forks have imported `modules`. None where workers have to start one by one: on systems other than Linux, on a
-    machine with a GPU, where forks are untested, or with RGCLUSTER_FORKS=0.
+    The forks have imported `modules`, or those of `forked_workers_ahead` within its body. None where workers have to
+    start one by one: on systems other than Linux, on a machine with a GPU, where forks are untested, or with
+    RGCLUSTER_FORKS=0.
     """
     if _ahead:
         yield _ahead[-1]
@@ -72,12 +72,14 @@ def forked_workers(modules: Iterable[str] = TRAINING) -> Iterator[str | None]:
 def forked_workers_ahead(modules: Iterable[str] = TRAINING) -> Iterator[None]:
     """Start the server that `forked_workers` within the body will use: it imports while this process imports."""
     with forked_workers(modules) as executable:
-        if executable is not None:
-            _ahead.append(executable)
+        if executable is None:
+            yield
+            return
+        _ahead.append(executable)
         try:
             yield
         finally:
-            _ahead.clear()
+            _ahead.pop()
 
 
 def _possible() -> bool:
