@@ -44,6 +44,8 @@ class VectorPeer(Peer):
     exact: ClassVar[bool]
     durable: ClassVar[bool]
     """Whether an addition is on the disk when it returns."""
+    otherwise: ClassVar[str] = "in memory alone"
+    """Where it is if not."""
 
     @abstractmethod
     def __init__(self, folder: Path, vectors: Floats) -> None:

@@ -107,7 +107,7 @@ def _compared(
     ]
     speed = _added(peer.add, vectors)
     peer.close()
-    name = peer.name if peer.durable else f"{peer.name}, in memory alone"
+    name = peer.name if peer.durable else f"{peer.name}, {peer.otherwise}"
     if added is None:
         rows.append(Row(f"adding by {ADDED}, {name}", "rows added", speed, "1/s"))
     else:

@@ -19,7 +19,8 @@ QUERIES = 32
 class MilvusLite(VectorPeer):
     """A collection that is searched exactly."""
 
-    library, name, exact, durable = "milvus_lite", "Milvus Lite, flat", True, True
+    library, name, exact, durable = "milvus_lite", "Milvus Lite, flat", True, False
+    otherwise = "written, not synced"  # its log is synced when it is closed
 
     def __init__(self, folder: Path, vectors: Floats) -> None:
         from pymilvus import MilvusClient
